@@ -1,0 +1,165 @@
+"""What the rooms need of each other, as Protocols; adapters stand in their rooms and are wired in cli or on_ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from eco_ray.core.intensity import IntensitySeries
+from eco_ray.core.jobs import Job, JobState
+from eco_ray.core.ledger import Interval, NodeEnergy, OwnerInterval
+from eco_ray.core.units import Nature
+
+
+class GridSource(Protocol):
+    """Carbon intensity of one or more zones."""
+
+    #: shown beside every number made from it
+    name: str
+
+    def zones(self) -> tuple[str, ...]:
+        """The zones that it knows."""
+        ...
+
+    def actual(self, zone: str, start_s: float, end_s: float) -> IntensitySeries:
+        """What was (or, for a model, is taken to have been) the intensity over [start_s, end_s].
+
+        Raises NotFoundError for an unknown zone and EcoRayError for a span that is not covered.
+        """
+        ...
+
+    def forecast(self, zone: str, now_s: float, end_s: float) -> IntensitySeries:
+        """What can be known at `now_s` about [now_s, end_s]; may end earlier than asked, never reads the future."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CpuUse:
+    """What the processes of a node did since the last reading."""
+
+    #: CPU time used [s]
+    cpu_s: float
+    #: wall time passed [s]
+    wall_s: float
+    #: CPUs of the node
+    cpus: float
+
+    @property
+    def utilisation(self) -> float:
+        """Used share of the node's CPU time, in [0, 1]."""
+        return min(1.0, max(0.0, self.cpu_s / (self.wall_s * self.cpus))) if self.wall_s * self.cpus > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Energy since the last reading, in wall time."""
+
+    energy_mj: float
+    #: what an idle node would have used [mJ], <= energy_mj
+    idle_mj: float
+    nature: Nature
+    source: str
+    error_rel: float
+    flags: tuple[str, ...] = ()
+
+
+class EnergyMeter(Protocol):
+    """Energy of one node (or of one part of it) between two readings."""
+
+    #: e.g. "rapl", "nvml", "modelled"
+    name: str
+
+    def read(self, use: CpuUse) -> Reading:
+        """Energy since the previous call (the first call: over `use.wall_s`)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """Something that happened to a job, for `job explain` and for replay."""
+
+    time_s: float
+    job_id: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class JobSummary:
+    """A line of `job list`."""
+
+    id: str
+    name: str
+    tenant: str
+    state: JobState
+    reason: str
+    message: str
+    submitted_s: float
+    deadline_s: float
+    attempts: int
+    progress: float | None
+
+
+class Store(Protocol):
+    """Jobs, ledger and settings of one cluster. Each call is one transaction: all of it is kept, or none."""
+
+    def put_meta(self, key: str, value: Any) -> None:
+        """Keep a JSON value under a key."""
+        ...
+
+    def get_meta(self, key: str) -> Any | None:
+        """The JSON value under a key, or None."""
+        ...
+
+    def save_jobs(self, jobs: Iterable[Job], log: Iterable[LogEntry] = ()) -> None:
+        """Insert or replace jobs (with attempts and plan), and append to the log."""
+        ...
+
+    def get_job(self, job_id: str) -> Job | None:
+        """The whole job, or None."""
+        ...
+
+    def load_jobs(self, states: Sequence[JobState] | None = None) -> list[Job]:
+        """Whole jobs, in order of submission; all states by default."""
+        ...
+
+    def list_jobs(self, states: Sequence[JobState] | None = None, limit: int | None = None) -> list[JobSummary]:
+        """Lines for a list, newest first: fast for tens of thousands of jobs."""
+        ...
+
+    def job_log(self, job_id: str) -> list[LogEntry]:
+        """The log of one job, oldest first."""
+        ...
+
+    def add_intervals(self, intervals: Iterable[Interval]) -> int:
+        """Append ledger rows; (node, boot_id, seq) that are already there are left out. Returns how many were new."""
+        ...
+
+    def node_energy(self) -> list[NodeEnergy]:
+        """Sums by node, in the order of node names."""
+        ...
+
+    def owner_intervals(self, owner_kind: str | None = None, owner_id: str | None = None) -> list[OwnerInterval]:
+        """Shares with their interval, ordered by time."""
+        ...
+
+    def residual_mj(self) -> int:
+        """Sum over all intervals of |node energy - shares - unallocated| [mJ], from the stored columns: 0 if sound."""
+        ...
+
+    def add_series(self, series: IntensitySeries) -> None:
+        """Keep the actual intensity used for accounting; steps already there for zone and time stay as they are."""
+        ...
+
+    def series(self, zone: str) -> list[tuple[float, float]]:
+        """Kept (time [s], intensity [g/kWh]) of a zone, ordered by time."""
+        ...
+
+    def signal_sources(self) -> list[Mapping[str, Any]]:
+        """One row per zone: zone, source, kind, nature, step_s, updated_s (end of the newest kept step)."""
+        ...
+
+    def close(self) -> None:
+        """Release connections."""
+        ...
