@@ -74,8 +74,11 @@ class IntensitySeries:
                 f"no intensity for zone {self.zone} over {edges_s[0]:.0f}..{edges_s[-1]:.0f} s: the series covers "
                 f"{self.start_s:.0f} to {self.end_s:.0f} s; load a longer trace or forecast"
             )
-        knots = self.start_s + self.step_s * np.arange(len(self.values_g_per_kwh) + 1)
-        integral = np.concatenate([[0.0], np.cumsum(self.values_g_per_kwh * self.step_s)])
-        at_edges = np.interp(edges_s, knots, integral)
-        means: NDArray[np.float64] = np.diff(at_edges) / np.diff(edges_s)
+        # in steps since the first edge's step, so that sums stay small and little is lost by taking their difference
+        position = (edges_s - self.start_s) / self.step_s
+        first = int(position[0])
+        values = self.values_g_per_kwh[first : int(np.ceil(position[-1])) + 1]
+        integral = np.concatenate([[0.0], np.cumsum(values)])
+        at_edges = np.interp(position - first, np.arange(len(values) + 1), integral)
+        means: NDArray[np.float64] = np.diff(at_edges) / np.diff(position)
         return means

@@ -91,6 +91,10 @@ class SuspendRule:
     resume_cost_s: float = 0.0
 
 
+ONE_CPU = Resources(cpus=1.0)
+DEFAULT_SUSPEND = SuspendRule()
+
+
 @dataclass(frozen=True, slots=True)
 class JobSpec:
     """What was asked for, checked and with absolute times."""
@@ -100,7 +104,7 @@ class JobSpec:
     run: str
     #: latest finish [s since epoch]
     deadline_s: float
-    demand: Resources = Resources(cpus=1.0)
+    demand: Resources = ONE_CPU
     tenant: str = "default"
     #: higher goes first among jobs that compete for a node
     priority: int = 500
@@ -115,7 +119,7 @@ class JobSpec:
     max_intensity: float | None = None
     #: do not wait for less than this saving against run-now [%]
     min_saving_pct: float = 0.0
-    suspend: SuspendRule = SuspendRule()
+    suspend: SuspendRule = DEFAULT_SUSPEND
     max_retries: int = 0
     #: exit codes that are retried; empty: every non-zero code
     retry_exit_codes: tuple[int, ...] = ()
@@ -140,10 +144,11 @@ class Plan:
     """When and where a job will run, and what that should emit."""
 
     segments: tuple[Segment, ...]
-    #: expected operational carbon [g]
-    carbon_g: float
-    #: expected operational carbon of running at once in the home zone [g]
-    run_now_g: float
+    #: expected operational carbon [g]; None where an intensity is unknown
+    carbon_g: float | None
+    #: expected operational carbon of running at once in the home zone [g]; None where an intensity is unknown
+    run_now_g: float | None
+    #: when it was made [s since epoch]
     made_s: float
 
     @property
@@ -205,9 +210,14 @@ class Job:
     has_checkpoint: bool = False
     #: suspended by a person, until they resume it
     held: bool = False
+    #: a cancellation is under way
+    cancelling: bool = False
     #: False once it has ignored a pause request
     pausable: bool = True
+    #: restarts after a failed exit
     retries: int = 0
+    #: not before this time, after a failure [s since epoch]
+    retry_at_s: float = 0.0
     finished_s: float | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
 

@@ -48,6 +48,8 @@ class Sample:
     usages: tuple[Usage, ...] = ()
     #: what was odd: "counter-reset", "clock-jump", ...; empty when nothing
     flags: tuple[str, ...] = ()
+    #: CPU time of processes of the node that belong to no owner, e.g. raylet and agents [s]
+    system_cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,76 @@
+"""What the end of an attempt means for its job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eco_ray.core.events import AttemptExited
+from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Reason
+
+#: exit code of an attempt that wrote a checkpoint and left because it was asked to (EX_TEMPFAIL of sysexits.h)
+PAUSED_EXIT_CODE = 75
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Where attempt and job go."""
+
+    attempt_state: AttemptState
+    job_state: JobState
+    reason: Reason
+    message: str
+    #: it counts against the job's own retries
+    uses_retry: bool = False
+    #: wait a little before the next attempt
+    delayed: bool = False
+
+
+def exit_verdict(  # noqa: PLR0911 - one return per line of the table
+    job: Job, attempt: Attempt, event: AttemptExited, max_losses: int
+) -> Verdict:
+    """The table of endings, read from the top: the first line that fits decides."""
+    code = event.exit_code
+    asked = attempt.state in (AttemptState.PAUSING, AttemptState.STOPPING)
+    if event.outcome == "exited" and code == 0:
+        return Verdict(AttemptState.SUCCEEDED, JobState.SUCCEEDED, Reason.SUCCEEDED, "succeeded")
+    if job.cancelling:
+        return Verdict(AttemptState.STOPPED, JobState.CANCELLED, Reason.CANCELLED, "was cancelled while it ran")
+    if event.outcome == "exited" and code == PAUSED_EXIT_CODE and asked:
+        message = "wrote its checkpoint and left its node"
+        return Verdict(AttemptState.PAUSED, JobState.SUSPENDED, Reason.SUSPENDED, message)
+    if attempt.state is AttemptState.STOPPING:
+        message = "was stopped; it goes on from its last checkpoint"
+        return Verdict(AttemptState.STOPPED, JobState.SUSPENDED, Reason.SUSPENDED, message)
+    if event.outcome == "stopped":
+        message = f"was stopped through Ray's own job API (attempt {attempt.submission_id})"
+        return Verdict(AttemptState.STOPPED, JobState.CANCELLED, Reason.CANCELLED, message)
+    if event.outcome in ("lost", "refused"):
+        return _lost(job, attempt, event, max_losses)
+    return _failed(job, code, event.message)
+
+
+def _lost(job: Job, attempt: Attempt, event: AttemptExited, max_losses: int) -> Verdict:
+    losses = 1 + sum(1 for a in job.attempts if a.state is AttemptState.LOST)
+    if losses > max_losses:
+        message = (
+            f"lost {losses} attempts (limit {max_losses}), the last on {attempt.node}: {event.message}; "
+            "check the nodes, then submit it again"
+        )
+        return Verdict(AttemptState.LOST, JobState.FAILED, Reason.FAILED, message)
+    kept = "its last checkpoint" if job.has_checkpoint else "the beginning (it had no checkpoint)"
+    message = f"lost attempt {attempt.number} on {attempt.node} ({event.message}); it goes on from {kept}"
+    return Verdict(AttemptState.LOST, JobState.QUEUED, Reason.RETRYING, message, delayed=True)
+
+
+def _failed(job: Job, code: int | None, detail: str) -> Verdict:
+    spec = job.spec
+    what = f"exited with code {code}" if code is not None else f"failed without an exit code ({detail})"
+    counted = not spec.retry_exit_codes or code in spec.retry_exit_codes
+    if counted and job.retries < spec.max_retries:
+        message = f"{what}; retry {job.retries + 1} of {spec.max_retries} follows"
+        return Verdict(AttemptState.FAILED, JobState.QUEUED, Reason.RETRYING, message, uses_retry=True, delayed=True)
+    allowed = f"{job.retries} of {spec.max_retries} retries used"
+    if not counted:
+        allowed += f", and retries.on_exit_codes is {list(spec.retry_exit_codes)}"
+    message = f"{what}; {allowed}. `eco-ray job logs {job.id}` shows its output; raise retries.max to repeat it"
+    return Verdict(AttemptState.FAILED, JobState.FAILED, Reason.FAILED, message)

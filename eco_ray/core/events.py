@@ -1,0 +1,132 @@
+"""What the orchestrator is told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.intensity import IntensitySeries
+from eco_ray.core.jobs import JobSpec
+
+
+@dataclass(frozen=True, slots=True)
+class JobSubmitted:
+    """A checked job came in."""
+
+    job_id: str
+    spec: JobSpec
+    nonce: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JobCancelled:
+    """A person wants the job ended."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class SuspendRequested:
+    """A person wants the job suspended until they resume it."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRequested:
+    """A person lets a held job go on."""
+
+    job_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptStarted:
+    """The attempt's process runs."""
+
+    job_id: str
+    number: int
+    #: when it was seen running; None: now
+    started_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptProgressed:
+    """The attempt reported through its session."""
+
+    job_id: str
+    number: int
+    #: share of the work done, in [0, 1]; None: not said
+    done: float | None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+    #: when it had restored a checkpoint, or began to work
+    productive_s: float | None = None
+    checkpoint_s: float | None = None
+
+
+#: exited: by itself; stopped: through Ray's job API; lost: node or supervisor gone; refused: could not be launched
+Outcome = Literal["exited", "stopped", "lost", "refused"]
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptExited:
+    """The attempt is over, and nothing of it runs any more."""
+
+    job_id: str
+    number: int
+    outcome: Outcome
+    exit_code: int | None = None
+    message: str = ""
+    #: when it ended; None: now
+    ended_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForecastArrived:
+    """Intensity forecasts by zone; zones that are left out keep theirs."""
+
+    series: Mapping[str, IntensitySeries]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeJoined:
+    """A node is there, new or again."""
+
+    node: Node
+
+
+@dataclass(frozen=True, slots=True)
+class NodeLost:
+    """A node went away; its attempts are reported one by one."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForeignUse:
+    """What others than our attempts hold of a node."""
+
+    node: str
+    held: Resources
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passed."""
+
+
+Event = (
+    JobSubmitted
+    | JobCancelled
+    | SuspendRequested
+    | ResumeRequested
+    | AttemptStarted
+    | AttemptProgressed
+    | AttemptExited
+    | ForecastArrived
+    | NodeJoined
+    | NodeLost
+    | ForeignUse
+    | Tick
+)

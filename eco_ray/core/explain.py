@@ -1,0 +1,27 @@
+"""Plans in words: one token and one sentence."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from eco_ray.core.jobs import Job, Plan, Reason
+from eco_ray.core.planner import PlannerConfig
+
+
+def plan_message(job: Job, plan: Plan, now_s: float, config: PlannerConfig) -> tuple[Reason, str]:
+    """Why a job is not running now, and until when."""
+    first = plan.segments[0]
+    where = f"on {first.node} in {first.zone}"
+    assumed = "" if job.spec.expected_duration_s else f"; assumes {config.assumed_duration_s / 60:.0f} min of work"
+    if first.start_s <= now_s + 1e-6:
+        return Reason.PENDING_EVALUATION, f"starts now {where}{assumed}"
+    when = datetime.fromtimestamp(first.start_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    if job.spec.policy == "run-now":
+        return Reason.WAITING_FOR_CAPACITY, f"starts {when} {where}, or as soon as a node is free{assumed}"
+    pauses = len(plan.segments) - 1
+    shape = f", in {pauses + 1} stretches" if pauses else ""
+    saves = "; the saving is unknown (no intensity)"
+    if plan.carbon_g is not None and plan.run_now_g is not None and plan.run_now_g > 0:
+        saved_g = plan.run_now_g - plan.carbon_g
+        saves = f"; saves {saved_g:.3g} g ({saved_g / plan.run_now_g:.0%}) against running now in the home zone"
+    return Reason.WAITING_FOR_CLEANER_WINDOW, f"starts {when} {where}{shape}{saves}{assumed}"

@@ -1,0 +1,380 @@
+"""The state machine of jobs: `handle(event, now) -> actions`. The live controller, dry run and simulator all run it.
+
+It holds every open job in memory; the caller persists `take_changes()` before it performs the actions, so that a
+restart (`restore`) finds each launch already written down and repeats it under the same submission id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from eco_ray.core.actions import Action, AskToCheckpoint, CleanUp, StartAttempt, StopAttempt
+from eco_ray.core.attempts import exit_verdict
+from eco_ray.core.book import Book
+from eco_ray.core.cluster import Resources
+from eco_ray.core.events import (
+    AttemptExited,
+    AttemptProgressed,
+    AttemptStarted,
+    Event,
+    ForecastArrived,
+    ForeignUse,
+    JobCancelled,
+    JobSubmitted,
+    NodeJoined,
+    NodeLost,
+    ResumeRequested,
+    SuspendRequested,
+    Tick,
+)
+from eco_ray.core.explain import plan_message
+from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Reason
+from eco_ray.core.planner import PlannerConfig, check_feasible
+from eco_ray.errors import NotFoundError, UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class OrchestratorConfig:
+    """Knobs of the orchestrator, in grid time."""
+
+    planner: PlannerConfig = PlannerConfig()  # noqa: RUF009 - frozen, so one shared default is safe
+    #: how long an attempt may take to write its checkpoint and leave [s]
+    pause_timeout_s: float = 30.0
+    #: pause before a failed or lost attempt is repeated [s]
+    retry_delay_s: float = 2.0
+    #: how often a job is started again after losses that were not its fault
+    max_losses: int = 10
+    #: waiting jobs that are planned again per slot when capacity or forecasts change
+    replan_limit: int = 50
+    #: a new plan replaces an old one only if it saves this much more [%]
+    replan_gain_pct: float = 2.0
+
+
+class Orchestrator:
+    """Decides for all jobs of one cluster. Not thread-safe: one caller, one event at a time."""
+
+    def __init__(self, home_zone: str, now_s: float, config: OrchestratorConfig | None = None) -> None:
+        self.config = config or OrchestratorConfig()
+        #: open jobs, nodes, forecasts and plans
+        self.book = Book(home_zone, now_s, self.config.planner)
+        self.take_changes = self.book.take_changes
+        self._replan_wanted = False
+        self._replanned_slot = -1
+        self._handlers: dict[type, Callable[[Any, float], list[Action]]] = {
+            JobSubmitted: self._on_submitted,
+            JobCancelled: self._on_cancelled,
+            SuspendRequested: self._on_suspend,
+            ResumeRequested: self._on_resume,
+            AttemptStarted: self._on_started,
+            AttemptProgressed: self._on_progressed,
+            AttemptExited: self._on_exited,
+            ForecastArrived: self._on_forecast,
+            NodeJoined: self._on_node_joined,
+            NodeLost: self._on_node_lost,
+            ForeignUse: self._on_foreign_use,
+            Tick: self._on_tick,
+        }
+
+    # -- what callers use ------------------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now_s: float) -> list[Action]:
+        """Take one event in and say what is to be done.
+
+        Raises NotFoundError for an unknown job, InfeasibleError for a job that cannot be run, UsageError for a
+        request that does not fit the job's state; the state is then unchanged.
+        """
+        return self._handlers[type(event)](event, now_s)
+
+    def restore(self, jobs: Iterable[Job]) -> list[Action]:
+        """Take over the open jobs of an earlier life; returns the actions that may not have been performed."""
+        jobs = list(jobs)
+        self.book.adopt_all(jobs)
+        again: dict[AttemptState, Callable[[Job, Attempt], Action]] = {
+            AttemptState.LAUNCHING: StartAttempt,
+            AttemptState.PAUSING: lambda job, attempt: AskToCheckpoint(job.id, attempt),
+            AttemptState.STOPPING: lambda job, attempt: StopAttempt(job.id, attempt),
+        }
+        live = [(job, job.live_attempt) for job in jobs]
+        return [again[a.state](job, a) for job, a in live if a is not None and a.state in again]
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    def _on_submitted(self, event: JobSubmitted, now_s: float) -> list[Action]:
+        check_feasible(event.spec, now_s, list(self.book.nodes.values()), self.config.planner)
+        job = Job(
+            event.job_id,
+            event.spec,
+            JobState.QUEUED,
+            Reason.PENDING_EVALUATION,
+            "was accepted and is about to be planned",
+            submitted_s=now_s,
+            nonce=event.nonce,
+        )
+        self.book.set(job, now_s, "submitted", f"deadline {event.spec.deadline_s - now_s:.0f} s from now")
+        self.book.plan(job, now_s)
+        return self._start_if_due(job.id, now_s)
+
+    def _on_cancelled(self, event: JobCancelled, now_s: float) -> list[Action]:
+        job = self._job(event.job_id)
+        attempt = job.live_attempt
+        if attempt is None:
+            self._end(job, JobState.CANCELLED, Reason.CANCELLED, "was cancelled before it ran on", now_s)
+            return []
+        return self._stop(replace(job, cancelling=True), "is being cancelled", now_s)
+
+    def _on_suspend(self, event: SuspendRequested, now_s: float) -> list[Action]:
+        job = replace(self._job(event.job_id), held=True)
+        attempt = job.live_attempt
+        if attempt is None:
+            self.book.unplan(job)
+            message = "is suspended by request; `eco-ray job resume` lets it go on"
+            self.book.set(
+                replace(job, state=JobState.SUSPENDED, reason=Reason.SUSPENDED, message=message, plan=None), now_s
+            )
+            return []
+        return self._ask_to_pause(job, "is asked to pause by request", now_s)
+
+    def _on_resume(self, event: ResumeRequested, now_s: float) -> list[Action]:
+        job = self._job(event.job_id)
+        if not job.held:
+            raise UsageError(
+                f"job {job.id} is not held by a suspend request (it is {job.state}); there is nothing to resume"
+            )
+        self.book.set(replace(job, held=False), now_s)
+        if job.live_attempt is None:
+            self.book.plan(self.book.jobs[job.id], now_s)
+        return self._start_if_due(job.id, now_s)
+
+    # -- what attempts report --------------------------------------------------------------------------------------
+
+    def _on_started(self, event: AttemptStarted, now_s: float) -> list[Action]:
+        found = self._live(event.job_id, event.number)
+        if found is None or found[1].state is not AttemptState.LAUNCHING:
+            return []
+        job, attempt = found
+        started = replace(attempt, state=AttemptState.RUNNING, started_s=event.started_s or now_s)
+        job = replace(
+            self._with_attempt(job, started),
+            state=JobState.RUNNING,
+            reason=Reason.RUNNING,
+            message=f"runs on {attempt.node} in {attempt.zone} (attempt {attempt.number})",
+        )
+        self.book.set(job, now_s, "started", f"attempt {attempt.number} on {attempt.node} in {attempt.zone}")
+        return []
+
+    def _on_progressed(self, event: AttemptProgressed, now_s: float) -> list[Action]:
+        found = self._live(event.job_id, event.number)
+        if found is None:
+            return []
+        job, attempt = found
+        attempt = replace(
+            attempt,
+            productive_s=attempt.productive_s if attempt.productive_s is not None else event.productive_s,
+            checkpoint_s=event.checkpoint_s if event.checkpoint_s is not None else attempt.checkpoint_s,
+        )
+        job = replace(
+            self._with_attempt(job, attempt),
+            progress=event.done if event.done is not None else job.progress,
+            metrics={**job.metrics, **event.metrics},
+            has_checkpoint=job.has_checkpoint or event.checkpoint_s is not None,
+        )
+        self.book.set(job, now_s)
+        return []
+
+    def _on_exited(self, event: AttemptExited, now_s: float) -> list[Action]:
+        found = self._live(event.job_id, event.number)
+        if found is None:
+            return []
+        job, attempt = found
+        ended_s = min(event.ended_s or now_s, now_s)
+        verdict = exit_verdict(job, attempt, event, self.config.max_losses)
+        ended = replace(
+            attempt, state=verdict.attempt_state, ended_s=ended_s, exit_code=event.exit_code, message=event.message
+        )
+        worked_from = attempt.productive_s if attempt.productive_s is not None else attempt.started_s
+        kept_until = ended_s if verdict.attempt_state is AttemptState.PAUSED else attempt.checkpoint_s
+        worked_s = max(0.0, (kept_until or 0.0) - (worked_from or ended_s))
+        self.book.unplan(job)
+        job = replace(
+            self._with_attempt(job, ended),
+            plan=None,
+            productive_s=job.productive_s + worked_s,
+            retries=job.retries + (1 if verdict.uses_retry else 0),
+            retry_at_s=now_s + self.config.retry_delay_s if verdict.delayed else 0.0,
+        )
+        self._replan_wanted = True
+        clean_up = CleanUp(job.id, ended, final=verdict.job_state.is_final)
+        if verdict.job_state.is_final:
+            if verdict.job_state is JobState.SUCCEEDED:
+                job = replace(job, progress=1.0 if job.progress is not None else None)
+            self._end(job, verdict.job_state, verdict.reason, verdict.message, now_s)
+            return [clean_up, *self._start_waiting(now_s)]
+        self.book.set(
+            replace(job, state=verdict.job_state, reason=verdict.reason, message=verdict.message),
+            now_s,
+            verdict.attempt_state.value,
+            f"attempt {attempt.number}: {verdict.message}",
+        )
+        if not job.held:
+            self.book.plan(self.book.jobs[job.id], now_s)
+        return [clean_up, *self._start_waiting(now_s)]
+
+    # -- the world -------------------------------------------------------------------------------------------------
+
+    def _on_forecast(self, event: ForecastArrived, _now_s: float) -> list[Action]:
+        self.book.forecast.update(event.series)
+        self._replan_wanted = True
+        return []
+
+    def _on_node_joined(self, event: NodeJoined, _now_s: float) -> list[Action]:
+        self.book.nodes[event.node.name] = event.node
+        self._replan_wanted = True
+        return []
+
+    def _on_node_lost(self, event: NodeLost, now_s: float) -> list[Action]:
+        self.book.nodes.pop(event.name, None)
+        self.book.foreign.pop(event.name, None)
+        for job in list(self.book.jobs.values()):
+            planned_there = job.plan is not None and any(s.node == event.name for s in job.plan.segments)
+            if planned_there and job.live_attempt is None:
+                self.book.plan(job, now_s)
+        self._replan_wanted = True
+        return self._start_waiting(now_s)
+
+    def _on_foreign_use(self, event: ForeignUse, _now_s: float) -> list[Action]:
+        if self.book.foreign.get(event.node, Resources()) != event.held:
+            self.book.foreign[event.node] = event.held
+            self._replan_wanted = True
+        return []
+
+    def _on_tick(self, _event: Tick, now_s: float) -> list[Action]:
+        self.book.calendar.forget_before(now_s)
+        actions: list[Action] = []
+        for job in list(self.book.jobs.values()):
+            attempt = job.live_attempt
+            if attempt is not None and attempt.state is AttemptState.PAUSING:
+                actions += self._check_pause(job, attempt, now_s)
+            elif attempt is not None and attempt.state is AttemptState.RUNNING:
+                actions += self._check_plan(job, attempt, now_s)
+        if self._replan_wanted:
+            self._replan_waiting(now_s)
+        return actions + self._start_waiting(now_s)
+
+    def _replan_waiting(self, now_s: float) -> None:
+        """Use what became free: at once for jobs that wait for a place, once per slot for those with a plan."""
+        slot = self.book.calendar.slot_of(now_s)
+        everyone = slot != self._replanned_slot
+        waiting = [
+            job
+            for job in self.book.jobs.values()
+            if job.live_attempt is None
+            and not job.held
+            and (everyone or job.plan is None or job.spec.policy == "run-now")
+        ]
+        waiting.sort(key=lambda j: (j.plan is not None, -j.spec.priority, j.spec.deadline_s))
+        self.book.replan(waiting[: self.config.replan_limit], now_s, self.config.replan_gain_pct)
+        self._replanned_slot = slot
+        self._replan_wanted = not everyone and any(job.plan is not None for job in self.book.jobs.values())
+
+    # -- starting, pausing, stopping -------------------------------------------------------------------------------
+
+    def _check_plan(self, job: Job, attempt: Attempt, now_s: float) -> list[Action]:
+        """At the end of a planned stretch: go on, or pause for the next one."""
+        if job.plan is not None and now_s < job.plan.segments[0].end_s:
+            return []
+        job = self.book.plan(job, now_s)
+        ahead = job.plan.segments[0] if job.plan else None
+        if job.plan is None:
+            self.book.hold_node(job, attempt, now_s)
+        if job.plan is None or ahead is None or (ahead.node == attempt.node and ahead.start_s <= now_s):
+            return []
+        _, message = plan_message(job, job.plan, now_s, self.config.planner)
+        return self._ask_to_pause(job, f"pauses: {message}", now_s)
+
+    def _start_waiting(self, now_s: float) -> list[Action]:
+        due = [j for j in self.book.jobs.values() if j.plan is not None and j.live_attempt is None and not j.held]
+        due = [j for j in due if j.plan is not None and j.plan.start_s <= now_s + 1e-6]
+        due.sort(key=lambda j: (-j.spec.priority, j.spec.deadline_s))
+        return [action for job in due for action in self._start_if_due(job.id, now_s)]
+
+    def _start_if_due(self, job_id: str, now_s: float) -> list[Action]:
+        job = self.book.jobs[job_id]
+        if job.held or job.plan is None or job.live_attempt is not None or job.plan.start_s > now_s + 1e-6:
+            return []
+        segment = job.plan.segments[0]
+        node = self.book.nodes.get(segment.node)
+        if node is None or not job.spec.demand.fits_in(self.book.free(node)):
+            # what was promised is not there (an overrun, or others' work): look for the next best place
+            self.book.unplan(job)
+            message = f"waits for {job.spec.demand} on {segment.node}, which others still hold"
+            self.book.set(replace(job, plan=None, reason=Reason.WAITING_FOR_CAPACITY, message=message), now_s)
+            self._replan_wanted = True
+            return []
+        number = len(job.attempts) + 1
+        attempt = Attempt(number, f"{job.id}-a{number}", node.name, node.zone, AttemptState.LAUNCHING, now_s)
+        message = f"is being launched on {node.name} in {node.zone} (attempt {number})"
+        job = replace(job, attempts=(*job.attempts, attempt), message=message)
+        self.book.set(job, now_s, "launching", f"attempt {number} on {node.name} in {node.zone}")
+        return [StartAttempt(job, attempt)]
+
+    def _ask_to_pause(self, job: Job, message: str, now_s: float) -> list[Action]:
+        attempt = job.live_attempt
+        if attempt is None or attempt.state is not AttemptState.RUNNING:
+            self.book.set(job, now_s)
+            return [] if attempt is None or not job.held else self._stop(job, message, now_s)
+        attempt = replace(attempt, state=AttemptState.PAUSING, pause_asked_s=now_s)
+        self.book.set(replace(self._with_attempt(job, attempt), message=message), now_s, "pausing", message)
+        return [AskToCheckpoint(job.id, attempt)]
+
+    def _check_pause(self, job: Job, attempt: Attempt, now_s: float) -> list[Action]:
+        waited_s = now_s - (attempt.pause_asked_s or now_s)
+        limit_s = self.config.pause_timeout_s
+        if waited_s < limit_s:
+            return []
+        if job.held:
+            message = f"did not pause within {limit_s:.0f} s; it is stopped and will go on from its last checkpoint"
+            return self._stop(job, message, now_s)
+        message = (
+            f"runs on: it ignored a pause request for {waited_s:.0f} s (limit {limit_s:.0f} s); it will not be asked "
+            "again. Open eco_ray.train.session in it to make it suspendable, or set carbon.suspend.allow: false"
+        )
+        running = replace(attempt, state=AttemptState.RUNNING)
+        job = replace(self._with_attempt(job, running), pausable=False, message=message)
+        self.book.set(job, now_s, "pause-ignored", message)
+        if self.book.plan(job, now_s).plan is None:
+            self.book.hold_node(self.book.jobs[job.id], running, now_s)
+        return []
+
+    def _stop(self, job: Job, message: str, now_s: float) -> list[Action]:
+        attempt = job.live_attempt
+        if attempt is None:
+            return []
+        attempt = replace(attempt, state=AttemptState.STOPPING)
+        self.book.set(replace(self._with_attempt(job, attempt), message=message), now_s, "stopping", message)
+        return [StopAttempt(job.id, attempt)]
+
+    # -- records ---------------------------------------------------------------------------------------------------
+
+    def _job(self, job_id: str) -> Job:
+        job = self.book.jobs.get(job_id)
+        if job is None or job.state.is_final:
+            raise NotFoundError(f"no open job {job_id!r}: `eco-ray job list` shows the jobs and their states")
+        return job
+
+    def _live(self, job_id: str, number: int) -> tuple[Job, Attempt] | None:
+        """The job and its live attempt, if that is the one meant; reports of older attempts are late and ignored."""
+        job = self.book.jobs.get(job_id)
+        attempt = job.live_attempt if job else None
+        return (job, attempt) if job and attempt and attempt.number == number else None
+
+    @staticmethod
+    def _with_attempt(job: Job, attempt: Attempt) -> Job:
+        return replace(job, attempts=(*job.attempts[:-1], attempt))
+
+    def _end(self, job: Job, state: JobState, reason: Reason, message: str, now_s: float) -> None:
+        self.book.unplan(job)
+        job = replace(job, state=state, reason=reason, message=message, plan=None, finished_s=now_s, held=False)
+        self.book.set(job, now_s, state.value, message)
+        self._replan_wanted = True

@@ -1,0 +1,233 @@
+"""Carbon intensity from CSV files: a trace of what was and, where there are any, the forecasts that were issued.
+
+Trace: the first column is the time (any name; ISO 8601, UTC where it has no offset), then one column per zone in
+gCO2e/kWh, at any regular step of an hour or less. A column may end early (empty cells at its end), never start late.
+
+    time,DE,FR                          issue_utc,h0,h1,h2
+    2025-06-01T00:00Z,310.2,41.0        2025-06-01T00:00,312.0,305.5,299.1
+    2025-06-01T01:00Z,305.9,40.2        2025-06-02T00:00,280.4,277.0,270.9
+
+Forecast of one zone (on the right): the time of issue, then the hourly values from that time on. `forecast` reads only
+the newest row that had been issued by `now`. Without a forecast file the trace itself is returned and its source says
+"perfect foresight": fine for a demonstration, flattering in an evaluation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from eco_ray.core.intensity import IntensitySeries, SignalKind
+from eco_ray.core.units import Nature
+from eco_ray.errors import EcoRayError, UsageError
+from eco_ray.grid.asking import check_span, iso, unknown_zone
+from eco_ray.grid.csv_table import Table, Values, column, increasing, is_time, read, wrong
+
+#: coarsest step of a trace, and the step of a forecast [s]
+MAX_STEP_S = 3600.0
+#: a forecast from a model without bounds undershoots zero where the grid is nearly clean; down to here it is read as 0
+LOWEST_FORECAST_G_PER_KWH = -50.0
+
+
+class CsvTrace:
+    """GridSource that reads a trace, and optionally one file of real forecasts per zone, once, when it is made."""
+
+    def __init__(
+        self,
+        path: Path,
+        forecasts: Mapping[str, Path] | None = None,
+        kind: SignalKind = SignalKind.AVERAGE_LIFECYCLE,
+        name: str | None = None,
+        nature: Nature = Nature.MODELLED,
+    ) -> None:
+        """Read and check the files. Trace and forecasts must be of the same `kind`: no file says which it is.
+
+        `nature` is `modelled` by default, for no meter counts grams: a published series is generation times factors.
+        """
+        self.name = name or f"trace {path.name}"
+        self._kind = kind
+        self._nature = nature
+        self._file = path.name
+        table = read(path, _trace_header)
+        self._start_s, self._step_s = _regular(table)
+        self._values = {zone: column(table, index) for index, zone in enumerate(table.names)}
+        self._forecasts = {}
+        for zone, file in (forecasts or {}).items():
+            if zone not in self._values:
+                raise UsageError(
+                    f"{path}: no column for zone {zone!r}, for which the forecast {file} was given; the columns are "
+                    f"{', '.join(self._values)}; add the column or leave the forecast out"
+                )
+            self._forecasts[zone] = _Forecast.read(file)
+
+    def zones(self) -> tuple[str, ...]:
+        """The zone columns, in the order of the file."""
+        return tuple(self._values)
+
+    def actual(self, zone: str, start_s: float, end_s: float) -> IntensitySeries:
+        """The rows of the trace that cover [start_s, end_s]."""
+        values = self._known(zone, start_s, end_s)
+        begin_s, finish_s = self._start_s, self._start_s + self._step_s * len(values)
+        if start_s < begin_s or end_s > finish_s or start_s == finish_s:
+            raise EcoRayError(
+                f"{self._file}: zone {zone} is not known over {iso(start_s)}..{iso(end_s)}: the trace covers "
+                f"{iso(begin_s)} to {iso(finish_s)}; ask for a time in it or load a longer trace"
+            )
+        return self._slice(zone, start_s, end_s, self._file, None)
+
+    def forecast(self, zone: str, now_s: float, end_s: float) -> IntensitySeries:
+        """The newest forecast issued by `now_s`; without a forecast file the trace itself, which its source admits."""
+        values = self._known(zone, now_s, end_s)
+        if zone in self._forecasts:
+            return self._issued(zone, now_s, end_s)
+        finish_s = self._start_s + self._step_s * len(values)
+        if not self._start_s <= now_s < finish_s:
+            raise EcoRayError(
+                f"{self._file}: no forecast for zone {zone} at {iso(now_s)}: the trace that stands in for one covers "
+                f"{iso(self._start_s)} to {iso(finish_s)}; start inside it or load a longer trace"
+            )
+        return self._slice(zone, now_s, min(end_s, finish_s), f"{self._file}, perfect foresight of the trace", now_s)
+
+    def _known(self, zone: str, start_s: float, end_s: float) -> Values:
+        if zone not in self._values:
+            raise unknown_zone(zone, self._values, self._file, "use one of these or add a column for it")
+        check_span(zone, start_s, end_s)
+        return self._values[zone]
+
+    def _slice(self, zone: str, start_s: float, end_s: float, source: str, issued_s: float | None) -> IntensitySeries:
+        first, last = _steps(start_s - self._start_s, end_s - self._start_s, self._step_s)
+        return IntensitySeries(
+            zone=zone,
+            start_s=self._start_s + first * self._step_s,
+            step_s=self._step_s,
+            values_g_per_kwh=self._values[zone][first:last],
+            kind=self._kind,
+            source=source,
+            nature=self._nature,
+            issued_s=issued_s,
+        )
+
+    def _issued(self, zone: str, now_s: float, end_s: float) -> IntensitySeries:
+        forecast = self._forecasts[zone]
+        row = int(np.searchsorted(forecast.issues_s, now_s, side="right")) - 1
+        if row < 0:
+            raise EcoRayError(
+                f"{forecast.file}: no forecast for zone {zone} had been issued by {iso(now_s)}: the first is of "
+                f"{iso(forecast.issues_s[0])}; start later or load a file with earlier issues"
+            )
+        issue_s = float(forecast.issues_s[row])
+        values = forecast.values[row]
+        until_s = issue_s + MAX_STEP_S * len(values)
+        if now_s >= until_s:
+            raise EcoRayError(
+                f"{forecast.file}: no forecast for zone {zone} reaches {iso(now_s)}: the newest by then is of "
+                f"{iso(issue_s)} and ends at {iso(until_s)}; load a file with later issues"
+            )
+        first, last = _steps(now_s - issue_s, end_s - issue_s, MAX_STEP_S)
+        return IntensitySeries(
+            zone=zone,
+            start_s=issue_s + first * MAX_STEP_S,
+            step_s=MAX_STEP_S,
+            values_g_per_kwh=values[first:last],  # a slice ends where the forecast does
+            kind=self._kind,
+            source=f"{forecast.file}, forecast issued {iso(issue_s)}{forecast.remark}",
+            nature=Nature.MODELLED,
+            issued_s=issue_s,
+        )
+
+
+def _steps(from_s: float, to_s: float, step_s: float) -> tuple[int, int]:
+    """First step that holds `from_s` and the one after the last before `to_s`; at least one step."""
+    first = int(from_s // step_s)
+    return first, max(first + 1, math.ceil(to_s / step_s))
+
+
+@dataclass(frozen=True, slots=True)
+class _Forecast:
+    """The forecasts of one zone, oldest first."""
+
+    file: str
+    #: times of issue [s], increasing
+    issues_s: Values
+    #: shape (issues, hours), g/kWh, not negative
+    values: Values
+    #: how many values of the file were below zero
+    negatives: int
+
+    @property
+    def remark(self) -> str:
+        """What was done to the values, for the source text."""
+        return f" ({self.negatives} values below 0 in the file are read as 0)" if self.negatives else ""
+
+    @classmethod
+    def read(cls, path: Path) -> _Forecast:
+        table = read(path, _forecast_header)
+        increasing(table, "issue")
+        for index, name in enumerate(table.names):
+            if (end := table.ends[index]) is not None:
+                raise wrong(table, end, f"column {name} is empty", "every issue needs a value for each hour", "fill it")
+            column(table, index, LOWEST_FORECAST_G_PER_KWH)
+        values = np.maximum(table.values, 0.0)
+        values.flags.writeable = False
+        return cls(path.name, table.times_s, values, int((table.values < 0).sum()))
+
+
+def _trace_header(path: Path, header: list[str]) -> None:
+    if len(header) < 2:
+        raise UsageError(
+            f"{path}, line 1: no zone column in {','.join(header)[:80]!r}; at least one is needed after the time; "
+            f"write time,ZONE,... separated by commas"
+        )
+    if is_time(header[0]):
+        raise UsageError(
+            f"{path}, line 1: {header[0]!r} is a time, not a header; write time,ZONE,... as the first line"
+        )
+    seen = set()
+    for number, name in enumerate(header[1:], start=2):
+        if not name or name in seen:
+            what = "is there twice" if name else "is empty"
+            raise UsageError(f"{path}, line 1: column {number} {name!r} {what}; each zone has one column; rename it")
+        seen.add(name)
+
+
+def _forecast_header(path: Path, header: list[str]) -> None:
+    wanted = ["issue_utc", *(f"h{hour}" for hour in range(max(1, len(header) - 1)))]
+    if header != wanted:
+        number = next((i for i, (a, b) in enumerate(zip(header, wanted, strict=False)) if a != b), len(header))
+        got = repr(header[number]) if number < len(header) else "nothing"
+        raise UsageError(
+            f"{path}, line 1: column {number + 1} of the header is {got}; {wanted[number]} is needed; "
+            "write issue_utc,h0,h1,... with one column per hour"
+        )
+
+
+def _regular(table: Table) -> tuple[float, float]:
+    """Start and step [s] of a trace, after checking that its rows are in order and evenly spaced."""
+    increasing(table, "time")
+    if len(table.lines) < 2:
+        raise wrong(table, 0, "the only row", "two are needed to know the step", "add the next one")
+    gaps = np.diff(table.times_s)
+    sizes, counts = np.unique(gaps, return_counts=True)
+    step_s = float(sizes[np.argmax(counts)])  # the usual step, so that an odd one is found even at the start
+    if step_s > MAX_STEP_S or step_s % 1:
+        raise wrong(
+            table,
+            1,
+            f"the step is {step_s:g} s",
+            f"the limit is {MAX_STEP_S:g} s, in whole seconds",
+            "give an hourly or finer trace",
+        )
+    for row in np.flatnonzero(gaps != step_s)[:1]:
+        fault = "a gap" if gaps[row] > step_s else "an extra row"
+        raise wrong(
+            table,
+            row + 1,
+            f"{fault}: {iso(table.times_s[row + 1])} follows {iso(table.times_s[row])}",
+            f"the step is {step_s:g} s",
+            "add the missing rows or remove the extra ones",
+        )
+    return float(table.times_s[0]), step_s

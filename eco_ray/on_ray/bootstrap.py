@@ -1,0 +1,145 @@
+"""`eco-ray up` and `down`: nodes, controller and agents, from a cluster file."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eco_ray.cluster_file import ClusterFile
+from eco_ray.config import Settings
+from eco_ray.core.clock import Clock
+from eco_ray.core.cluster import Node
+from eco_ray.core.orchestrator import OrchestratorConfig
+from eco_ray.core.planner import PlannerConfig
+from eco_ray.errors import UsageError
+from eco_ray.on_ray import local_cluster
+from eco_ray.on_ray.connection import attached, connect
+from eco_ray.on_ray.local_cluster import ClusterRecord
+from eco_ray.store import open_store
+
+
+def up(cluster: ClusterFile, settings: Settings, clock: Clock) -> ClusterRecord:
+    """Start a cluster on this machine with its controller and agents. Raises UsageError when one is up already."""
+    state_dir = settings.state_dir
+    state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    old = ClusterRecord.load(state_dir)
+    if old is not None:
+        if local_cluster.is_alive(old):
+            raise UsageError(
+                f"cluster {old.name} is up already at {old.address} (state in {state_dir}); `eco-ray down` ends it"
+            )
+        local_cluster.stop(old, state_dir)
+    nodes = cluster.to_nodes()
+    record = local_cluster.start(cluster.name, nodes, cluster.head.num_cpus, cluster.serve.port, state_dir)
+    try:
+        connect(record)
+        start_controller(cluster, settings, clock, record)
+    except BaseException:
+        local_cluster.stop(record, state_dir)
+        raise
+    return record
+
+
+def attach(cluster: ClusterFile, settings: Settings, clock: Clock, address: str) -> ClusterRecord:
+    """Start only controller and agents on a cluster that runs already."""
+    settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    record = attached(address)
+    start_controller(cluster, settings, clock, record)
+    record.save(settings.state_dir)
+    return record
+
+
+def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, record: ClusterRecord) -> Any:
+    """Start the controller as a detached actor on the head, and wait until it answers."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from eco_ray.on_ray.controller import ControllerConfig
+    from eco_ray.on_ray.fleet import CONTROLLER_NAME, NAMESPACE, FleetConfig
+
+    head = cluster.to_head()
+    described: Mapping[str, Node] = {node.name: node for node in [*cluster.to_nodes(), *([head] if head else [])]}
+    planner = PlannerConfig(cluster.planner.slot_s, cluster.planner.horizon_s)
+    orchestrator = OrchestratorConfig(
+        planner, pause_timeout_s=cluster.pause_timeout_s * clock.speed, retry_delay_s=2.0 * clock.speed
+    )
+    store = open_store(settings.store_url)
+    store.put_meta(
+        "clock",
+        {"speed": clock.speed, "wall_origin_s": clock.wall_origin_s, "grid_origin_s": clock.grid_origin_s},
+    )
+    store.close()
+    config = ControllerConfig(
+        cluster.name,
+        cluster.home_zone,
+        clock,
+        orchestrator,
+        cluster.planner.default_max_delay_s,
+        settings.state_dir,
+        cluster.planner.horizon_s,
+    )
+    run_root = Path(tempfile.gettempdir()) / f"eco_ray-{os.getuid()}" / settings.state_dir.name
+    fleet = FleetConfig(described, clock, settings.state_dir, run_root, cluster.sample_period_s)
+    actor = ray.remote(
+        num_cpus=0,
+        name=CONTROLLER_NAME,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=-1,
+        max_concurrency=32,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(_head_node_id(), soft=True),
+    )(_controller_actor())
+    handle = actor.remote(config, fleet, cluster.grid, settings.store_url, record.dashboard_url)
+    ray.get(handle.status.remote(), timeout=60.0)
+    return handle
+
+
+def down(settings: Settings) -> ClusterRecord | None:
+    """End the cluster of the state directory; of one that we only attached to, end controller and agents."""
+    record = ClusterRecord.load(settings.state_dir)
+    if record is None:
+        return None
+    if record.temp_dir is None:
+        import ray
+
+        from eco_ray.on_ray.connection import controller_handle
+
+        connect(record)
+        handle = controller_handle()
+        with contextlib.suppress(Exception):
+            ray.get(handle.stop.remote(), timeout=10.0)
+        ray.kill(handle, no_restart=True)
+    local_cluster.stop(record, settings.state_dir)
+    return record
+
+
+def wait_for_nodes(handle: Any, count: int, timeout_s: float = 30.0) -> None:
+    """Wait until the controller sees that many nodes."""
+    import ray
+
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if sum(node["there"] for node in ray.get(handle.status.remote())["nodes"]) >= count:
+            return
+        time.sleep(0.1)
+
+
+def _head_node_id() -> str:
+    import ray
+
+    head = [n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" in n["Resources"]]
+    return str(head[0] if head else ray.get_runtime_context().get_node_id())
+
+
+def _controller_actor() -> type:
+    """The controller with its parts wired, as the class of a Ray actor."""
+    from eco_ray.on_ray.wiring import ControllerActor
+
+    return ControllerActor

@@ -1,0 +1,72 @@
+"""Joining a cluster: from its record or an address to a connected process and the controller's handle."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from eco_ray.errors import UnreachableError
+from eco_ray.on_ray.local_cluster import ClusterRecord, is_alive
+
+
+def cluster_of(state_dir: Path, address: str | None = None) -> ClusterRecord:
+    """The cluster of a state directory, or the one at an address. Raises UnreachableError."""
+    record = ClusterRecord.load(state_dir)
+    if record is not None and address in (None, record.address, "auto"):
+        if not is_alive(record):
+            raise UnreachableError(
+                f"the cluster {record.name} of {state_dir} does not answer at {record.address}; "
+                "run `eco-ray down` and `eco-ray up`"
+            )
+        return record
+    if address is None:
+        raise UnreachableError(
+            f"no cluster is up ({state_dir} has no record of one); run `eco-ray up --cluster cluster/laptop.yaml`, "
+            "or give --address"
+        )
+    return attached(address)
+
+
+def attached(address: str) -> ClusterRecord:
+    """A record of a running cluster that somebody else started."""
+    import ray
+
+    record = ClusterRecord("attached", address, "", os.environ.get("RAY_AUTH_TOKEN_PATH"), 8000, {})
+    connect(record)
+    context = ray.get_runtime_context()
+    record.address = context.gcs_address
+    url = ray._private.worker.global_worker.node.webui_url or ""  # the only place that knows it
+    record.dashboard_url = f"http://{url}" if url and "://" not in url else url
+    return record
+
+
+def connect(record: ClusterRecord) -> None:
+    """Connect this process to the cluster as a driver; harmless when it is connected already."""
+    record.activate()
+    import ray
+
+    from eco_ray.on_ray.fleet import NAMESPACE
+
+    if ray.is_initialized():
+        return
+    try:
+        ray.init(address=record.address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        raise UnreachableError(
+            f"no Ray cluster answers at {record.address}: {error}; check --address and `eco-ray status`"
+        ) from error
+
+
+def controller_handle() -> Any:
+    """The controller of the connected cluster. Raises UnreachableError."""
+    import ray
+
+    from eco_ray.on_ray.fleet import CONTROLLER_NAME, NAMESPACE
+
+    try:
+        return ray.get_actor(CONTROLLER_NAME, namespace=NAMESPACE)
+    except ValueError as error:
+        raise UnreachableError(
+            "the cluster runs, but no eco_ray controller does; `eco-ray up --address auto` starts one"
+        ) from error

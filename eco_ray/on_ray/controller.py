@@ -1,0 +1,434 @@
+"""The controller: feeds the orchestrator with events and performs its actions.
+
+One thread, the *brain*, owns orchestrator, ledger and store; everything else (calls from clients and agents, Ray's
+slow answers) hands it work through a queue. What it decides is in the store before it is done, so that a controller
+killed at any moment continues under the same attempt ids.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from eco_ray.core.actions import Action, AskToCheckpoint, CleanUp, StartAttempt, StopAttempt
+from eco_ray.core.clock import Clock
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.events import (
+    AttemptExited,
+    Event,
+    ForecastArrived,
+    ForeignUse,
+    JobCancelled,
+    JobSubmitted,
+    NodeJoined,
+    NodeLost,
+    ResumeRequested,
+    SuspendRequested,
+    Tick,
+)
+from eco_ray.core.jobs import Job, JobState
+from eco_ray.core.orchestrator import Orchestrator, OrchestratorConfig
+from eco_ray.core.ports import GridSource, Store
+from eco_ray.errors import EcoRayError, UsageError
+from eco_ray.job_file import JobFile
+from eco_ray.on_ray.accounts import Accounts, Directory
+from eco_ray.on_ray.launcher import Launcher
+from eco_ray.on_ray.spool import Spool, from_json
+from eco_ray.on_ray.watcher import Watcher, report_event
+
+log = logging.getLogger("eco_ray.controller")
+
+_TICK_S = 0.2
+#: how often nodes, foreign use and series are looked at [wall s]
+_LOOK_S = 1.0
+#: how long a node's Ray resources need to settle after one of our attempts came or went [wall s]
+_SETTLE_S = 3.0
+_OPEN = [state for state in JobState if not state.is_final]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ControllerConfig:
+    """All that a controller needs; the actor's constructor argument, so that a restart finds it again."""
+
+    cluster_name: str
+    home_zone: str
+    clock: Clock
+    orchestrator: OrchestratorConfig
+    default_max_delay_s: float
+    state_dir: Path
+    #: how far ahead forecasts are asked for [s]
+    horizon_s: float = 96 * 3600.0
+
+
+class Controller:
+    """Runs the jobs of one cluster. `fleet` is the Ray side of the nodes (`on_ray.fleet.Fleet`)."""
+
+    def __init__(
+        self, config: ControllerConfig, store: Store, grid: GridSource, launcher: Launcher, fleet: Any
+    ) -> None:
+        self.config = config
+        self._store = store
+        self._grid = grid
+        self._launcher = launcher
+        self._fleet = fleet
+        self._accounts = Accounts(store, grid)
+        self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any] | None]] = queue.SimpleQueue()
+        self._pool = ThreadPoolExecutor(8, thread_name_prefix="act")
+        self._stopped = threading.Event()
+        #: every node ever seen, for samples that come late
+        self._known: dict[str, Node] = {}
+        self._ray_jobs: dict[str, str | None] = {}
+        self._models: dict[str, str] = {}
+        self._changed_on: dict[str, float] = {}
+        self._forecast_until_s = 0.0
+        self._core = Orchestrator(config.home_zone, self.now_s(), config.orchestrator)
+        self._watcher = Watcher(launcher, fleet, self._known, config.clock, self._post)
+        self._start()
+
+    def now_s(self) -> float:
+        """Grid time now [s since epoch]."""
+        return self.config.clock.grid_s(time.time())
+
+    # -- what clients call -------------------------------------------------------------------------------------------
+
+    def submit(self, job_id: str, job: JobFile, package: str | None, nonce: str) -> str:
+        """Take a job in; returns its id. The same id with the same nonce is the same submission."""
+        return self._ask(lambda: self._submit(job_id, job, package, nonce))
+
+    def cancel(self, job_id: str) -> None:
+        """End a job. Raises NotFoundError."""
+        self._ask(lambda: self._handle(JobCancelled(job_id)))
+
+    def suspend(self, job_id: str) -> None:
+        """Suspend a job until `resume`. Raises NotFoundError."""
+        self._ask(lambda: self._handle(SuspendRequested(job_id)))
+
+    def resume(self, job_id: str) -> None:
+        """Let a suspended job go on. Raises NotFoundError or UsageError."""
+        self._ask(lambda: self._handle(ResumeRequested(job_id)))
+
+    def has_package(self, name: str) -> bool:
+        """Whether a snapshot is already here."""
+        return (self._packages() / Path(name).name).exists()
+
+    def put_package(self, name: str, content: bytes) -> None:
+        """Keep the snapshot of a work directory; its name is the hash of its content."""
+        path = self._packages() / Path(name).name
+        part = path.with_suffix(".part")
+        part.write_bytes(content)
+        part.replace(path)
+
+    def put_model(self, app: str, reference: str) -> None:
+        """Account the replicas of a Serve application to a model `name:version`."""
+
+        def put() -> None:
+            self._models[app] = reference
+            self._store.put_meta("models", self._models)
+
+        self._ask(put)
+
+    def signal(self, zone: str) -> dict[str, Any] | None:
+        """The intensity of a zone now: value, source, kind, nature; None: unknown."""
+        now_s = self.now_s()
+        try:
+            series = self._grid.actual(zone, now_s, now_s)
+            value = series.at(now_s)
+        except EcoRayError:
+            return None
+        return {
+            "intensity_g_per_kwh": value,
+            "source": series.source,
+            "kind": str(series.kind),
+            "nature": str(series.nature),
+        }
+
+    def agent_report(self, node: str, batch: Mapping[str, Any]) -> int:
+        """Store an agent's samples and take its attempts' reports; returns how many samples were new."""
+        return self._ask(lambda: self._report(batch))
+
+    def status(self) -> dict[str, Any]:
+        """Facts for `eco-ray status`."""
+
+        def read() -> dict[str, Any]:
+            book = self._core.book
+            counts: dict[str, int] = {}
+            for job in book.jobs.values():
+                counts[job.state] = counts.get(job.state, 0) + 1
+            return {
+                "cluster": self.config.cluster_name,
+                "now_s": self.now_s(),
+                "clock_speed": self.config.clock.speed,
+                "nodes": [
+                    {"name": n.name, "zone": n.zone, "cpus": n.capacity.cpus, "there": n.name in book.nodes}
+                    for n in self._known.values()
+                ],
+                "open_jobs": counts,
+            }
+
+        return self._ask(read)
+
+    def stop(self) -> None:
+        """End the background work and the agents; jobs stay as they are."""
+        self._stopped.set()
+        self._watcher.stop()
+        self._fleet.stop_agents()
+
+    # -- the brain ---------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        self._packages().mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._models = dict(self._store.get_meta("models") or {})
+        for node in self._fleet.nodes().values():
+            self._join(node)
+        self._refresh_forecast(self.now_s())
+        actions = self._core.restore(self._store.load_jobs(_OPEN))
+        for job in self._core.book.jobs.values():
+            if job.live_attempt is not None:
+                self._watcher.watch(job.id, job.live_attempt)
+        for node_name in {*self._known, *self._core.book.nodes}:
+            self._ingest_spool_of_lost(node_name)
+        self._perform_all(actions)
+        threading.Thread(target=self._brain, name="brain", daemon=True).start()
+        threading.Thread(target=self._look_around, name="look", daemon=True).start()
+        self._watcher.start()
+
+    def _brain(self) -> None:
+        due = time.monotonic()
+        while not self._stopped.is_set():
+            try:
+                work, future = self._queue.get(timeout=max(0.0, due - time.monotonic()))
+                self._do(work, future)
+            except queue.Empty:
+                pass
+            if time.monotonic() >= due:
+                due = time.monotonic() + _TICK_S
+                self._do(lambda: self._handle(Tick()), None)
+
+    @staticmethod
+    def _do(work: Callable[[], Any], future: Future[Any] | None) -> None:
+        try:
+            result = work()
+        except Exception as error:
+            if future is not None:
+                future.set_exception(error)
+            else:
+                log.exception("the controller could not do its work; it goes on with the next")
+        else:
+            if future is not None:
+                future.set_result(result)
+
+    def _post(self, *events: Event) -> None:
+        """Hand events to the brain, without waiting."""
+
+        def handle_all() -> None:
+            for event in events:
+                self._handle(event)
+
+        self._queue.put((handle_all, None))
+
+    def _ask(self, work: Callable[[], T]) -> T:
+        """Let the brain do something, and wait for what comes of it."""
+        future: Future[T] = Future()
+        self._queue.put((work, future))
+        return future.result(timeout=60.0)
+
+    def _handle(self, event: Event) -> None:
+        actions = self._core.handle(event, self.now_s())
+        jobs, entries = self._core.take_changes()
+        if jobs or entries:
+            self._store.save_jobs(jobs, entries)
+        self._perform_all(actions)
+
+    def _submit(self, job_id: str, job: JobFile, package: str | None, nonce: str) -> str:
+        known = self._core.book.jobs.get(job_id) or self._store.get_job(job_id)
+        if known is not None:
+            if known.nonce == nonce:
+                return job_id
+            raise UsageError(
+                f"a job with the id {job_id!r} is already here (it is {known.state}); "
+                "choose another --id, or leave it out to get a fresh one"
+            )
+        if package is not None and not self.has_package(package):
+            raise UsageError(f"the snapshot {package} of job {job_id} is not here; submit it again")
+        now_s = self.now_s()
+        spec = job.to_spec(now_s, self.config.clock.speed, self.config.default_max_delay_s, package)
+        self._handle(JobSubmitted(job_id, spec, nonce))
+        return job_id
+
+    def _report(self, batch: Mapping[str, Any]) -> int:
+        samples = [from_json(dict(data)) for data in batch.get("samples", ())]
+        directory = Directory(self._ray_jobs, self._models, self._is_job)
+        try:
+            new = self._accounts.book(samples, self._known, directory)
+        except EcoRayError:  # one bad sample must not hold up the others
+            new = 0
+            for sample in samples:
+                try:
+                    new += self._accounts.book([sample], self._known, directory)
+                except EcoRayError as error:
+                    log.error("a sample is refused and kept in the folder rejected: %s", error)
+                    Spool(self.config.state_dir / "rejected").put(sample)
+        for report in batch.get("progress", ()):
+            event = report_event(report, self.config.clock)
+            if event is not None:
+                self._handle(event)
+        return new
+
+    def _is_job(self, job_id: str) -> bool:
+        return job_id in self._core.book.jobs or self._store.get_job(job_id) is not None
+
+    # -- acting ------------------------------------------------------------------------------------------------------
+
+    def _perform_all(self, actions: list[Action]) -> None:
+        for action in actions:
+            self._changed_on[action.attempt.node] = time.monotonic()
+            if isinstance(action, StartAttempt):
+                self._watcher.watch(action.job.id, action.attempt)
+            self._pool.submit(self._perform, action)
+
+    def _perform(self, action: Action) -> None:
+        try:
+            if isinstance(action, StartAttempt):
+                self._launch(action)
+            elif isinstance(action, AskToCheckpoint):
+                node = self._known[action.attempt.node]
+                self._fleet.call(node, lambda a: a.ask_to_pause.remote(action.attempt.submission_id))
+            elif isinstance(action, StopAttempt):
+                self._watcher.stop_attempt(action.attempt.submission_id)
+            else:
+                self._clean_up(action)
+        except Exception:
+            # a pause that was not passed on times out, a stop is repeated, a launch is refused: none is final
+            log.exception("could not perform %s for %s", type(action).__name__, action.attempt.submission_id)
+
+    def _launch(self, action: StartAttempt) -> None:
+        job, attempt = action.job, action.attempt
+        node = self._known.get(attempt.node)
+        try:
+            if node is None or node.ray_node_id is None:
+                raise EcoRayError(f"node {attempt.node} is gone")
+            cpus = job.spec.demand.cpus
+            self._fleet.agent(node).expect.remote(job.id, attempt.number, attempt.submission_id, cpus)
+            self._launcher.start(job, attempt, node.ray_node_id)
+        except Exception as error:
+            known = None
+            with contextlib.suppress(Exception):
+                known = self._launcher.status(attempt.submission_id)
+            if known is None:
+                self._watcher.forget(attempt.submission_id)
+                message = f"could not be launched: {error}"
+                self._post(AttemptExited(job.id, attempt.number, "refused", None, message[:500]))
+
+    def _clean_up(self, action: CleanUp) -> None:
+        attempt = action.attempt
+        self._launcher.keep_log(action.job_id, attempt.submission_id)
+        node = self._known.get(attempt.node)
+        if node is not None and attempt.node in self._core.book.nodes:
+            self._fleet.call(node, lambda a: a.clean_up.remote(action.job_id, attempt.number, attempt.submission_id))
+        removed = self._launcher.remove_leftovers(attempt.submission_id)
+        if removed:
+            log.warning("removed %d actors or placement groups that %s left", removed, attempt.submission_id)
+
+    # -- the world ---------------------------------------------------------------------------------------------------
+
+    def _look_around(self) -> None:
+        """Nodes, foreign use, forecasts and Ray's job list, once a second; the brain only gets what it needs."""
+        while not self._stopped.wait(_LOOK_S):
+            with contextlib.suppress(Exception):  # Ray may be restarting; the next look will tell
+                nodes = self._fleet.nodes()
+                held = self._fleet.held(nodes)
+                ray_jobs = self._launcher.ray_jobs()
+                self._queue.put((partial(self._looked, nodes, held, ray_jobs), None))
+
+    def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources], ray_jobs: Mapping[str, Any]) -> None:
+        now_s = self.now_s()
+        present = self._core.book.nodes
+        for name, node in nodes.items():
+            if present.get(name) != node:
+                self._join(node)
+        for name in [name for name in present if name not in nodes]:
+            log.warning("node %s is lost", name)
+            self._handle(NodeLost(name))
+            self._pool.submit(self._ingest_spool_of_lost, name)
+        for name, amount in held.items():
+            if time.monotonic() - self._changed_on.get(name, 0.0) > _SETTLE_S and name in present:
+                ours = [j.spec.demand for j in self._jobs_on(name)]
+                cpus = max(0.0, amount.cpus - sum(d.cpus for d in ours))
+                gpus = max(0.0, amount.gpus - sum(d.gpus for d in ours))
+                self._handle(ForeignUse(name, Resources(round(cpus, 4), round(gpus, 4), 0.0)))
+        self._note_ray_jobs(ray_jobs)
+        self._refresh_forecast(now_s)
+        self._accounts.keep_series({node.zone for node in self._known.values()}, now_s)
+
+    def _jobs_on(self, node: str) -> list[Job]:
+        jobs = self._core.book.jobs.values()
+        return [job for job in jobs if job.live_attempt is not None and job.live_attempt.node == node]
+
+    def _join(self, node: Node) -> None:
+        self._known[node.name] = node
+        self._fleet.agent(node)
+        self._handle(NodeJoined(node))
+        facts = [
+            {"name": n.name, "zone": n.zone, "pue": n.pue, "num_cpus": n.capacity.cpus, "power_source": n.power.source}
+            for n in sorted(self._known.values(), key=lambda n: n.name)
+        ]
+        self._store.put_meta(
+            "cluster", {"name": self.config.cluster_name, "home_zone": self.config.home_zone, "nodes": facts}
+        )
+
+    def _ingest_spool_of_lost(self, name: str) -> None:
+        """Samples that an agent wrote down before its node went away, where its disk can be reached from here."""
+        if name in self._core.book.nodes:
+            return
+        spool = Spool(self._fleet.spool_dir(name))
+        samples = spool.load()
+        if samples:
+            directory = Directory(self._ray_jobs, self._models, self._is_job)
+            self._ask(lambda: self._accounts.book(samples, self._known, directory))
+            for sample in samples:
+                spool.drop(sample)
+
+    def _note_ray_jobs(self, ray_jobs: Mapping[str, Any]) -> None:
+        """Remember which Ray job is whose, and keep facts of plain Ray jobs for reports."""
+        self._ray_jobs = {key: submission for key, (submission, _) in ray_jobs.items()}
+        clock = self.config.clock
+        plain = {}
+        for submission, facts in ray_jobs.values():
+            if submission is None or "eco_ray.job" in facts["metadata"] or self._is_job(submission):
+                continue
+            start, end = facts["start_wall_s"], facts["end_wall_s"]
+            plain[submission] = {
+                "name": submission,
+                "state": facts["state"],
+                "submitted_s": clock.grid_s(start) if start else None,
+                "ended_s": clock.grid_s(end) if end else None,
+            }
+        if plain and plain != self._store.get_meta("ray_jobs"):
+            self._store.put_meta("ray_jobs", {**(self._store.get_meta("ray_jobs") or {}), **plain})
+
+    def _refresh_forecast(self, now_s: float) -> None:
+        """Ask for forecasts once per grid hour; a source that fails leaves the last one, until it has run out."""
+        if now_s < self._forecast_until_s:
+            return
+        self._forecast_until_s = (now_s // 3600.0 + 1) * 3600.0
+        series = {}
+        for zone in sorted({node.zone for node in self._known.values()}):
+            try:
+                series[zone] = self._grid.forecast(zone, now_s, now_s + self.config.horizon_s + 3600.0)
+            except EcoRayError as error:
+                log.warning("no forecast for zone %s: %s", zone, error)
+        if series:
+            self._handle(ForecastArrived(series))
+
+    def _packages(self) -> Path:
+        return self.config.state_dir / "packages"

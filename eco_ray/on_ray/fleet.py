@@ -1,0 +1,153 @@
+"""The Ray nodes behind our nodes, and the agent on each."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from eco_ray.core.clock import Clock
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.power import PowerCurve
+from eco_ray.core.units import Nature
+from eco_ray.on_ray.accounts import metered_cpus
+from eco_ray.on_ray.local_cluster import NODE_LABEL, ZONE_LABEL
+from eco_ray.on_ray.node_agent import AgentConfig, NodeAgent
+
+NAMESPACE = "eco_ray"
+CONTROLLER_NAME = "eco_controller"
+#: zone of a node that says none; it has no intensity, and numbers of it are unknown
+UNKNOWN_ZONE = "unknown"
+#: watts of a node that nothing is known of (Cloud Carbon Footprint's averages over CPU families are of this order)
+_UNKNOWN_IDLE_W_PER_CPU, _UNKNOWN_MAX_W_PER_CPU = 0.74, 3.5
+
+
+@dataclass(frozen=True)
+class FleetConfig:
+    """What the fleet needs to know."""
+
+    #: nodes that the cluster file describes, by name
+    described: Mapping[str, Node]
+    clock: Clock
+    state_dir: Path
+    run_root: Path
+    sample_period_s: float
+
+
+class Fleet:
+    """Looks at Ray's nodes and keeps one agent actor on each."""
+
+    def __init__(self, config: FleetConfig) -> None:
+        self._config = config
+        self._agents: dict[str, Any] = {}
+        self.job_id = ray.get_runtime_context().get_job_id()
+
+    def nodes(self) -> dict[str, Node]:
+        """Our nodes that Ray has alive now, by name."""
+        found: dict[str, Node] = {}
+        for info in ray.nodes():
+            if info["Alive"]:
+                node = self._node(info)
+                found[node.name] = node
+        return found
+
+    def held(self, nodes: Mapping[str, Node]) -> dict[str, Resources]:
+        """What Ray has given away of each node, by whomever."""
+        from ray._private.state import available_resources_per_node  # no public call gives it per node (Ray 2.60)
+
+        available = available_resources_per_node()
+        held = {}
+        for node in nodes.values():
+            free = available.get(node.ray_node_id or "")
+            if free is not None:
+                cpus = node.capacity.cpus - free.get("CPU", 0.0)
+                gpus = node.capacity.gpus - free.get("GPU", 0.0)
+                held[node.name] = Resources(max(0.0, cpus), max(0.0, gpus), 0.0)
+        return held
+
+    def agent(self, node: Node) -> Any:
+        """The agent of a node, started if it is not there."""
+        key = f"{node.name}/{node.ray_node_id}"
+        if key not in self._agents:
+            name = f"eco_agent:{node.name}:{(node.ray_node_id or '')[:12]}"
+            config = self._config
+            agent_config = AgentConfig(
+                node=node.name,
+                cpus=metered_cpus(node),
+                curve=node.power,
+                clock=config.clock,
+                spool_dir=self.spool_dir(node.name),
+                run_dir=config.run_root / node.name,
+                sample_period_s=config.sample_period_s,
+                shares_machine=self._shares_machine(node),
+            )
+            actor = ray.remote(
+                num_cpus=0,
+                name=name,
+                namespace=NAMESPACE,
+                lifetime="detached",
+                get_if_exists=True,
+                max_restarts=-1,
+                max_concurrency=8,
+                scheduling_strategy=NodeAffinitySchedulingStrategy(node.ray_node_id, soft=False),
+            )(AgentActor)
+            self._agents[key] = actor.remote(agent_config)
+        return self._agents[key]
+
+    def call(self, node: Node, method: Callable[[Any], Any], timeout_s: float = 10.0) -> Any:
+        """Call the agent of a node and wait; raises Ray's errors when it is gone or slow."""
+        return ray.get(method(self.agent(node)), timeout=timeout_s)
+
+    def spool_dir(self, node: str) -> Path:
+        """Where the agent of a node keeps unconfirmed samples."""
+        return self._config.state_dir / "spool" / node
+
+    def stop_agents(self) -> None:
+        """End all agents."""
+        for actor in self._agents.values():
+            with contextlib.suppress(Exception):
+                ray.kill(actor, no_restart=True)
+
+    def _node(self, info: Mapping[str, Any]) -> Node:
+        labels, resources = info.get("Labels") or {}, info.get("Resources") or {}
+        name = labels.get(NODE_LABEL) or info["NodeID"][:12]
+        described = self._config.described.get(name)
+        if described is not None:
+            return replace(described, ray_node_id=info["NodeID"])
+        capacity = Resources(
+            float(resources.get("CPU", 0.0)),
+            float(resources.get("GPU", 0.0)),
+            float(resources.get("memory", 0.0)) / 1e9,
+        )
+        cpus = max(1.0, capacity.cpus)
+        curve = PowerCurve(
+            (0.0, 1.0),
+            (cpus * _UNKNOWN_IDLE_W_PER_CPU, cpus * _UNKNOWN_MAX_W_PER_CPU),
+            source="no power profile: average server CPUs assumed",
+            nature=Nature.ASSUMED,
+            error_rel=0.5,
+        )
+        return Node(name, labels.get(ZONE_LABEL, UNKNOWN_ZONE), capacity, curve, ray_node_id=info["NodeID"])
+
+    def _shares_machine(self, node: Node) -> bool:
+        hosts = [info["NodeManagerAddress"] for info in ray.nodes() if info["Alive"]]
+        mine = [info["NodeManagerAddress"] for info in ray.nodes() if info["NodeID"] == node.ray_node_id]
+        return hosts.count(mine[0]) > 1 if mine else True
+
+
+class AgentActor(NodeAgent):
+    """The agent as a Ray actor: it talks to the controller by its name."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        super().__init__(config, self._to_controller)
+        self.start()
+
+    @staticmethod
+    def _to_controller(node: str, batch: dict[str, Any]) -> None:
+        controller = ray.get_actor(CONTROLLER_NAME, namespace=NAMESPACE)
+        ray.get(controller.agent_report.remote(node, batch), timeout=10.0)

@@ -1,0 +1,245 @@
+"""A real Ray cluster of several nodes on this machine: start, find, stop. Every socket is bound to loopback.
+
+`ray start` refuses a second node on a loopback address and `ray stop` ends every Ray on the machine, so this uses the
+class that both are made of (`ray._private.node.Node`, Ray 2.60) and remembers the processes that it started.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eco_ray.core.cluster import Node
+from eco_ray.errors import EcoRayError
+
+#: file in the state directory that says how to reach the cluster
+RECORD_NAME = "cluster.json"
+#: Ray label that carries our node name
+NODE_LABEL = "eco_node"
+#: Ray label that carries the electricity grid zone
+ZONE_LABEL = "grid_zone"
+#: object store of one node [bytes]; jobs here pass little through it
+_OBJECT_STORE_BYTES = 80 * 1024 * 1024
+
+
+@dataclass
+class ClusterRecord:
+    """How to reach a cluster, kept in the state directory (mode 0600)."""
+
+    name: str
+    #: host:port of Ray's control store
+    address: str
+    dashboard_url: str
+    #: file with the token of the job API; None: the cluster has no token
+    token_file: str | None
+    serve_port: int
+    #: environment that processes need to join
+    env: dict[str, str] = field(default_factory=dict)
+    #: Ray's temporary directory of a cluster that we started; None: we only attached
+    temp_dir: str | None = None
+    #: processes that we started: (pid, start time in clock ticks), so that a reused pid is never signalled
+    processes: list[tuple[int, int]] = field(default_factory=list)
+
+    def save(self, state_dir: Path) -> None:
+        """Write it into the state directory, readable by its owner only."""
+        path = state_dir / RECORD_NAME
+        text = json.dumps(asdict(self), indent=1)
+        part = path.with_suffix(".part")
+        part.touch(mode=0o600)
+        part.write_text(text)
+        part.replace(path)
+
+    @classmethod
+    def load(cls, state_dir: Path) -> ClusterRecord | None:
+        """The record of the state directory, or None."""
+        path = state_dir / RECORD_NAME
+        if not path.exists():
+            return None
+        try:
+            return cls(**json.loads(path.read_text()))
+        except (ValueError, TypeError) as error:
+            raise EcoRayError(f"{path} is damaged ({error}); run `eco-ray down`, then `eco-ray up` again") from error
+
+    def activate(self) -> None:
+        """Set the environment that Ray needs in this process before it is imported."""
+        os.environ.update(self.env)
+
+
+def cluster_env(token_file: Path) -> dict[str, str]:
+    """Environment of every process of a local cluster."""
+    return {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_file),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        # makes Ray bind every socket to 127.0.0.1 instead of all interfaces, on Linux too
+        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+        # a worker that is started before it is needed carries no job id, and its energy would be nobody's
+        "RAY_prestart_worker_first_driver": "0",
+        # a lost node is noticed within about 5 s instead of 15 s
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_timeout_ms": "5000",
+        "RAY_health_check_failure_threshold": "4",
+        # jobs run `python` of this environment
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+
+
+def write_token(state_dir: Path) -> Path:
+    """A fresh secret for the job API, in a file that only its owner reads."""
+    path = state_dir / "token"
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600)
+    path.write_text(secrets.token_hex(32))
+    return path
+
+
+def start(name: str, nodes: Iterable[Node], head_cpus: float, serve_port: int, state_dir: Path) -> ClusterRecord:
+    """Start a head and one Ray node per given node, and write the record after each, so that `stop` finds them all."""
+    token_file = write_token(state_dir)
+    record = ClusterRecord(name, "", "", str(token_file), serve_port, cluster_env(token_file))
+    record.activate()
+    record.temp_dir = tempfile.mkdtemp(prefix="eco-", dir="/tmp")  # Ray's socket paths must be short
+    dashboard_port = free_port()
+    try:
+        head = _start_node(
+            record,
+            state_dir,
+            head=True,
+            num_cpus=head_cpus,
+            gcs_server_port=free_port(),
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            dashboard_port=dashboard_port,
+            labels={NODE_LABEL: "head"},
+        )
+        record.address = head.gcs_address
+        record.dashboard_url = f"http://127.0.0.1:{dashboard_port}"
+        for node in nodes:
+            add_node(record, node, state_dir)
+    except BaseException:
+        stop(record, state_dir)
+        raise
+    return record
+
+
+def add_node(record: ClusterRecord, node: Node, state_dir: Path) -> None:
+    """Start one more Ray node on this machine."""
+    _start_node(
+        record,
+        state_dir,
+        head=False,
+        gcs_address=record.address,
+        num_cpus=node.capacity.cpus,
+        num_gpus=int(node.capacity.gpus),
+        labels={NODE_LABEL: node.name, ZONE_LABEL: node.zone},
+    )
+
+
+def _start_node(record: ClusterRecord, state_dir: Path, head: bool, **params: Any) -> Any:
+    from ray._private.node import Node as RayNode
+    from ray._private.parameter import RayParams
+
+    ray_params = RayParams(
+        node_ip_address="127.0.0.1",
+        temp_dir=record.temp_dir,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        include_log_monitor=False,
+        dashboard_agent_listen_port=0,
+        metrics_export_port=0,
+        metrics_agent_port=0,
+        **params,
+    )
+    node = RayNode(ray_params, head=head, shutdown_at_exit=False, spawn_reaper=False)
+    for infos in node.all_processes.values():
+        for info in infos:
+            pid = info.process.pid
+            record.processes.append((pid, start_ticks(pid)))
+    record.save(state_dir)
+    return node
+
+
+def stop(record: ClusterRecord, state_dir: Path, grace_s: float = 8.0) -> None:
+    """End the processes of a cluster that we started, with all their descendants, and remove its record."""
+    roots = [pid for pid, ticks in record.processes if start_ticks(pid) == ticks]
+    family = _with_descendants(roots)
+    for pid in roots:
+        _signal(pid, signal.SIGTERM)
+    deadline = time.monotonic() + grace_s
+    while time.monotonic() < deadline and any(start_ticks(pid) == ticks for pid, ticks in family):
+        time.sleep(0.1)
+    for pid, ticks in family:
+        if start_ticks(pid) == ticks:
+            _signal(pid, signal.SIGKILL)
+    for pid in roots:
+        _reap(pid)
+    if record.temp_dir:
+        shutil.rmtree(record.temp_dir, ignore_errors=True)
+    (state_dir / RECORD_NAME).unlink(missing_ok=True)
+    (state_dir / "token").unlink(missing_ok=True)
+
+
+def is_alive(record: ClusterRecord) -> bool:
+    """Whether the control store answers on its port."""
+    host, _, port = record.address.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=1.0):
+            return True
+    except (OSError, ValueError):
+        return False
+
+
+def free_port() -> int:
+    """A loopback port that nobody uses now."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+def start_ticks(pid: int) -> int:
+    """Start time of a process in clock ticks; 0 when it is gone or a zombie."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return 0 if fields[0] == "Z" else int(fields[19])
+
+
+def _with_descendants(roots: list[int]) -> list[tuple[int, int]]:
+    parent_of: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parent_of[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            except OSError:
+                continue
+    family = set(roots)
+    grown = True
+    while grown:
+        more = {pid for pid, parent in parent_of.items() if parent in family and pid not in family}
+        family |= more
+        grown = bool(more)
+    return [(pid, start_ticks(pid)) for pid in family]
+
+
+def _signal(pid: int, number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _reap(pid: int) -> None:
+    """Collect the exit of a child of this very process, so that no zombie stays."""
+    with suppress(ChildProcessError):
+        os.waitpid(pid, os.WNOHANG)

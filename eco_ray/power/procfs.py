@@ -1,0 +1,392 @@
+"""CPU time by process tree, from /proc."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+from eco_ray.core.attribution import largest_remainder
+from eco_ray.errors import NotFoundError
+
+PROC = Path("/proc")
+#: stat files kept open; beyond that they are opened for each reading, so that a busy machine does not run out of files
+_MAX_OPEN = 256
+#: a stat line is about 350 bytes
+_STAT_BYTES = 4096
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+OwnerKey = TypeVar("OwnerKey", bound=Hashable)
+#: a process for its whole life: a pid is used again, (pid, start) is not
+_Id = tuple[int, int]
+
+
+class ProcessInfo(NamedTuple):
+    """One process as /proc/<pid>/stat shows it."""
+
+    pid: int
+    ppid: int
+    #: start of the process [clock ticks since boot]
+    start_ticks: int
+    #: name of the executable, or what the process calls itself
+    comm: str
+    #: user and system time of all its threads [clock ticks]
+    own_ticks: int
+    #: the same of children that ended and were waited for, with theirs [clock ticks]
+    reaped_ticks: int
+
+    @property
+    def id(self) -> tuple[int, int]:
+        """(pid, start): what stays the same for as long as the process lives."""
+        return self.pid, self.start_ticks
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All processes that could be read at about one time, by pid."""
+
+    processes: Mapping[int, ProcessInfo]
+
+    def descendants(self, *root_pids: int) -> set[int]:
+        """The roots (those that are there) and all processes below them."""
+        children: dict[int, list[int]] = defaultdict(list)
+        for process in self.processes.values():
+            children[process.ppid].append(process.pid)
+        found: set[int] = set()
+        todo = [pid for pid in root_pids if pid in self.processes]
+        while todo:
+            pid = todo.pop()
+            if pid not in found:
+                found.add(pid)
+                todo += children[pid]
+        return found
+
+
+class _Environ(NamedTuple):
+    """Environment variables of a process as they were read."""
+
+    values: dict[str, str]
+    #: name of the process then
+    comm: str
+    #: number of the snapshot before it
+    read_at: int
+    #: whether it was read a second time, after any exec
+    settled: bool
+
+
+class ProcessTable:
+    """Reads the processes of this machine; cheap enough to be asked every second. Threads may share it."""
+
+    def __init__(self, proc: Path = PROC) -> None:
+        self._proc = str(proc)
+        #: open stat file by pid, in order of process start: a parent is always read before its children
+        self._files: dict[int, int | None] = {}
+        self._open = 0
+        self._environ: dict[tuple[_Id, tuple[str, ...]], _Environ] = {}
+        self._snapshots = 0
+        self._lock = threading.Lock()
+
+    def snapshot(self) -> Snapshot:
+        """Read all processes, parents before children."""
+        with self._lock:
+            return self._snapshot()
+
+    def _snapshot(self) -> Snapshot:
+        self._snapshots += 1
+        listed = {int(name) for name in os.listdir(self._proc) if name.isdecimal()}  # noqa: PTH208  hot path
+        for pid in self._files.keys() - listed:
+            self._forget(pid)
+        first = not self._files
+        for pid in sorted(listed - self._files.keys()):
+            self._files[pid] = None
+        processes: dict[int, ProcessInfo] = {}
+        for pid in list(self._files):
+            process = self._read(pid)
+            if process is not None:
+                processes[pid] = process
+        if first:
+            by_start = sorted(processes.values(), key=lambda process: (process.start_ticks, process.pid))
+            self._files = {process.pid: self._files[process.pid] for process in by_start}
+        if self._environ:
+            alive = {process.id for process in processes.values()}
+            self._environ = {key: value for key, value in self._environ.items() if key[0] in alive}
+        return Snapshot(processes)
+
+    def environ_of(self, process: ProcessInfo, keys: Iterable[str]) -> dict[str, str]:
+        """Those of the environment variables that the process was started with; {} if gone or not ours to read.
+
+        Read when first asked and after the next snapshot, since between fork and exec it is still the parent's, and
+        when the process changes its name. A title that was written over the environment does not undo what was read.
+        """
+        with self._lock:
+            return self._environ_of(process, tuple(keys))
+
+    def _environ_of(self, process: ProcessInfo, wanted: tuple[str, ...]) -> dict[str, str]:
+        key = (process.id, wanted)
+        known = self._environ.get(key)
+        if known and known.comm == process.comm and (known.settled or known.read_at == self._snapshots):
+            return known.values
+        try:
+            content = self._content(f"{self._proc}/{process.pid}/environ")
+        except OSError:
+            content = b""
+        items = [item.decode(errors="replace").partition("=") for item in content.split(b"\0") if b"=" in item]
+        values = {name: value for name, _, value in items if name in wanted}
+        if known is not None and len(items) <= 1:
+            values = known.values
+        self._environ[key] = _Environ(values, process.comm, self._snapshots, settled=known is not None)
+        return values
+
+    def close(self) -> None:
+        """Close all files."""
+        for pid in list(self._files):
+            self._forget(pid)
+
+    def __del__(self) -> None:
+        # plain descriptors outlive their object
+        self.close()
+
+    def _read(self, pid: int) -> ProcessInfo | None:
+        file = self._files[pid]
+        if file is not None:
+            try:
+                return _parse(pid, os.pread(file, _STAT_BYTES, 0))
+            except OSError:
+                # that process ended, and its pid is in use again
+                self._forget(pid)
+        try:
+            file = os.open(f"{self._proc}/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._files.pop(pid, None)
+            return None
+        try:
+            process = _parse(pid, os.pread(file, _STAT_BYTES, 0))
+        except OSError:
+            process = None
+        if process is not None and self._open < _MAX_OPEN:
+            self._files[pid] = file
+            self._open += 1
+        else:
+            self._files[pid] = None
+            os.close(file)
+        return process
+
+    def _forget(self, pid: int) -> None:
+        file = self._files.pop(pid, None)
+        if file is not None:
+            self._open -= 1
+            os.close(file)
+
+    @staticmethod
+    def _content(path: str) -> bytes:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            chunks = []
+            while chunk := os.read(file, 1 << 16):
+                chunks.append(chunk)
+        finally:
+            os.close(file)
+        return b"".join(chunks)
+
+
+def _parse(pid: int, stat: bytes) -> ProcessInfo | None:
+    """Fields by proc_pid_stat(5); the name is in parentheses and may hold spaces and parentheses itself."""
+    name, _, rest = stat.rpartition(b")")
+    fields = rest.split(None, 20)
+    try:
+        return ProcessInfo(
+            pid=pid,
+            ppid=int(fields[1]),
+            start_ticks=int(fields[19]),
+            comm=name.partition(b"(")[2].decode(errors="replace"),
+            own_ticks=int(fields[11]) + int(fields[12]),
+            reaped_ticks=int(fields[13]) + int(fields[14]),
+        )
+    except (IndexError, ValueError):
+        # cut short: the process was ending
+        return None
+
+
+@dataclass(slots=True)
+class _Member(Generic[OwnerKey]):
+    """A process of the node at the last reading."""
+
+    info: ProcessInfo
+    #: parent when it was first seen; another one later means that its parent ended
+    first_ppid: int
+    owner: OwnerKey | None
+    #: CPU time it used in the last interval [clock ticks]
+    used_ticks: int = 0
+
+
+@dataclass(slots=True)
+class _Gone(Generic[OwnerKey]):
+    """An ended process whose time, counted while it lived, will show up again in whoever waited for it."""
+
+    #: nearest living ancestor
+    reaper_pid: int
+    owner: OwnerKey | None
+    used_ticks: int
+    #: counted already and not yet seen again [clock ticks]
+    left_ticks: int
+    #: whether it ended in this interval
+    fresh: bool = True
+
+
+class NodeCpu(Generic[OwnerKey]):
+    """CPU time of one node's processes between two readings, by owner.
+
+    The node is a process (its raylet) with all that ever descended from it, or the whole machine (`root_pid=None`).
+
+    A process that is alive at both readings has used the growth of its own time; a new one all of its time. When a
+    child ends and is waited for, its whole time appears in its parent's `cutime`/`cstime`: what was counted while it
+    lived is taken off again, and the remainder (what it, and children too short-lived to be seen, used since) goes to
+    the owner of the ended child, or else of the parent. A parent that ignores SIGCHLD shows nothing, and nothing
+    is counted: the last fraction of an interval of its children is lost, never negative. As a child may be gone from
+    the list just before its parent shows it, what is to be taken off waits for one more reading.
+
+    The owner of a process is that of the nearest ancestor-or-self for which `owner_of` gives one; a process that
+    outlives its parent keeps its owner. `owner_of` is asked at every reading, since workers change hands.
+    """
+
+    def __init__(
+        self,
+        root_pid: int | None,
+        owner_of: Callable[[ProcessInfo], OwnerKey | None],
+        table: ProcessTable | None = None,
+    ) -> None:
+        """Take the first snapshot. Raises NotFoundError when the root is not running."""
+        self._owner_of = owner_of
+        self._table = table or ProcessTable()
+        self._whole_machine = root_pid is None
+        self._members: dict[int, _Member[OwnerKey]] = {}
+        self._gone: list[_Gone[OwnerKey]] = []
+        snapshot = self._table.snapshot()
+        if root_pid is not None and root_pid not in snapshot.processes:
+            raise NotFoundError(f"no process {root_pid}: give the pid of a raylet that runs on this machine")
+        pids = snapshot.processes.keys() if root_pid is None else snapshot.descendants(root_pid)
+        self._members = self._joined({pid: snapshot.processes[pid] for pid in pids})
+
+    def read(self) -> tuple[float, dict[OwnerKey, float], float]:
+        """(total, {owner: its part}, part of nobody) in CPU seconds since the last call; the parts sum to the total."""
+        snapshot = self._table.snapshot()
+        before = self._members
+        alive = {
+            pid
+            for pid, member in before.items()
+            if pid in snapshot.processes and snapshot.processes[pid].id == member.info.id
+        }
+        pids = snapshot.processes.keys() if self._whole_machine else snapshot.descendants(*alive)
+        self._members = self._joined({pid: snapshot.processes[pid] for pid in pids})
+
+        ticks: dict[OwnerKey | None, int] = defaultdict(int)
+        growth: dict[int, int] = {}
+        for pid, member in self._members.items():
+            info = member.info
+            if pid in alive:
+                last = before[pid].info
+                member.used_ticks = max(0, info.own_ticks - last.own_ticks)
+                growth[pid] = max(0, info.reaped_ticks - last.reaped_ticks)
+            else:
+                member.used_ticks = info.own_ticks + info.reaped_ticks
+            ticks[member.owner] += member.used_ticks
+        for owner, remainder in self._remainders(before, alive, growth):
+            ticks[owner] += remainder
+
+        system_s = ticks.pop(None, 0) / _TICKS_PER_S
+        by_owner = {owner: used / _TICKS_PER_S for owner, used in ticks.items() if owner is not None}
+        return sum(by_owner.values()) + system_s, by_owner, system_s
+
+    def close(self) -> None:
+        """Close the files of the process table."""
+        self._table.close()
+
+    def _joined(self, infos: Mapping[int, ProcessInfo]) -> dict[int, _Member[OwnerKey]]:
+        """The processes of the node now, each with its owner."""
+        now: dict[int, _Member[OwnerKey]] = {}
+        for start in infos.values():
+            # up to the first ancestor that is done or has an owner, then down again
+            path: list[_Member[OwnerKey]] = []
+            info: ProcessInfo | None = start
+            owner: OwnerKey | None = None
+            while info is not None:
+                if info.pid in now:
+                    owner = now[info.pid].owner
+                    break
+                known = self._members.get(info.pid)
+                if known is not None and known.info.id != info.id:
+                    known = None
+                member = _Member(info, known.first_ppid if known else info.ppid, self._owner_of(info))
+                now[info.pid] = member
+                path.append(member)
+                if member.owner is None and known is not None and info.ppid != known.first_ppid:
+                    member.owner = owner = known.owner
+                    break
+                owner = member.owner
+                info = infos.get(info.ppid) if owner is None else None
+            for member in reversed(path):
+                if member.owner is None:
+                    member.owner = owner
+                owner = member.owner
+        return now
+
+    def _remainders(
+        self, before: Mapping[int, _Member[OwnerKey]], alive: set[int], growth: dict[int, int]
+    ) -> list[tuple[OwnerKey | None, int]]:
+        """What ended children used beyond what was counted, as (owner, ticks). Uses up `growth`."""
+
+        def living(pid: int) -> int:
+            passed: set[int] = set()
+            while pid not in alive and pid in before and pid not in passed:
+                passed.add(pid)
+                pid = before[pid].info.ppid
+            return pid
+
+        for gone in self._gone:
+            gone.fresh = False
+            gone.reaper_pid = living(gone.reaper_pid)
+        for pid, member in before.items():
+            if pid not in alive:
+                counted = member.info.own_ticks + member.info.reaped_ticks
+                self._gone.append(_Gone(living(pid), member.owner, member.used_ticks, counted))
+
+        reaped_by: dict[int, list[_Gone[OwnerKey]]] = defaultdict(list)
+
+        def settle(gone: _Gone[OwnerKey], pid: int) -> None:
+            taken = min(growth.get(pid, 0), gone.left_ticks)
+            gone.left_ticks -= taken
+            if pid in growth:
+                growth[pid] -= taken
+                if gone.left_ticks == 0:
+                    reaped_by[pid].append(gone)
+
+        for gone in self._gone:
+            settle(gone, gone.reaper_pid)
+        # an orphan is waited for by an ancestor further up, or by init
+        for gone in self._gone:
+            for pid in self._above(gone.reaper_pid) if gone.left_ticks else ():
+                if gone.left_ticks:
+                    settle(gone, pid)
+        self._gone = [gone for gone in self._gone if gone.left_ticks and gone.fresh]
+
+        result: list[tuple[OwnerKey | None, int]] = []
+        for pid, remainder in growth.items():
+            if remainder and reaped_by[pid]:
+                children = reaped_by[pid]
+                parts = largest_remainder(remainder, [child.used_ticks + 1 for child in children])
+                result += [(child.owner, part) for child, part in zip(children, parts, strict=True)]
+            elif remainder:
+                result.append((self._members[pid].owner, remainder))
+        return result
+
+    def _above(self, pid: int) -> list[int]:
+        """Ancestors of a process within the node, nearest first; init last."""
+        found: list[int] = []
+        while pid in self._members and self._members[pid].info.ppid not in found:
+            pid = self._members[pid].info.ppid
+            found.append(pid)
+        return found if 1 in found else [*found, 1]

@@ -1,0 +1,121 @@
+"""The tables of the store. A change here is a new SCHEMA_VERSION and a step in the upgrade path.
+
+Energy is BIGINT mJ, time is DOUBLE seconds since the epoch: both round-trip exactly on SQLite and PostgreSQL.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+#: what this code reads and writes; kept in `meta` under SCHEMA_KEY
+SCHEMA_VERSION = 1
+SCHEMA_KEY = "schema_version"
+
+metadata = MetaData()
+
+# SQLite counts rows only in a column of exactly the type INTEGER, which holds 64 bits there
+_RowId = BigInteger().with_variant(Integer(), "sqlite")
+
+meta = Table(
+    "meta",
+    metadata,
+    Column("key", Text, primary_key=True),
+    #: JSON
+    Column("value", Text, nullable=False),
+)
+
+jobs = Table(
+    "jobs",
+    metadata,
+    #: order of insertion, which is the order of submission; a job that is saved again keeps it
+    Column("seq", _RowId, Identity(), primary_key=True),
+    Column("id", Text, nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("state", Text, nullable=False, index=True),
+    Column("reason", Text, nullable=False),
+    Column("message", Text, nullable=False),
+    Column("submitted_s", Double, nullable=False),
+    Column("deadline_s", Double, nullable=False),
+    #: how many there are; the attempts themselves are in `record`
+    Column("attempts", Integer, nullable=False),
+    Column("progress", Double),
+    Column("finished_s", Double),
+    #: the whole job as JSON (codec.py); the columns above are copies for lists and filters
+    Column("record", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+job_log = Table(
+    "job_log",
+    metadata,
+    Column("seq", _RowId, Identity(), primary_key=True),
+    Column("job_id", Text, nullable=False, index=True),
+    Column("time_s", Double, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("message", Text, nullable=False),
+)
+
+intervals = Table(
+    "intervals",
+    metadata,
+    Column("id", _RowId, Identity(), primary_key=True),
+    Column("node", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("zone", Text, nullable=False),
+    Column("start_s", Double, nullable=False),
+    Column("end_s", Double, nullable=False),
+    Column("energy_mj", BigInteger, nullable=False),
+    Column("idle_mj", BigInteger, nullable=False),
+    #: stored although energy - shares gives it, so that `residual_mj` can find damage
+    Column("unallocated_mj", BigInteger, nullable=False),
+    Column("system_cpu_s", Double, nullable=False),
+    Column("nature", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("error_rel", Double, nullable=False),
+    #: JSON list
+    Column("flags", Text, nullable=False),
+    #: gCO2e/kWh; NULL: unknown
+    Column("intensity", Double),
+    Column("intensity_source", Text, nullable=False),
+    Column("pue", Double, nullable=False),
+    UniqueConstraint("node", "boot_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+shares = Table(
+    "shares",
+    metadata,
+    Column("id", _RowId, Identity(), primary_key=True),
+    Column("interval_id", _RowId, ForeignKey("intervals.id"), nullable=False, index=True),
+    Column("owner_kind", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("energy_mj", BigInteger, nullable=False),
+    Index("ix_shares_owner", "owner_kind", "owner_id"),
+)
+
+series = Table(
+    "series",
+    metadata,
+    Column("zone", Text, primary_key=True),
+    Column("time_s", Double, primary_key=True),
+    Column("g_per_kwh", Double, nullable=False),
+    Column("step_s", Double, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("nature", Text, nullable=False),
+)
