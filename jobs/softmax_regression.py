@@ -62,7 +62,7 @@ def share_right(x: Pixels, labels: NDArray[np.int64], model: tuple[Pixels, Pixel
 def main() -> None:
     """Choose the penalty by cross-validation on 4,000 images, fit them all, test on 1,000 others."""
     parser = argparse.ArgumentParser(description="Softmax regression on 4,000 MNIST images.")
-    parser.add_argument("--epochs", type=int, default=50, help="of each fit")
+    parser.add_argument("--epochs", type=int, default=80, help="of each fit")
     args = parser.parse_args()
     with session.open() as run:
         train(run, args.epochs)

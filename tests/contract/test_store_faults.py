@@ -156,7 +156,8 @@ def tiny_disk(tmp_path: Path) -> Iterator[Path]:
     if not mounted:
         pytest.skip("only root (with the right to mount) can make a small disk")
     yield folder
-    subprocess.run(["umount", folder], check=True)
+    # lazily: a test that failed has its files still open
+    subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 def test_a_full_disk_says_so_and_keeps_what_was_committed(tiny_disk: Path) -> None:

@@ -24,6 +24,12 @@ def _start_writer(url: str, boot_id: str, batches: int) -> subprocess.Popen[str]
     return subprocess.Popen([sys.executable, WRITER, url, boot_id, str(batches)], stdout=subprocess.PIPE, text=True)
 
 
+def _kill(writer: subprocess.Popen[str]) -> str:
+    """SIGKILL; returns what it had said and nobody had read."""
+    writer.kill()
+    return writer.communicate(timeout=20)[0]
+
+
 def _count(store: Store) -> int:
     """Intervals in the store: each sample interval has one share of a job."""
     return len(store.owner_intervals("job"))
@@ -59,10 +65,11 @@ def test_two_processes_that_send_the_same_batches_count_each_interval_once(share
 
 def test_a_reader_sees_whole_batches_while_another_process_writes(shared_url: str) -> None:
     open_store(shared_url).close()
-    writer = _start_writer(shared_url, "boot", 40)
+    writer = _start_writer(shared_url, "boot", 100_000)
     reader = open_store(shared_url, create=False)
     seen = [0]
-    while writer.poll() is None:
+    # until it has read in the middle of the writing often enough; pytest's timeout ends it if nothing grows
+    while len(set(seen)) < 20 and writer.poll() is None:
         (sums, parts) = (reader.node_energy(), reader.owner_intervals("job"))
         assert reader.residual_mj() == 0
         assert sum(node.energy_mj for node in sums) % (BATCH * 50_000) == 0
@@ -70,10 +77,8 @@ def test_a_reader_sees_whole_batches_while_another_process_writes(shared_url: st
         assert len(parts) >= seen[-1]
         seen.append(len(parts))
         reader.list_jobs()
-    assert writer.returncode == 0
-    assert _count(reader) == 40 * BATCH
-    # it did read in the middle of the writing
-    assert any(0 < count < 40 * BATCH for count in seen)
+    assert writer.poll() is None
+    _kill(writer)
     reader.close()
 
 
@@ -84,9 +89,7 @@ def test_a_killed_writer_loses_no_committed_batch_and_leaves_no_half(shared_url:
     for _ in range(5):
         writer.stdout.readline()
     time.sleep(wait_s)
-    writer.kill()
-    committed = 5 + sum(1 for line in writer.stdout.read().splitlines() if line)
-    writer.wait(10)
+    committed = 5 + len(_kill(writer).splitlines())
     store = open_store(shared_url)
     count = _count(store)
     assert count % BATCH == 0

@@ -204,6 +204,7 @@ def test_no_space_at_the_very_end(folder, monkeypatch):
     store.save({"x": 1}, {}, lambda: None)
 
     def full(descriptor):
+        assert "ckpt-1-2.safetensors" not in names(folder)  # the name stands for a complete file
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
@@ -213,3 +214,24 @@ def test_no_space_at_the_very_end(folder, monkeypatch):
     assert store.load().state == {"x": 1}
     store.save({"x": 3}, {}, lambda: None)
     assert store.load().state == {"x": 3}
+
+
+def test_a_fence_raised_while_a_checkpoint_is_written(folder):
+    store = CheckpointStore(folder, 1, pytest.fail)
+    store.save({"x": 1}, {}, lambda: None)
+
+    def refuse():
+        raise session.StaleAttempt
+
+    with pytest.raises(session.StaleAttempt):
+        store.save({"x": 2}, {}, refuse)
+    assert sorted(p.name for p in folder.iterdir()) == ["ckpt-1-1.safetensors", "latest"]
+
+
+def test_a_late_checkpoint_of_an_older_attempt_never_wins(folder):
+    old, new = (CheckpointStore(folder, attempt, pytest.fail) for attempt in (1, 2))
+    old.save({"x": "old"}, {}, lambda: None)
+    new.save({"x": "new"}, {}, lambda: None)
+    new.save({"x": "newer"}, {}, lambda: None)
+    old.save({"x": "late"}, {}, lambda: None)
+    assert new.load().state == {"x": "newer"}

@@ -12,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from eco_ray.job_file import load_job_file
 from eco_ray.models.weights import load_model
 from eco_ray.train import session
 
@@ -106,6 +107,7 @@ def test_softmax_regression(tmp_path):
 
 @pytest.mark.parametrize("script", ["train_mnist", "linear_regression", "softmax_regression"])
 def test_each_script_has_its_yaml_and_says_how_to_submit_it(script):
+    load_job_file(JOBS / f"{script}.yaml")  # raises if a key or value is wrong
     job = yaml.safe_load((JOBS / f"{script}.yaml").read_text())
     assert job["name"] == script.replace("_", "-")
     assert job["run"].split()[:2] == ["python", f"jobs/{script}.py"]

@@ -1,4 +1,3 @@
-import contextlib
 import json
 import math
 import multiprocessing
@@ -18,7 +17,6 @@ from eco_ray.train import session
 from eco_ray.train.checkpoint import CheckpointStore
 
 COUNTS = Path(__file__).parents[1] / "scripts" / "counts.py"
-ECO_VARIABLES = ("ECO_RAY_RUN_DIR", "ECO_RAY_JOB_ID", "ECO_RAY_ATTEMPT", "ECO_RAY_CHECKPOINT_DIR", "ECO_RAY_RUN_GUARD")
 
 
 class Place:
@@ -49,14 +47,13 @@ class Place:
     def progress(self):
         return json.loads((self.run_dir / "progress.json").read_text())
 
-    def start(self, *arguments, **more):
+    def start(self, *arguments):
         return subprocess.Popen(
             [sys.executable, *map(str, arguments)],
             env={**os.environ, **self.variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            **more,
         )
 
     def names(self):
@@ -65,8 +62,8 @@ class Place:
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    for name in (*ECO_VARIABLES, "RAY_JOB_CONFIG_JSON_ENV_VAR"):
-        monkeypatch.delenv(name, raising=False)
+    for name in [n for n in os.environ if n.startswith("ECO_RAY_") or n == "RAY_JOB_CONFIG_JSON_ENV_VAR"]:
+        monkeypatch.delenv(name)
     return Place(tmp_path)
 
 
@@ -112,6 +109,7 @@ def test_alone_with_a_checkpoint_dir_a_second_run_goes_on(place):
     with session.open(checkpoint_dir=place.checkpoints) as run:
         assert run.restore() == {"step": 1}
         run.checkpoint({"step": 2})
+    assert place.names() == ["ckpt-1-1.safetensors", "ckpt-1-2.safetensors"]
     with session.open(checkpoint_dir=place.checkpoints) as run:
         assert run.restore() == {"step": 2}
 
@@ -190,7 +188,7 @@ def test_a_wrong_environment_is_refused(place, monkeypatch, name, value, message
 def test_pause_file_then_resume_runs_each_step_once(place):
     lines = place.root / "lines"
     for _ in range(2):
-        process = place.start(COUNTS, lines, 12, 0.03)
+        process = place.start(COUNTS, lines, 200, 0.02)
         wait_for(lambda: lines.exists() and f"\n{place.attempt} " in "\n" + lines.read_text())
         (place.run_dir / "pause").touch()
         asked = time.monotonic()
@@ -199,11 +197,11 @@ def test_pause_file_then_resume_runs_each_step_once(place):
         assert place.progress()["paused"] is True
         assert 0 < place.progress()["done"] < 1
         place.next_attempt()
-    process = place.start(COUNTS, lines, 12, 0.01)
+    process = place.start(COUNTS, lines, 200, 0)
     out, err = process.communicate(timeout=10)
-    assert (process.returncode, out, err) == (0, "counted to 12\n", "")
+    assert (process.returncode, out, err) == (0, "counted to 200\n", "")
     did = [tuple(map(int, line.split())) for line in lines.read_text().splitlines()]
-    assert [step for _, step in did] == list(range(12))
+    assert [step for _, step in did] == list(range(200))
     assert [attempt for attempt, _ in did] == sorted(attempt for attempt, _ in did)
     assert {attempt for attempt, _ in did} == {1, 2, 3}
     assert place.progress()["done"] == 1
@@ -280,7 +278,7 @@ def test_a_pause_point_is_cheap(place, joined):
         for i in range(10_000):
             run.progress((i, 10_000), loss=1.0)
             run.pause_point(dict, every_s=60)
-        assert time.process_time() - began < 1  # 100 us a batch; about 3 us are usual
+        assert time.process_time() - began < 1  # 100 us a batch; 2 us are usual
 
 
 def test_progress_goes_on_where_the_checkpoint_was(place, joined):
@@ -317,27 +315,6 @@ def test_a_stale_attempt_writes_nothing(place, joined):
     assert joined().restore() == {"x": 1}
 
 
-def test_a_fence_raised_while_a_checkpoint_is_written(place):
-    store = CheckpointStore(place.root, 1, pytest.fail)
-    store.save({"x": 1}, {}, lambda: None)
-
-    def refuse():
-        raise session.StaleAttempt
-
-    with pytest.raises(session.StaleAttempt):
-        store.save({"x": 2}, {}, refuse)
-    assert sorted(p.name for p in place.root.iterdir()) == ["ckpt-1-1.safetensors", "latest"]
-
-
-def test_a_late_checkpoint_of_an_older_attempt_never_wins(place):
-    old, new = (CheckpointStore(place.root, attempt, pytest.fail) for attempt in (1, 2))
-    old.save({"x": "old"}, {}, lambda: None)
-    new.save({"x": "new"}, {}, lambda: None)
-    new.save({"x": "newer"}, {}, lambda: None)
-    old.save({"x": "late"}, {}, lambda: None)
-    assert new.load().state == {"x": "newer"}
-
-
 def test_a_fence_that_is_no_number_is_refused(place, joined):
     with joined() as run:
         (place.checkpoints / "fence").write_text("two")
@@ -356,8 +333,7 @@ def exec_of(monkeypatch, config, **environ):
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", config)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(session.open())
+    session.open()
     return calls[0] if calls else None
 
 

@@ -1,0 +1,86 @@
+"""The footprint of one request: energy, carbon, and how sure both are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from eco_ray.core.power import PowerCurve
+from eco_ray.core.units import J_PER_KWH, Nature
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Carbon intensity as a replica knows it; None: unknown."""
+
+    zone: str
+    intensity_g_per_kwh: float | None
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPower:
+    """What a replica needs to turn its CPU time into joules."""
+
+    curve: PowerCurve
+    #: CPUs of its node
+    cpus: float
+    #: CPUs that Ray holds for the replica
+    reserved_cpus: float
+    pue: float
+    #: grid seconds per wall second
+    clock_speed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Energy and operational carbon of one request."""
+
+    energy_j: float
+    #: None where the intensity is unknown
+    carbon_g: float | None
+    #: wall time in the replica [s]
+    duration_s: float
+    avg_power_w: float
+    signal: Signal
+    nature: Nature
+
+    def to_json(self) -> dict[str, Any]:
+        """Keys as in Neuralwatt's API beside `usage`, with nature, boundary, zone and intensity."""
+        return {
+            "energy_joules": self.energy_j,
+            "energy_kwh": self.energy_j / J_PER_KWH,
+            "avg_power_watts": self.avg_power_w,
+            "duration_seconds": self.duration_s,
+            "attribution_method": "cpu-time",
+            "carbon_g_co2eq": self.carbon_g,
+            "nature": str(self.nature),
+            "boundary": "operational",
+            "grid_zone": self.signal.zone,
+            "intensity_gco2e_per_kwh": self.signal.intensity_g_per_kwh,
+        }
+
+    def to_header(self) -> str:
+        """Value of the response header `Eco-Footprint`; what is unknown is left out."""
+        parts = [f"energy-j={self.energy_j:.6g}"]
+        if self.carbon_g is not None and self.signal.intensity_g_per_kwh is not None:
+            parts += [f"carbon-g={self.carbon_g:.6g}", f"intensity={self.signal.intensity_g_per_kwh:.6g}"]
+        parts += [f'grid-zone="{self.signal.zone}"', f"nature={self.nature}", "boundary=operational"]
+        return ", ".join(parts)
+
+
+def request_footprint(cpu_s: float, duration_s: float, power: ReplicaPower, signal: Signal) -> Footprint:
+    """Footprint of a request that used `cpu_s` of CPU time within `duration_s` of wall time.
+
+    Dynamic energy by CPU time on the node's curve, idle energy by what the replica has reserved (the rule of
+    `core.attribution` for one owner); in grid time.
+    """
+    curve = power.curve
+    dynamic_w_per_cpu = (curve.power_w(1.0) - curve.idle_w) / power.cpus
+    idle_share = min(1.0, power.reserved_cpus / power.cpus)
+    wall_j = cpu_s * dynamic_w_per_cpu + duration_s * curve.idle_w * idle_share
+    energy_j = wall_j * power.clock_speed
+    intensity = signal.intensity_g_per_kwh
+    carbon_g = None if intensity is None else energy_j / J_PER_KWH * power.pue * intensity
+    watts = wall_j / duration_s if duration_s > 0 else 0.0
+    return Footprint(energy_j, carbon_g, duration_s, watts, signal, Nature.weakest([curve.nature, Nature.MODELLED]))

@@ -1,0 +1,120 @@
+"""A trained model behind HTTP with Ray Serve: the plain V2 class in a replica, each answer with its footprint."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from eco_ray.core.clock import Clock
+from eco_ray.core.cluster import Node
+from eco_ray.core.footprint import Footprint, ReplicaPower, Signal, request_footprint
+from eco_ray.errors import UnreachableError
+from eco_ray.models.v2 import MAX_BODY_BYTES, V2Digits
+from eco_ray.on_ray.accounts import metered_cpus
+from eco_ray.on_ray.connection import controller_handle
+from eco_ray.on_ray.local_cluster import NODE_LABEL
+
+#: how often a replica asks for the intensity of its zone [wall s]
+_SIGNAL_S = 1.0
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """What is deployed, and where."""
+
+    path: Path
+    name: str
+    version: int
+    node: Node
+    clock: Clock
+    num_cpus: float = 0.0
+
+
+class Replica:
+    """The replica: finds out the intensity in the background, so that no request waits for it."""
+
+    def __init__(self, model: ServedModel) -> None:
+        node = model.node
+        self._power = ReplicaPower(node.power, metered_cpus(node), model.num_cpus, node.pue, model.clock.speed)
+        self._signal = Signal(node.zone, None, "unknown")
+        self._service = V2Digits(model.path, model.name, model.version, self._footprint)
+        threading.Thread(target=self._follow_signal, daemon=True).start()
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one HTTP request."""
+        body = b""
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > MAX_BODY_BYTES:
+                break
+        answer = self._service.answer(request.method, request.url.path, body)
+        return Response(answer.body, answer.status, dict(answer.headers))
+
+    def _footprint(self, cpu_s: float, duration_s: float) -> Footprint:
+        return request_footprint(cpu_s, duration_s, self._power, self._signal)
+
+    def _follow_signal(self) -> None:
+        import ray
+
+        zone = self._signal.zone
+        while True:
+            try:
+                now = ray.get(controller_handle().signal.remote(zone), timeout=5.0)
+            except Exception:  # the controller may be restarting; an unknown intensity is said to be unknown
+                now = None
+            value, source = (now["intensity_g_per_kwh"], now["source"]) if now else (None, "unknown")
+            self._signal = Signal(zone, value, source)
+            time.sleep(_SIGNAL_S)
+
+
+def start_http(port: int) -> None:
+    """Start Serve's proxy on loopback."""
+    from ray import serve
+
+    serve.start(http_options={"host": "127.0.0.1", "port": port, "location": "HeadOnly"})
+
+
+def deploy(model: ServedModel, port: int) -> str:
+    """Deploy a model and wait until it answers; returns the URL of its infer path."""
+    from ray import serve
+
+    start_http(port)
+    deployment = serve.deployment(
+        name=model.name,
+        num_replicas=1,
+        max_ongoing_requests=16,
+        ray_actor_options={"num_cpus": model.num_cpus, "label_selector": {NODE_LABEL: model.node.name}},
+    )(Replica)
+    serve.run(deployment.bind(model), name=model.name, route_prefix="/")
+    base = f"http://127.0.0.1:{port}/v2/models/{model.name}"
+    _wait_ready(f"{base}/ready")
+    return f"{base}/infer"
+
+
+def shutdown() -> None:
+    """End Serve in the connected cluster."""
+    from ray import serve
+
+    serve.shutdown()
+
+
+def _wait_ready(url: str, timeout_s: float = 30.0) -> None:
+    import httpx
+
+    deadline = time.monotonic() + timeout_s
+    last: Any = None
+    while time.monotonic() < deadline:
+        try:
+            last = httpx.get(url, timeout=2.0).status_code
+            if last == 200:
+                return
+        except httpx.HTTPError as error:
+            last = error
+        time.sleep(0.1)
+    raise UnreachableError(f"the model did not answer at {url} within {timeout_s:g} s (last: {last})")
