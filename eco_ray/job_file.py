@@ -145,9 +145,9 @@ class Suspend(Strict):
 
     allow: bool = True
     #: shortest useful run between two suspensions [s of computing]
-    min_run_s: Duration = Field(default=0.0, alias="min_run")
+    min_run_s: Duration = Field(default=60.0, alias="min_run")
     #: what a resumed attempt needs before it works again [s of computing]
-    resume_cost_s: Duration = Field(default=0.0, alias="resume_cost")
+    resume_cost_s: Duration = Field(default=10.0, alias="resume_cost")
 
 
 class Carbon(Strict):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Any
 
 from eco_ray.core.jobs import Job, Plan, Reason
-from eco_ray.core.planner import PlannerConfig
+from eco_ray.core.planner import NoPlan, PlannerConfig
 
 
 def plan_message(job: Job, plan: Plan, now_s: float, config: PlannerConfig) -> tuple[Reason, str]:
@@ -25,3 +26,24 @@ def plan_message(job: Job, plan: Plan, now_s: float, config: PlannerConfig) -> t
         saved_g = plan.run_now_g - plan.carbon_g
         saves = f"; saves {saved_g:.3g} g ({saved_g / plan.run_now_g:.0%}) against running now in the home zone"
     return Reason.WAITING_FOR_CLEANER_WINDOW, f"starts {when} {where}{shape}{saves}{assumed}"
+
+
+def describe_plan(job: Job, plan: Plan | NoPlan, now_s: float, config: PlannerConfig) -> dict[str, Any]:
+    """A plan as plain values, for `job plan`; times as ISO 8601 UTC."""
+    if isinstance(plan, NoPlan):
+        return {"reason": str(plan.reason), "message": plan.message, "segments": []}
+    reason, message = plan_message(job, plan, now_s, config)
+    return {
+        "reason": str(reason),
+        "message": message,
+        "segments": [
+            {"zone": s.zone, "node": s.node, "start": _iso(s.start_s), "end": _iso(s.end_s)} for s in plan.segments
+        ],
+        "carbon_g": plan.carbon_g,
+        "run_now_g": plan.run_now_g,
+        "nature": "modelled",
+    }
+
+
+def _iso(time_s: float) -> str:
+    return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -116,3 +116,15 @@ class OwnerInterval:
     pue: float
     nature: Nature
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerCheck:
+    """Whether every interval's parts sum to its whole, by the stored columns."""
+
+    #: intervals in the ledger
+    rows: int
+    #: sum over all intervals of |node energy - shares - unallocated| [mJ]: 0 if sound
+    residual_mj: int
+    #: `node/boot/sequence` of the intervals that do not sum, the first hundred
+    broken: tuple[str, ...]

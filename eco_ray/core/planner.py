@@ -215,8 +215,10 @@ def _choose(
         return None  # runs, and runs on
     if not may_move:
         return policies.lowest_window(cost_g, work)
+    resume = math.floor(spec.suspend.resume_cost_s / slot_s)
     costs = policies.SuspendCosts(
-        resume=math.ceil(spec.suspend.resume_cost_s / slot_s - 1e-6),
+        resume=resume,
+        resume_rest=spec.suspend.resume_cost_s / slot_s - resume,
         min_run=math.ceil(spec.suspend.min_run_s / slot_s - 1e-6),
         running_on=current,
         fresh=not job.has_checkpoint and current is None,

@@ -59,6 +59,8 @@ class SuspendCosts:
 
     #: slots that do no work at every start after the first
     resume: int = 0
+    #: the rest of the resume time, as part of a slot: its grams are counted, its time is not
+    resume_rest: float = 0.0
     #: slots of work that each run lasts at least (or what is left)
     min_run: int = 1
     #: row of the node that it runs on at slot 0, where going on is free; None: it does not run
@@ -90,6 +92,7 @@ def lowest_interruptible(cost_g: Costs, work: int, costs: SuspendCosts | None = 
             return np.inf
         return float(total[node, end] - total[node, start])
 
+    rest_g = np.where(np.isinf(cost_g), np.inf, costs.resume_rest * np.where(np.isinf(cost_g), 0.0, cost_g))
     # least grams from slot t with w slots of work left, while off: off[t, w]; while on a node: on[t, node, w]
     off = np.full((slots + 1, work + 1), np.inf)
     on = np.full((slots + 1, nodes, work + 1), np.inf)
@@ -103,8 +106,8 @@ def lowest_interruptible(cost_g: Costs, work: int, costs: SuspendCosts | None = 
         for node in range(nodes):
             start_g = np.full(work + 1, np.inf)
             for w in range(1, min(min_run, work + 1)):  # less left than a minimum run: run it out
-                start_g[w] = span(node, t, costs.resume + w)
-            head_g = span(node, t, costs.resume + min_run)
+                start_g[w] = span(node, t, costs.resume + w) + rest_g[node, t]
+            head_g = span(node, t, costs.resume + min_run) + rest_g[node, t]
             if np.isfinite(head_g) and work >= min_run:
                 start_g[min_run:] = head_g + on[t + costs.resume + min_run, node, : work + 1 - min_run]
             if costs.fresh:

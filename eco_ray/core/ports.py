@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
-from eco_ray.core.ledger import Interval, NodeEnergy, OwnerInterval
+from eco_ray.core.ledger import Interval, LedgerCheck, NodeEnergy, OwnerInterval
 from eco_ray.core.units import Nature
 
 
@@ -144,8 +144,8 @@ class Store(Protocol):
         """Shares with their interval, ordered by time."""
         ...
 
-    def residual_mj(self) -> int:
-        """Sum over all intervals of |node energy - shares - unallocated| [mJ], from the stored columns: 0 if sound."""
+    def check_ledger(self) -> LedgerCheck:
+        """Add up every interval again, from the stored columns."""
         ...
 
     def add_series(self, series: IntensitySeries) -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,11 @@ from eco_ray.on_ray.local_cluster import ClusterRecord
 from eco_ray.store import open_store
 
 
-def up(cluster: ClusterFile, settings: Settings, clock: Clock) -> ClusterRecord:
-    """Start a cluster on this machine with its controller and agents. Raises UsageError when one is up already."""
+def up(cluster: ClusterFile, settings: Settings, clock: Callable[[], Clock]) -> ClusterRecord:
+    """Start a cluster on this machine with its controller and agents; `clock` is asked when the nodes are up.
+
+    Raises UsageError when a cluster is up already.
+    """
     state_dir = settings.state_dir
     state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
     old = ClusterRecord.load(state_dir)
@@ -38,7 +40,7 @@ def up(cluster: ClusterFile, settings: Settings, clock: Clock) -> ClusterRecord:
     record = local_cluster.start(cluster.name, nodes, cluster.head.num_cpus, cluster.serve.port, state_dir)
     try:
         connect(record)
-        start_controller(cluster, settings, clock, record)
+        start_controller(cluster, settings, clock(), record)
     except BaseException:
         local_cluster.stop(record, state_dir)
         raise
@@ -81,6 +83,7 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
         orchestrator,
         cluster.planner.default_max_delay_s,
         settings.state_dir,
+        settings.store_url,
         cluster.planner.horizon_s,
     )
     run_root = Path(tempfile.gettempdir()) / f"eco_ray-{os.getuid()}" / settings.state_dir.name
@@ -96,7 +99,7 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
         max_concurrency=32,
         scheduling_strategy=NodeAffinitySchedulingStrategy(_head_node_id(), soft=True),
     )(_controller_actor())
-    handle = actor.remote(config, fleet, cluster.grid, settings.store_url, record.dashboard_url)
+    handle = actor.remote(config, fleet, cluster.grid, record.dashboard_url)
     ray.get(handle.status.remote(), timeout=60.0)
     return handle
 
@@ -118,17 +121,6 @@ def down(settings: Settings) -> ClusterRecord | None:
         ray.kill(handle, no_restart=True)
     local_cluster.stop(record, settings.state_dir)
     return record
-
-
-def wait_for_nodes(handle: Any, count: int, timeout_s: float = 30.0) -> None:
-    """Wait until the controller sees that many nodes."""
-    import ray
-
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if sum(node["there"] for node in ray.get(handle.status.remote())["nodes"]) >= count:
-            return
-        time.sleep(0.1)
 
 
 def _head_node_id() -> str:

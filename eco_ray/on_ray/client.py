@@ -30,11 +30,14 @@ class Client:
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self.settings = settings or load_settings()
-        self.record = cluster_of(self.settings.state_dir, self.settings.address)
+        settings = settings or load_settings()
+        self.record = cluster_of(settings.state_dir, settings.address)
         connect(self.record)
         self._controller = controller_handle()
         self._store: Store | None = None
+        places = self._call(lambda c: c.places.remote())
+        #: with the state directory and store of the cluster that answered
+        self.settings = settings.model_copy(update={k: Path(v) if k == "state_dir" else v for k, v in places.items()})
 
     @property
     def store(self) -> Store:
@@ -43,8 +46,10 @@ class Client:
             self._store = open_store(self.settings.store_url)
         return self._store
 
-    def submit(self, job: JobFile | str | Path, job_id: str | None = None) -> str:
+    def submit(self, job: JobFile | str | Path, job_id: str | None = None, nonce: str | None = None) -> str:
         """Submit a job (a checked one, or the path of a job file); returns its id.
+
+        The same id with the same nonce is the same submission, however often it is repeated.
 
         Raises UsageError for an invalid job or a duplicate id, InfeasibleError for a deadline or demand that cannot be
         met, NotFoundError for an unknown zone.
@@ -52,7 +57,9 @@ class Client:
         if not isinstance(job, JobFile):
             job = load_job_file(job)
         job_id = job_id or f"{job.name}-{secrets.token_hex(3)}"
-        nonce = secrets.token_hex(8)  # a call that Ray repeats after a controller restart is the same submission
+        nonce = nonce or secrets.token_hex(
+            8
+        )  # a call that Ray repeats after a controller restart is the same submission
         package = None
         if job.workdir is not None:
             package, content = make_package(Path(job.workdir), self.settings.max_package_mb)
@@ -60,6 +67,11 @@ class Client:
                 self._call(lambda c: c.put_package.remote(package, content))
         self._call(lambda c: c.submit.remote(job_id, job, package, nonce))
         return job_id
+
+    def plan(self, job: JobFile) -> dict[str, Any]:
+        """When and where a job would run if it were submitted now. Raises as `submit`."""
+        plan: dict[str, Any] = self._call(lambda c: c.plan.remote(job))
+        return plan
 
     def cancel(self, job_id: str) -> None:
         """End a job."""
@@ -102,6 +114,15 @@ class Client:
     def put_model(self, app: str, reference: str) -> None:
         """Account a Serve application's replicas to a model."""
         self._call(lambda c: c.put_model.remote(app, reference))
+
+    def note_served(self, facts: dict[str, Any]) -> None:
+        """Keep what is known of a served model (name, version, requests, correct) for the report."""
+        self._call(lambda c: c.note_served.remote(facts))
+
+    def signal(self, zone: str) -> dict[str, Any] | None:
+        """The intensity of a zone now with source, kind and nature; None: unknown."""
+        signal: dict[str, Any] | None = self._call(lambda c: c.signal.remote(zone))
+        return signal
 
     def _call(self, method: Callable[[Any], Any]) -> Any:
         """Call the controller, also across a restart of it; errors of ours come back as what they are."""

@@ -11,15 +11,19 @@ from eco_ray.on_ray.local_cluster import ClusterRecord, is_alive
 
 
 def cluster_of(state_dir: Path, address: str | None = None) -> ClusterRecord:
-    """The cluster of a state directory, or the one at an address. Raises UnreachableError."""
+    """The cluster of a state directory, the one at an address, or the one whose job this process is.
+
+    Raises UnreachableError.
+    """
     record = ClusterRecord.load(state_dir)
-    if record is not None and address in (None, record.address, "auto"):
+    if record is not None and address in (None, "auto", record.address):
         if not is_alive(record):
             raise UnreachableError(
                 f"the cluster {record.name} of {state_dir} does not answer at {record.address}; "
                 "run `eco-ray down` and `eco-ray up`"
             )
         return record
+    address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
         raise UnreachableError(
             f"no cluster is up ({state_dir} has no record of one); run `eco-ray up --cluster cluster/laptop.yaml`, "

@@ -35,8 +35,10 @@ from eco_ray.core.events import (
     SuspendRequested,
     Tick,
 )
-from eco_ray.core.jobs import Job, JobState
+from eco_ray.core.explain import describe_plan
+from eco_ray.core.jobs import Job, JobState, Reason
 from eco_ray.core.orchestrator import Orchestrator, OrchestratorConfig
+from eco_ray.core.planner import check_feasible, plan_job
 from eco_ray.core.ports import GridSource, Store
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.job_file import JobFile
@@ -66,6 +68,7 @@ class ControllerConfig:
     orchestrator: OrchestratorConfig
     default_max_delay_s: float
     state_dir: Path
+    store_url: str
     #: how far ahead forecasts are asked for [s]
     horizon_s: float = 96 * 3600.0
 
@@ -105,6 +108,19 @@ class Controller:
         """Take a job in; returns its id. The same id with the same nonce is the same submission."""
         return self._ask(lambda: self._submit(job_id, job, package, nonce))
 
+    def plan(self, job: JobFile) -> dict[str, Any]:
+        """When and where the job would run if it were submitted now; nothing is changed. Raises as `submit`."""
+
+        def dry_run() -> dict[str, Any]:
+            now_s = self.now_s()
+            spec = job.to_spec(now_s, self.config.clock.speed, self.config.default_max_delay_s)
+            book = self._core.book
+            check_feasible(spec, now_s, list(book.nodes.values()), book.config)
+            sketch = Job("plan", spec, JobState.QUEUED, Reason.PENDING_EVALUATION, "", submitted_s=now_s)
+            return describe_plan(sketch, plan_job(sketch, book.situation(now_s), book.config), now_s, book.config)
+
+        return self._ask(dry_run)
+
     def cancel(self, job_id: str) -> None:
         """End a job. Raises NotFoundError."""
         self._ask(lambda: self._handle(JobCancelled(job_id)))
@@ -136,6 +152,10 @@ class Controller:
             self._store.put_meta("models", self._models)
 
         self._ask(put)
+
+    def note_served(self, facts: Mapping[str, Any]) -> None:
+        """Keep what is known of a served model (name, version, requests, correct) for the report."""
+        self._ask(lambda: self._store.put_meta("model", dict(facts)))
 
     def signal(self, zone: str) -> dict[str, Any] | None:
         """The intensity of a zone now: value, source, kind, nature; None: unknown."""
@@ -176,6 +196,10 @@ class Controller:
             }
 
         return self._ask(read)
+
+    def places(self) -> dict[str, str]:
+        """Where this cluster keeps its state, for clients that only know its address."""
+        return {"state_dir": str(self.config.state_dir), "store_url": self.config.store_url}
 
     def stop(self) -> None:
         """End the background work and the agents; jobs stay as they are."""

@@ -77,9 +77,10 @@ class ClusterRecord:
         os.environ.update(self.env)
 
 
-def cluster_env(token_file: Path) -> dict[str, str]:
+def cluster_env(token_file: Path, state_dir: Path) -> dict[str, str]:
     """Environment of every process of a local cluster."""
     return {
+        "ECO_RAY_STATE_DIR": str(state_dir),
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN_PATH": str(token_file),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -108,7 +109,7 @@ def write_token(state_dir: Path) -> Path:
 def start(name: str, nodes: Iterable[Node], head_cpus: float, serve_port: int, state_dir: Path) -> ClusterRecord:
     """Start a head and one Ray node per given node, and write the record after each, so that `stop` finds them all."""
     token_file = write_token(state_dir)
-    record = ClusterRecord(name, "", "", str(token_file), serve_port, cluster_env(token_file))
+    record = ClusterRecord(name, "", "", str(token_file), serve_port, cluster_env(token_file, state_dir))
     record.activate()
     record.temp_dir = tempfile.mkdtemp(prefix="eco-", dir="/tmp")  # Ray's socket paths must be short
     dashboard_port = free_port()
@@ -170,7 +171,7 @@ def _start_node(record: ClusterRecord, state_dir: Path, head: bool, **params: An
     return node
 
 
-def stop(record: ClusterRecord, state_dir: Path, grace_s: float = 8.0) -> None:
+def stop(record: ClusterRecord, state_dir: Path, grace_s: float = 3.0) -> None:
     """End the processes of a cluster that we started, with all their descendants, and remove its record."""
     roots = [pid for pid, ticks in record.processes if start_ticks(pid) == ticks]
     family = _with_descendants(roots)

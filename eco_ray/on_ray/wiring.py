@@ -17,13 +17,11 @@ from eco_ray.store import open_store
 class ControllerActor(Controller):
     """What runs under the name `eco_controller`; Ray starts it again with the same arguments when it dies."""
 
-    def __init__(
-        self, config: ControllerConfig, fleet: FleetConfig, grid: Grid, store_url: str, dashboard_url: str
-    ) -> None:
+    def __init__(self, config: ControllerConfig, fleet: FleetConfig, grid: Grid, dashboard_url: str) -> None:
         _log_to(config.state_dir / "logs" / "controller.log")
         super().__init__(
             config,
-            open_store(store_url),
+            open_store(config.store_url),
             open_grid(grid.source, grid.file, grid.forecasts),
             Launcher(dashboard_url, config.state_dir, fleet.run_root),
             Fleet(fleet),

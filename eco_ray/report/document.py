@@ -53,7 +53,7 @@ def build_report(store: Store, now_s: float) -> dict[str, Any]:
         },
         "jobs": jobs,
         "totals": totals,
-        "residual_mj": store.residual_mj(),
+        "residual_mj": store.check_ledger().residual_mj,
         "sources": [_source(row, now_s) for row in sources.values()],
         "model": _model(store.get_meta("model"), owned),
         "notes": _notes(speed, home_zone, bool(at_home), setting.home_pue),

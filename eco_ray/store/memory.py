@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
-from eco_ray.core.ledger import Interval, NodeEnergy, OwnerInterval
+from eco_ray.core.ledger import Interval, LedgerCheck, NodeEnergy, OwnerInterval
 from eco_ray.core.ports import JobSummary, LogEntry
 from eco_ray.core.units import Nature, grams
 from eco_ray.store import rows
@@ -116,12 +116,14 @@ class MemoryStore:
         ]
         return sorted(found, key=lambda part: (part.start_s, part.node))
 
-    def residual_mj(self) -> int:
-        """Sum over all intervals of |node energy - shares - unallocated| [mJ]: 0 if sound."""
-        return sum(
-            abs(row["energy_mj"] - row["unallocated_mj"] - sum(share["energy_mj"] for share in shares))
+    def check_ledger(self) -> LedgerCheck:
+        """Add up every interval again, from the stored columns."""
+        gaps = [
+            (row, abs(row["energy_mj"] - row["unallocated_mj"] - sum(share["energy_mj"] for share in shares)))
             for row, shares in self._ledger()
-        )
+        ]
+        broken = [f"{row['node']}/{row['boot_id']}/{row['seq']}" for row, gap in gaps if gap][:100]
+        return LedgerCheck(len(gaps), sum(gap for _, gap in gaps), tuple(broken))
 
     def add_series(self, series: IntensitySeries) -> None:
         """Keep the actual intensity used for accounting; steps already there for zone and time stay as they are."""

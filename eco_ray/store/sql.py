@@ -10,7 +10,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
-from eco_ray.core.ledger import Interval, NodeEnergy, OwnerInterval
+from eco_ray.core.ledger import Interval, LedgerCheck, NodeEnergy, OwnerInterval
 from eco_ray.core.ports import JobSummary, LogEntry
 from eco_ray.core.units import MJ_PER_KWH, Nature
 from eco_ray.errors import UsageError
@@ -163,16 +163,18 @@ class SqlStore:
         parts = [OwnerInterval(*row) for row in values]
         return sorted(parts, key=lambda part: (part.start_s, part.node))
 
-    def residual_mj(self) -> int:
-        """Sum over all intervals of |node energy - shares - unallocated| [mJ]: 0 if sound."""
+    def check_ledger(self) -> LedgerCheck:
+        """Add up every interval again, from the stored columns."""
         i, s = tables.intervals.c, tables.shares.c
         charged = select(s.interval_id, func.sum(s.energy_mj).label("mj")).group_by(s.interval_id).subquery()
-        gap_mj = i.energy_mj - i.unallocated_mj - func.coalesce(charged.c.mj, 0)
-        query = select(func.coalesce(func.sum(func.abs(gap_mj)), 0)).select_from(
-            tables.intervals.outerjoin(charged, i.id == charged.c.interval_id)
-        )
+        gap_mj = func.abs(i.energy_mj - i.unallocated_mj - func.coalesce(charged.c.mj, 0))
+        joined = tables.intervals.outerjoin(charged, i.id == charged.c.interval_id)
+        totals = select(func.count(), func.coalesce(func.sum(gap_mj), 0)).select_from(joined)
+        broken = select(i.node, i.boot_id, i.seq).select_from(joined).where(gap_mj != 0).order_by(i.id).limit(100)
         with self._database.reading() as connection:
-            return int(connection.execute(query).scalar_one())
+            count, residual = connection.execute(totals).one()
+            names = [f"{node}/{boot}/{seq}" for node, boot, seq in connection.execute(broken)]
+        return LedgerCheck(int(count), int(residual), tuple(names))
 
     def add_series(self, series: IntensitySeries) -> None:
         """Keep the actual intensity used for accounting; steps already there for zone and time stay as they are."""

@@ -48,13 +48,12 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from eco_ray.core.attempts import PAUSED_EXIT_CODE
 from eco_ray.errors import EcoRayError, NotAllowedError, UsageError
 from eco_ray.train.checkpoint import CheckpointStore, write_atomically
 
 __all__ = ["open", "Session", "Paused", "StaleAttempt", "PAUSED_EXIT_CODE"]
 
-#: sysexits.h EX_TEMPFAIL: the attempt left on request, its checkpoint is complete
-PAUSED_EXIT_CODE = 75
 #: how often the pause file is looked for [s]
 PAUSE_CHECK_S = 0.2
 #: shortest time between two writes of progress.json [s]

@@ -157,7 +157,7 @@ def test_an_interval_is_counted_once_however_often_it_is_sent(store: Store) -> N
     assert store.add_intervals([]) == 0
     assert [(n.node, n.energy_mj) for n in store.node_energy()] == [("n1", 200_000), ("n2", 50_000)]
     assert len(store.owner_intervals("job", "a")) == 5
-    assert store.residual_mj() == 0
+    assert store.check_ledger().residual_mj == 0
 
 
 def test_energy_sums_in_integers_beyond_32_bits(store: Store) -> None:
@@ -165,7 +165,7 @@ def test_energy_sums_in_integers_beyond_32_bits(store: Store) -> None:
     store.add_intervals(an_interval(BIG + i, energy_mj=BIG * 1000 + 3, shares=(share,), idle_mj=BIG) for i in range(7))
     (node,) = store.node_energy()
     assert (node.energy_mj, node.attributed_mj, node.unallocated_mj) == (7 * (BIG * 1000 + 3), 7 * (BIG * 1000 + 1), 14)
-    assert all(type(value) is int for value in (node.energy_mj, node.attributed_mj, store.residual_mj()))
+    assert all(type(value) is int for value in (node.energy_mj, node.attributed_mj, store.check_ledger().residual_mj))
     part = store.owner_intervals()[0]
     assert (part.attempt, part.energy_mj) == (BIG, BIG * 1000 + 1)
 
@@ -250,10 +250,10 @@ def test_a_bad_interval_is_refused_and_nothing_of_its_batch_is_kept(
 
 
 def test_zero_energy_and_no_shares_are_fine(store: Store) -> None:
-    assert store.residual_mj() == 0
+    assert store.check_ledger().residual_mj == 0
     assert store.add_intervals([an_interval(0, energy_mj=0, idle_mj=0, shares=()), an_interval(1, shares=())]) == 2
     (node,) = store.node_energy()
-    assert (node.energy_mj, node.unallocated_mj, store.residual_mj()) == (50_000, 50_000, 0)
+    assert (node.energy_mj, node.unallocated_mj, store.check_ledger().residual_mj) == (50_000, 50_000, 0)
 
 
 # --- series
@@ -299,4 +299,4 @@ def test_a_long_series_and_many_jobs_go_in_one_call(store: Store) -> None:
     store.save_jobs(a_job(f"j{i}") for i in range(2500))
     assert [job.id for job in store.load_jobs()] == [f"j{i}" for i in range(2500)]
     assert store.add_intervals(an_interval(i) for i in range(2500)) == 2500
-    assert (len(store.owner_intervals()), store.residual_mj()) == (5000, 0)
+    assert (len(store.owner_intervals()), store.check_ledger().residual_mj) == (5000, 0)

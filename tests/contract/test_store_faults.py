@@ -168,10 +168,10 @@ def test_a_full_disk_says_so_and_keeps_what_was_committed(tiny_disk: Path) -> No
             store.add_intervals(a_batch(number, "boot"))
             written += 1
     assert written > 0
-    assert (len(store.owner_intervals("job")), store.residual_mj()) == (written * BATCH, 0)
+    assert (len(store.owner_intervals("job")), store.check_ledger().residual_mj) == (written * BATCH, 0)
     store.close()
     again = open_store(str(tiny_disk / "store.db"))
-    assert (len(again.owner_intervals("job")), again.residual_mj()) == (written * BATCH, 0)
+    assert (len(again.owner_intervals("job")), again.check_ledger().residual_mj) == (written * BATCH, 0)
     again.close()
 
 

@@ -46,7 +46,7 @@ def test_threads_that_send_the_same_batches_count_each_interval_once(store_url: 
 
     with ThreadPoolExecutor(8) as pool:
         new = sum(pool.map(send, range(30)))
-    assert (new, _count(store), store.residual_mj()) == (10 * BATCH, 10 * BATCH, 0)
+    assert (new, _count(store), store.check_ledger().residual_mj) == (10 * BATCH, 10 * BATCH, 0)
     assert len(store.list_jobs()) == 31
     store.close()
 
@@ -58,7 +58,7 @@ def test_two_processes_that_send_the_same_batches_count_each_interval_once(share
     assert [writer.returncode for writer in writers] == [0, 0]
     new = [int(text.splitlines()[-1].removeprefix("new ")) for text in said]
     store = open_store(shared_url)
-    assert (sum(new), _count(store), store.residual_mj()) == (12 * BATCH, 12 * BATCH, 0)
+    assert (sum(new), _count(store), store.check_ledger().residual_mj) == (12 * BATCH, 12 * BATCH, 0)
     assert len(store.load_jobs()) == 12
     store.close()
 
@@ -71,7 +71,7 @@ def test_a_reader_sees_whole_batches_while_another_process_writes(shared_url: st
     # until it has read in the middle of the writing often enough; pytest's timeout ends it if nothing grows
     while len(set(seen)) < 20 and writer.poll() is None:
         (sums, parts) = (reader.node_energy(), reader.owner_intervals("job"))
-        assert reader.residual_mj() == 0
+        assert reader.check_ledger().residual_mj == 0
         assert sum(node.energy_mj for node in sums) % (BATCH * 50_000) == 0
         assert len(parts) % BATCH == 0
         assert len(parts) >= seen[-1]
@@ -95,7 +95,7 @@ def test_a_killed_writer_loses_no_committed_batch_and_leaves_no_half(shared_url:
     assert count % BATCH == 0
     # one more than it reported may have been committed before it could say so
     assert committed * BATCH <= count <= (committed + 1) * BATCH
-    assert store.residual_mj() == 0
+    assert store.check_ledger().residual_mj == 0
     assert len(store.load_jobs([JobState.QUEUED])) in (committed, committed + 1)
     # and the store works on: what was sent before is known, the rest is taken
     assert store.add_intervals([*a_batch(0, "boot"), an_interval(0, boot_id="next")]) == 1
@@ -134,7 +134,7 @@ def test_damage_of_the_ledger_shows_as_a_residual(shared_url: str) -> None:
         connection.exec_driver_sql("UPDATE shares SET energy_mj = energy_mj + 7 WHERE id IN (1, 3)")
         connection.exec_driver_sql("UPDATE intervals SET unallocated_mj = unallocated_mj - 1 WHERE seq = 9")
         connection.exec_driver_sql("DELETE FROM shares WHERE interval_id IN (SELECT id FROM intervals WHERE seq = 12)")
-    assert store.residual_mj() == 7 + 7 + 1 + 25_000
+    assert store.check_ledger().residual_mj == 7 + 7 + 1 + 25_000
     outside.close()
     store.close()
 

@@ -1,0 +1,227 @@
+"""The whole path once, on this machine: cluster, jobs, a served model, report. `eco-ray demo` prints what it yields."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eco_ray.cluster_file import ClusterFile, load_cluster_file
+from eco_ray.config import Settings
+from eco_ray.core.clock import Clock
+from eco_ray.core.cluster import Node
+from eco_ray.core.jobs import Job
+from eco_ray.errors import EcoRayError, NotFoundError, UsageError
+from eco_ray.job_file import load_job_file
+from eco_ray.on_ray import bootstrap
+from eco_ray.on_ray.client import Client
+from eco_ray.on_ray.local_cluster import ClusterRecord, free_port, is_alive
+from eco_ray.report import write_report
+from eco_ray.times import parse_instant
+
+#: when the demo's grid time begins: a summer Sunday, whose afternoon and night are clean and whose evening is not
+GRID_START = "2026-07-05T13:40Z"
+DEFAULT_SPEED = 600.0
+JOBS = ("train_mnist", "linear_regression", "softmax_regression")
+MODEL_JOB, MODEL_NAME, MODEL_VERSION = "train-mnist", "mnist", 1
+REQUESTS = 200
+#: how long the jobs may take before the demo gives up [wall s]
+_TIMEOUT_S = 240.0
+
+
+@dataclass(frozen=True)
+class Line:
+    """Something to tell: grid time (None: not yet known) and a sentence."""
+
+    grid_s: float | None
+    text: str
+
+
+class Demo:
+    """One run of the demo. `run` yields lines; afterwards `document` is the report and `jobs` are the jobs' records."""
+
+    def __init__(self, settings: Settings, root: Path, out: Path, speed: float, keep: bool) -> None:
+        self.settings = settings
+        self.root = root
+        self.out = out
+        self.speed = speed
+        self.keep = keep
+        self.document: dict[str, Any] = {}
+        self.jobs: list[Job] = []
+        self._clock = Clock()
+        self._answered: dict[str, Any] | None = None
+
+    def run(self) -> Iterator[Line]:
+        """Do everything, telling each step. Raises EcoRayError when something does not hold."""
+        began = time.monotonic()
+        cluster = self._described()
+        self._fresh_state()
+        yield Line(None, f"starting a Ray cluster: {', '.join(f'{n.name} in {n.zone}' for n in cluster.to_nodes())}")
+        client = self._up(cluster)
+        try:
+            yield self._line(f"cluster is up after {time.monotonic() - began:.0f} s at {client.record.address}")
+            ids = [client.submit(load_job_file(self.root / "jobs" / f"{name}.yaml")) for name in JOBS]
+            yield from self._follow(client, ids, cluster)
+            self.jobs = [client.job(job_id) for job_id in ids]
+            time.sleep(2 * cluster.sample_period_s)  # the agents' last samples
+            self.document = write_report(client.store, self.out, self._clock.grid_s(time.time()))
+            yield self._line(f"finished after {time.monotonic() - began:.0f} s")
+        finally:
+            if not self.keep:
+                _leave_ray()
+                bootstrap.down(self.settings)
+
+    # -- steps -------------------------------------------------------------------------------------------------------
+
+    def _described(self) -> ClusterFile:
+        path = self.root / "cluster/laptop.yaml"
+        if not path.exists() or not (self.root / "jobs").is_dir():
+            raise NotFoundError(
+                f"the demo's cluster/laptop.yaml and jobs/ are not in {self.root}; run it in a clone of eco_ray"
+            )
+        cluster = load_cluster_file(path, self.settings)
+        return cluster.model_copy(update={"serve": cluster.serve.model_copy(update={"port": free_port()})})
+
+    def _fresh_state(self) -> None:
+        state_dir = self.settings.state_dir
+        old = ClusterRecord.load(state_dir) if state_dir.exists() else None
+        if old is not None and is_alive(old):
+            raise UsageError(f"a cluster is up in {state_dir}; end it with `eco-ray down --state-dir {state_dir}`")
+        if state_dir.exists() and not (state_dir / "eco_ray.db").exists() and any(state_dir.iterdir()):
+            raise UsageError(f"{state_dir} holds other files than a demo's; give --state-dir an empty or new folder")
+        shutil.rmtree(state_dir, ignore_errors=True)
+
+    def _up(self, cluster: ClusterFile) -> Client:
+        def clock() -> Clock:
+            """Grid time begins when the nodes are up."""
+            self._clock = Clock(self.speed, time.time(), parse_instant(GRID_START))
+            return self._clock
+
+        bootstrap.up(cluster, self.settings, clock)
+        return Client(self.settings)
+
+    def _follow(self, client: Client, ids: list[str], cluster: ClusterFile) -> Iterator[Line]:
+        """Tell what happens to the jobs until all have ended; serve the model as soon as it is trained."""
+        told: dict[str, int] = {}
+        deadline = time.monotonic() + _TIMEOUT_S
+        serving = _Background(_import_serve)
+        while True:
+            jobs = [client.job(job_id) for job_id in ids]
+            for job in jobs:
+                log = client.store.job_log(job.id)
+                for entry in log[told.get(job.id, 0) :]:
+                    if entry.kind != "submitted":
+                        yield Line(entry.time_s, f"{job.spec.name}: {entry.message}")
+                told[job.id] = len(log)
+            trained = next((j for j in jobs if j.spec.name == MODEL_JOB and j.state == "succeeded"), None)
+            if trained is not None and self._answered is None:
+                serving.wait()
+                yield from self._serve(client, trained, cluster)
+            if all(job.state.is_final for job in jobs):
+                break
+            if time.monotonic() > deadline:
+                open_jobs = ", ".join(f"{j.id} ({j.message})" for j in jobs if not j.state.is_final)
+                raise EcoRayError(f"the demo's jobs took more than {_TIMEOUT_S:g} s; still open: {open_jobs}")
+            time.sleep(0.25)
+        failed = [job for job in jobs if job.state != "succeeded"]
+        if failed:
+            raise EcoRayError("; ".join(f"{job.id} {job.message}" for job in failed))
+
+    def _serve(self, client: Client, trained: Job, cluster: ClusterFile) -> Iterator[Line]:
+        from eco_ray.on_ray.serving import ServedModel, deploy
+
+        path = Path(str(trained.metrics.get("model", "")))
+        node = self._cleanest(client, cluster.to_nodes())
+        yield self._line(f"deploying {path.name} as {MODEL_NAME}:{MODEL_VERSION} on {node.name} in {node.zone}")
+        reference = f"{MODEL_NAME}:{MODEL_VERSION}"
+        client.put_model(MODEL_NAME, reference)
+        url = deploy(ServedModel(path, MODEL_NAME, MODEL_VERSION, node, self._clock), cluster.serve.port)
+        self._answered = _ask_held_out(url, self.root)
+        client.note_served({"name": MODEL_NAME, "version": MODEL_VERSION, **self._answered["counts"]})
+        yield self._line(
+            f"POST {url}: {self._answered['counts']['correct']} of {self._answered['counts']['requests']} "
+            f"held-out images read right; footprint of the last: {self._answered['header']}"
+        )
+
+    def _cleanest(self, client: Client, nodes: list[Node]) -> Node:
+        def intensity(node: Node) -> float:
+            signal = client.signal(node.zone)
+            return float(signal["intensity_g_per_kwh"]) if signal else float("inf")
+
+        return min(nodes, key=intensity)
+
+    def _line(self, text: str) -> Line:
+        return Line(self._clock.grid_s(time.time()), text)
+
+
+class _Background:
+    """A call in a thread, whose error comes out in `wait`."""
+
+    def __init__(self, call: Callable[[], Any]) -> None:
+        self._error: BaseException | None = None
+
+        def run() -> None:
+            try:
+                call()
+            except BaseException as error:
+                self._error = error
+
+        self._thread = threading.Thread(target=run, daemon=True)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Wait for its end."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+
+def _import_serve() -> None:
+    """Import Ray Serve, and torch below it, while the jobs still wait."""
+    import eco_ray.on_ray.serving  # noqa: F401
+
+
+def _ask_held_out(url: str, root: Path) -> dict[str, Any]:
+    """Send held-out images, one per request; count the right answers, and check that each carries its footprint."""
+    import httpx
+
+    images, labels = _held_out(root)
+    correct, header = 0, ""
+    with httpx.Client(timeout=10.0) as http:
+        for image, label in zip(images[:REQUESTS], labels[:REQUESTS], strict=True):
+            body = {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 28, 28], "data": image.tolist()}]}
+            answer = http.post(url, json=body)
+            answer.raise_for_status()
+            content = answer.json()
+            header = answer.headers.get("Eco-Footprint", "")
+            if not header or "footprint" not in content.get("parameters", {}):
+                raise EcoRayError(f"an answer of {url} carries no footprint; headers {dict(answer.headers)}")
+            correct += content["outputs"][0]["data"][0] == int(label)
+    return {"counts": {"requests": REQUESTS, "correct": correct}, "header": header}
+
+
+def _held_out(root: Path) -> tuple[Any, Any]:
+    """Held-out images as flat pixel arrays, and their labels, from the job's own data module."""
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location("mnist_data", root / "jobs/mnist_data.py")
+    if spec is None or spec.loader is None:
+        raise NotFoundError(f"no jobs/mnist_data.py in {root}")
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules["mnist_data"] = module
+    spec.loader.exec_module(module)
+    data = module.load()
+    return data.held_out_images.reshape(len(data.held_out_labels), -1), data.held_out_labels
+
+
+def _leave_ray() -> None:
+    import ray
+
+    if ray.is_initialized():
+        ray.shutdown()
