@@ -12,7 +12,7 @@ from eco_ray.core.calendar import Calendar
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.explain import plan_message
 from eco_ray.core.intensity import IntensitySeries
-from eco_ray.core.jobs import TRANSITIONS, Attempt, Job, Plan, Reason, Segment
+from eco_ray.core.jobs import TRANSITIONS, Attempt, AttemptState, Job, Plan, Reason, Segment
 from eco_ray.core.planner import NoPlan, PlannerConfig, Situation, plan_job
 from eco_ray.core.ports import LogEntry
 
@@ -74,6 +74,12 @@ class Book:
             if attempt is not None and attempt.node == node.name:
                 free = free - job.spec.demand
         return free
+
+    def is_leaving(self, node: Node) -> bool:
+        """Whether an attempt on the node has been asked to leave it."""
+        live = (job.live_attempt for job in self.jobs.values())
+        leaving = (AttemptState.PAUSING, AttemptState.STOPPING)
+        return any(a is not None and a.node == node.name and a.state in leaving for a in live)
 
     # -- plans -----------------------------------------------------------------------------------------------------
 

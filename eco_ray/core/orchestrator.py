@@ -305,6 +305,8 @@ class Orchestrator:
             return []
         segment = job.plan.segments[0]
         node = self.book.nodes.get(segment.node)
+        if node is not None and not job.spec.demand.fits_in(self.book.free(node)) and self.book.is_leaving(node):
+            return []  # whoever holds the place is on its way out
         if node is None or not job.spec.demand.fits_in(self.book.free(node)):
             # what was promised is not there (an overrun, or others' work): look for the next best place
             self.book.unplan(job)
