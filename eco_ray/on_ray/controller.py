@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import queue
 import threading
 import time
@@ -44,6 +45,7 @@ from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.job_file import JobFile
 from eco_ray.on_ray.accounts import Accounts, Directory
 from eco_ray.on_ray.launcher import Launcher
+from eco_ray.on_ray.owners import RAY_JOB_PREFIX
 from eco_ray.on_ray.spool import Spool, from_json
 from eco_ray.on_ray.watcher import Watcher, report_event
 
@@ -52,6 +54,8 @@ log = logging.getLogger("eco_ray.controller")
 _TICK_S = 0.2
 #: how often nodes, foreign use and series are looked at [wall s]
 _LOOK_S = 1.0
+#: how often Ray's whole list of jobs is read, which grows with its history [wall s]
+_LIST_S = 5.0
 #: how long a node's Ray resources need to settle after one of our attempts came or went [wall s]
 _SETTLE_S = 3.0
 _OPEN = [state for state in JobState if not state.is_final]
@@ -92,6 +96,8 @@ class Controller:
         self._known: dict[str, Node] = {}
         self._ray_jobs: dict[str, str | None] = {}
         self._models: dict[str, str] = {}
+        #: of all jobs ever, so that owners of energy are recognised without a query
+        self._job_ids: set[str] = set()
         self._changed_on: dict[str, float] = {}
         self._forecast_until_s = 0.0
         self._core = Orchestrator(config.home_zone, self.now_s(), config.orchestrator)
@@ -174,6 +180,12 @@ class Controller:
 
     def agent_report(self, node: str, batch: Mapping[str, Any]) -> int:
         """Store an agent's samples and take its attempts' reports; returns how many samples were new."""
+        seen = {usage["owner_id"] for sample in batch.get("samples", ()) for usage in sample["usages"]}
+        workers_of = {owner.removeprefix(RAY_JOB_PREFIX) for owner in seen if owner.startswith(RAY_JOB_PREFIX)}
+        if workers_of - self._ray_jobs.keys():  # a Ray job that began since the last look
+            with contextlib.suppress(Exception):  # without the list its energy stays unallocated
+                ray_jobs = self._launcher.ray_jobs()
+                self._ask(lambda: self._note_ray_jobs(ray_jobs))
         return self._ask(lambda: self._report(batch))
 
     def status(self) -> dict[str, Any]:
@@ -186,6 +198,7 @@ class Controller:
                 counts[job.state] = counts.get(job.state, 0) + 1
             return {
                 "cluster": self.config.cluster_name,
+                "pid": os.getpid(),
                 "now_s": self.now_s(),
                 "clock_speed": self.config.clock.speed,
                 "nodes": [
@@ -215,6 +228,7 @@ class Controller:
         for node in self._fleet.nodes().values():
             self._join(node)
         self._refresh_forecast(self.now_s())
+        self._job_ids = {row.id for row in self._store.list_jobs()}
         actions = self._core.restore(self._store.load_jobs(_OPEN))
         for job in self._core.book.jobs.values():
             if job.live_attempt is not None:
@@ -274,7 +288,9 @@ class Controller:
         self._perform_all(actions)
 
     def _submit(self, job_id: str, job: JobFile, package: str | None, nonce: str) -> str:
-        known = self._core.book.jobs.get(job_id) or self._store.get_job(job_id)
+        known = self._core.book.jobs.get(job_id)
+        if known is None and job_id in self._job_ids:
+            known = self._store.get_job(job_id)
         if known is not None:
             if known.nonce == nonce:
                 return job_id
@@ -287,6 +303,7 @@ class Controller:
         now_s = self.now_s()
         spec = job.to_spec(now_s, self.config.clock.speed, self.config.default_max_delay_s, package)
         self._handle(JobSubmitted(job_id, spec, nonce))
+        self._job_ids.add(job_id)
         return job_id
 
     def _report(self, batch: Mapping[str, Any]) -> int:
@@ -309,7 +326,7 @@ class Controller:
         return new
 
     def _is_job(self, job_id: str) -> bool:
-        return job_id in self._core.book.jobs or self._store.get_job(job_id) is not None
+        return job_id in self._job_ids
 
     # -- acting ------------------------------------------------------------------------------------------------------
 
@@ -366,15 +383,18 @@ class Controller:
     # -- the world ---------------------------------------------------------------------------------------------------
 
     def _look_around(self) -> None:
-        """Nodes, foreign use, forecasts and Ray's job list, once a second; the brain only gets what it needs."""
+        """Nodes, foreign use, forecasts and Ray's job list, again and again; the brain only gets what it needs."""
+        ray_jobs_due = 0.0
         while not self._stopped.wait(_LOOK_S):
             with contextlib.suppress(Exception):  # Ray may be restarting; the next look will tell
                 nodes = self._fleet.nodes()
-                held = self._fleet.held(nodes)
-                ray_jobs = self._launcher.ray_jobs()
-                self._queue.put((partial(self._looked, nodes, held, ray_jobs), None))
+                self._queue.put((partial(self._looked, nodes, self._fleet.held(nodes)), None))
+            if time.monotonic() >= ray_jobs_due:
+                ray_jobs_due = time.monotonic() + _LIST_S
+                with contextlib.suppress(Exception):
+                    self._queue.put((partial(self._note_ray_jobs, self._launcher.ray_jobs()), None))
 
-    def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources], ray_jobs: Mapping[str, Any]) -> None:
+    def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources]) -> None:
         now_s = self.now_s()
         present = self._core.book.nodes
         for name, node in nodes.items():
@@ -390,7 +410,6 @@ class Controller:
                 cpus = max(0.0, amount.cpus - sum(d.cpus for d in ours))
                 gpus = max(0.0, amount.gpus - sum(d.gpus for d in ours))
                 self._handle(ForeignUse(name, Resources(round(cpus, 4), round(gpus, 4), 0.0)))
-        self._note_ray_jobs(ray_jobs)
         self._refresh_forecast(now_s)
         self._accounts.keep_series({node.zone for node in self._known.values()}, now_s)
 
@@ -424,7 +443,9 @@ class Controller:
 
     def _note_ray_jobs(self, ray_jobs: Mapping[str, Any]) -> None:
         """Remember which Ray job is whose, and keep facts of plain Ray jobs for reports."""
+        # ours and Ray's own jobs are listed too, so that they are not asked for again
         self._ray_jobs = {key: submission for key, (submission, _) in ray_jobs.items()}
+        self._ray_jobs.setdefault(self._fleet.job_id, None)
         clock = self.config.clock
         plain = {}
         for submission, facts in ray_jobs.values():

@@ -1,0 +1,92 @@
+"""A model behind HTTP on the shared cluster: right answers, footprints, errors, and its energy in the ledger."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from conftest import SPEED, Cluster
+
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.power import PowerCurve
+from eco_ray.models.cnn import SmallCNN
+from eco_ray.models.weights import save_model
+from eco_ray.on_ray import serving
+from eco_ray.on_ray.local_cluster import free_port
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def url(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    from eco_ray.core.clock import Clock
+
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    torch.manual_seed(0)
+    save_model(SmallCNN(), path, {"version": 3, "accuracy": 0.1})
+    node = Node("cc-1", "CC", Resources(1.0, 0.0, 2.0), PowerCurve((0, 1), (50, 100), "test"))
+    cluster.client.put_model("digits", "digits:3")
+    clock = Clock(**cluster.client.store.get_meta("clock"))
+    yield serving.deploy(serving.ServedModel(path, "digits", 3, node, clock), free_port())
+    serving.shutdown()
+
+
+def request(count: int = 1) -> dict:
+    image = torch.rand(count, 28, 28).flatten().tolist()
+    return {"id": "r1", "inputs": [{"name": "image", "datatype": "FP32", "shape": [count, 28, 28], "data": image}]}
+
+
+def test_an_answer_carries_labels_and_its_footprint(url: str) -> None:
+    httpx.post(url, json=request()).raise_for_status()
+    time.sleep(1.5)  # the replica has asked for the intensity of its zone by now
+    answer = httpx.post(url, json=request(3))
+    assert answer.status_code == 200
+    content = answer.json()
+    assert (content["model_name"], content["model_version"], content["id"]) == ("digits", "3", "r1")
+    assert len(content["outputs"][0]["data"]) == 3
+    footprint = content["parameters"]["footprint"]
+    assert footprint["energy_joules"] > 0
+    assert footprint["grid_zone"] == "CC"
+    assert footprint["intensity_gco2e_per_kwh"] == 200.0
+    assert footprint["carbon_g_co2eq"] == pytest.approx(footprint["energy_kwh"] * 200.0)
+    assert (footprint["nature"], footprint["boundary"]) == ("modelled", "operational")
+    header = answer.headers["Eco-Footprint"]
+    assert 'grid-zone="CC", nature=modelled, boundary=operational' in header
+    assert "intensity=200" in header
+
+
+def test_errors_are_problems_with_value_and_cure(url: str) -> None:
+    wrong = httpx.post(url, json={"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 5], "data": [0]}]})
+    assert wrong.status_code == 400
+    assert wrong.headers["content-type"] == "application/problem+json"
+    assert "[1, 5]" in wrong.json()["detail"]
+    assert httpx.post(url.replace("digits", "other"), json=request()).status_code == 404
+    assert httpx.get(url.replace("/models/digits/infer", "/health/ready")).json() == {"ready": True}
+
+
+def test_the_replicas_energy_is_charged_to_the_model(cluster: Cluster, url: str) -> None:
+    with httpx.Client() as http:
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
+            http.post(url, json=request(64)).raise_for_status()
+    time.sleep(2.0)
+    rows = cluster.client.store.owner_intervals("model", "digits:3")
+    assert {row.node for row in rows} == {"cc-1"}
+    assert sum(row.energy_mj for row in rows) > 50_000 * 0.5 * SPEED
+    assert cluster.client.store.check_ledger().residual_mj == 0
+
+
+def test_the_port_is_open_on_loopback_only(url: str) -> None:
+    port = httpx.URL(url).port
+    listening = [
+        line.split()[1]
+        for table in ("tcp", "tcp6")
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]
+        if line.split()[3] == "0A" and line.split()[1].endswith(f":{port:04X}")
+    ]
+    assert listening
+    assert {address.rpartition(":")[0] for address in listening} <= {"0100007F"}
