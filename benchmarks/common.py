@@ -27,11 +27,17 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 @contextlib.contextmanager
-def cluster(file: Path = ROOT / "cluster" / "laptop.yaml") -> Iterator[Client]:
-    """A Ray cluster with controller and agents, in its own state directory; ended and checked to be gone."""
+def cluster(num_cpus: float | None = None) -> Iterator[Client]:
+    """The cluster of cluster/laptop.yaml in a state directory of its own; ended and checked to be gone.
+
+    `num_cpus` are the CPUs that each node offers, instead of those of the file.
+    """
     state_dir = Path(tempfile.mkdtemp(prefix="eco-bench-"))
     settings = load_settings({"state_dir": str(state_dir)})
-    described = load_cluster_file(file, settings)
+    described = load_cluster_file(ROOT / "cluster" / "laptop.yaml", settings)
+    if num_cpus is not None:
+        nodes = [node.model_copy(update={"num_cpus": num_cpus}) for node in described.nodes]
+        described = described.model_copy(update={"nodes": nodes})
     record: ClusterRecord | None = None
     try:
         record = bootstrap.up(described, settings, lambda: described.clock.to_clock(time.time(), 1.0))

@@ -93,6 +93,8 @@ class NodeEnergy:
     operational_g: float | None
     #: operational carbon of the unallocated part [g]
     unallocated_g: float | None
+    #: of its weakest interval
+    nature: Nature
 
     @property
     def unallocated_mj(self) -> int:

@@ -2,7 +2,7 @@
 
 All of them choose slots on nodes from `cost_g`, shape (nodes, slots): the grams of running the job on that node in that
 slot; `inf` where it may not run. They return runs (node, first slot, end slot), in time order, or None where no choice
-exists. `work` is the number of slots of useful work.
+exists. `work` is the number of slots of useful work. Among choices of equal cost the earliest wins, then the first node.
 """
 
 from __future__ import annotations
@@ -16,16 +16,15 @@ Costs = NDArray[np.float64]
 #: (row of the node, first slot, slot after the last)
 Run = tuple[int, int, int]
 
+#: sums of the same grams in another order differ by less; nobody waits or moves for such a difference
+_ROUNDING = 1e-9
+
 
 def window_costs(cost_g: Costs, work: int) -> Costs:
     """Grams of each contiguous run: shape (nodes, slots - work + 1); column t starts at slot t."""
-    finite = np.where(np.isinf(cost_g), 0.0, cost_g)
-    blocked = np.isinf(cost_g).astype(np.int64)
-    zeros = np.zeros((len(cost_g), 1))
-    sums = np.concatenate([zeros, np.cumsum(finite, axis=1)], axis=1)
-    blocks = np.concatenate([zeros, np.cumsum(blocked, axis=1)], axis=1)
-    windows: Costs = sums[:, work:] - sums[:, : sums.shape[1] - work]
-    windows[(blocks[:, work:] - blocks[:, : blocks.shape[1] - work]) > 0] = np.inf
+    total, blocked = _sums(cost_g)
+    windows: Costs = total[:, work:] - total[:, : total.shape[1] - work]
+    windows[blocked[:, work:] > blocked[:, : blocked.shape[1] - work]] = np.inf
     return windows
 
 
@@ -38,7 +37,7 @@ def run_now(cost_g: Costs, work: int) -> list[Run] | None:
     if not possible.any():
         return None
     start = int(np.argmax(possible))
-    return [(int(np.argmin(windows[:, start])), start, start + work)]
+    return [(_first_least(windows[:, start]), start, start + work)]
 
 
 def lowest_window(cost_g: Costs, work: int) -> list[Run] | None:
@@ -48,8 +47,8 @@ def lowest_window(cost_g: Costs, work: int) -> list[Run] | None:
     windows = window_costs(cost_g, work)
     if not np.isfinite(windows).any():
         return None
-    # argmin over the transpose: among equals the earliest start, then the first node
-    start, node = divmod(int(np.argmin(windows.T)), windows.shape[0])
+    # over the transpose: among equals the earliest start, then the first node
+    start, node = divmod(_first_least(windows.T.ravel()), windows.shape[0])
     return [(node, start, start + work)]
 
 
@@ -77,54 +76,57 @@ def lowest_interruptible(cost_g: Costs, work: int, costs: SuspendCosts | None = 
     """The least carbon when the job may be suspended, resumed and moved: exact, by dynamic programming.
 
     With no resume cost and no minimum run on one node this is wait-awhile (Let's Wait Awhile, Middleware'21): the
-    cheapest `work` slots. O(slots x nodes x work), vectorised over work.
+    cheapest `work` slots. O(slots x nodes x work), vectorised over nodes and work.
     """
     costs = costs or SuspendCosts()
     nodes, slots = cost_g.shape
-    if work > slots:
+    if work > slots or (np.isfinite(cost_g).any(axis=0)).sum() < work:
         return None
-    total = np.concatenate([np.zeros((nodes, 1)), np.cumsum(np.where(np.isinf(cost_g), 0.0, cost_g), axis=1)], axis=1)
-    blocked = np.concatenate([np.zeros((nodes, 1)), np.cumsum(np.isinf(cost_g), axis=1)], axis=1)
-
-    def span(node: int, start: int, length: int) -> float:
-        end = start + length
-        if end > slots or blocked[node, end] > blocked[node, start]:
-            return np.inf
-        return float(total[node, end] - total[node, start])
-
-    rest_g = np.where(np.isinf(cost_g), np.inf, costs.resume_rest * np.where(np.isinf(cost_g), 0.0, cost_g))
-    # least grams from slot t with w slots of work left, while off: off[t, w]; while on a node: on[t, node, w]
+    total, blocked = _sums(cost_g)
+    rest_g = np.zeros_like(cost_g)
+    if costs.resume_rest:
+        rest_g = costs.resume_rest * cost_g
+    resume, min_run = costs.resume, min(max(1, costs.min_run), work)
+    # least grams from slot t with w slots of work left, while off: off[t, w]; while on a node: on[t % depth, node, w]
+    depth = resume + min_run + 1
     off = np.full((slots + 1, work + 1), np.inf)
-    on = np.full((slots + 1, nodes, work + 1), np.inf)
+    on = np.full((depth, nodes, work + 1), np.inf)
     off[:, 0] = 0.0
     on[:, :, 0] = 0.0
     begin = np.full((slots, work + 1), -1, dtype=np.int32)  # node to start on; -1: wait
     stop = np.ones((slots, nodes, work + 1), dtype=np.bool_)
-    min_run = max(1, costs.min_run)
+    start_g = np.empty((nodes, work + 1))
+
+    def span_g(t: int, ends: slice) -> Costs:
+        """Grams of running on each node from slot t to each of the ends."""
+        spans = total[:, ends] - total[:, t, None]
+        spans[blocked[:, ends] > blocked[:, t, None]] = np.inf
+        return spans
+
     for t in range(slots - 1, -1, -1):
-        best = off[t + 1].copy()
-        for node in range(nodes):
-            start_g = np.full(work + 1, np.inf)
-            for w in range(1, min(min_run, work + 1)):  # less left than a minimum run: run it out
-                start_g[w] = span(node, t, costs.resume + w) + rest_g[node, t]
-            head_g = span(node, t, costs.resume + min_run) + rest_g[node, t]
-            if np.isfinite(head_g) and work >= min_run:
-                start_g[min_run:] = head_g + on[t + costs.resume + min_run, node, : work + 1 - min_run]
-            if costs.fresh:
-                _, useful = costs.head(work, work)
-                head_g = span(node, t, useful)
-                start_g[work] = head_g + on[t + useful, node, work - useful] if np.isfinite(head_g) else np.inf
-            better = np.isfinite(start_g) & ((start_g < best) | ((start_g == best) & (begin[t] < 0)))
-            best[better] = start_g[better]
-            begin[t, better] = node
-        best[0] = 0.0
-        off[t] = best
-        go_on_g = cost_g[:, t, None] + on[t + 1, :, :-1]
-        # stopping must be worth more than the rounding of sums
-        stop[t, :, 1:] = go_on_g > best[None, 1:] * (1 + 1e-9)
-        on[t, :, 1:] = np.minimum(go_on_g, best[None, 1:])
-    least_g = off[0, work] if costs.running_on is None else on[0, costs.running_on, work]
-    return _read_runs(begin, stop, work, costs) if np.isfinite(least_g) else None
+        # a start in this slot, for each node and each amount of work left
+        start_g.fill(np.inf)
+        short, end = min(min_run, slots - t - resume + 1), t + resume + min_run
+        if short > 1:  # less is left than a minimum run: run it out
+            start_g[:, 1:short] = span_g(t, slice(t + resume + 1, t + resume + short)) + rest_g[:, t, None]
+        if end <= slots:
+            head_g = span_g(t, slice(end, end + 1)) + rest_g[:, t, None]
+            start_g[:, min_run:] = head_g + on[end % depth, :, : work + 1 - min_run]
+        if costs.fresh:
+            end = t + min_run
+            start_g[:, work] = np.inf
+            if end <= slots:
+                start_g[:, work] = span_g(t, slice(end, end + 1))[:, 0] + on[end % depth, :, work - min_run]
+        node = start_g.argmin(axis=0)
+        least_g = start_g.min(axis=0)
+        starts = np.isfinite(least_g) & (least_g <= off[t + 1] * (1 + _ROUNDING))
+        begin[t, starts] = node[starts]
+        off[t] = best_g = np.where(starts, least_g, off[t + 1])
+        go_on_g = cost_g[:, t, None] + on[(t + 1) % depth, :, :-1]
+        stop[t, :, 1:] = go_on_g > best_g[1:] * (1 + _ROUNDING)
+        on[t % depth, :, 1:] = np.minimum(go_on_g, best_g[1:])
+    least = off[0, work] if costs.running_on is None else on[0, costs.running_on, work]
+    return _read_runs(begin, stop, work, costs) if np.isfinite(least) else None
 
 
 def _read_runs(begin: NDArray[np.int32], stop: NDArray[np.bool_], work: int, costs: SuspendCosts) -> list[Run]:
@@ -147,20 +149,25 @@ def _read_runs(begin: NDArray[np.int32], stop: NDArray[np.bool_], work: int, cos
             t, left = t + idle + useful, left - useful
     if node is not None:
         runs.append((node, start, t))
-    return _joined(runs)
-
-
-def _joined(runs: list[Run]) -> list[Run]:
-    """Runs that follow each other on the same node as one."""
-    joined: list[Run] = []
-    for node, start, end in runs:
-        if joined and joined[-1][0] == node and joined[-1][2] == start:
-            joined[-1] = (node, joined[-1][1], end)
-        else:
-            joined.append((node, start, end))
-    return joined
+    return runs
 
 
 def runs_g(cost_g: Costs, runs: list[Run]) -> float:
     """Grams of a choice of runs."""
     return float(sum(cost_g[node, start:end].sum() for node, start, end in runs))
+
+
+def _sums(cost_g: Costs) -> tuple[Costs, Costs]:
+    """Running sums of the finite grams and of the blocked slots, from 0: shape (nodes, slots + 1) each."""
+    blocked = np.isinf(cost_g)
+    zeros = np.zeros((len(cost_g), 1))
+    finite = np.where(blocked, 0.0, cost_g)
+    return (
+        np.concatenate([zeros, np.cumsum(finite, axis=1)], axis=1),
+        np.concatenate([zeros, np.cumsum(blocked, axis=1)], axis=1),
+    )
+
+
+def _first_least(values: Costs) -> int:
+    """Index of the first value that is the least but for rounding."""
+    return int(np.argmax(values <= values.min() * (1 + _ROUNDING)))

@@ -63,7 +63,7 @@ def build_report(store: Store, now_s: float) -> dict[str, Any]:
         "home_pue": setting.home_pue,
         "pue": {name: float(row.get("pue", 1.0)) for name, row in nodes.items()},
         "step_s": {zone: part.step_s for zone, part in cut.items()},
-        "nodes": _nodes(energies, owned),
+        "nodes": _nodes(energies),
         "models": [_owner_energy(key[1], rows) for key, rows in owned.items() if key[0] == "model"],
         "unknown": _unknown(jobs, home_zone),
     }
@@ -176,14 +176,8 @@ def _model(
     }
 
 
-def _nodes(
-    energies: Sequence[NodeEnergy], owned: Mapping[tuple[str, str], list[OwnerInterval]]
-) -> list[dict[str, Any]]:
-    """Where each node's energy went; its nature is that of its weakest share, unknown for a node without shares."""
-    natures: dict[str, list[Nature]] = {}
-    for rows in owned.values():
-        for row in rows:
-            natures.setdefault(row.node, []).append(row.nature)
+def _nodes(energies: Sequence[NodeEnergy]) -> list[dict[str, Any]]:
+    """Where each node's energy went."""
     return [
         {
             "name": row.node,
@@ -193,7 +187,7 @@ def _nodes(
             "unallocated_j": row.unallocated_mj / MJ_PER_J,
             "operational_g": row.operational_g,
             "unallocated_g": row.unallocated_g,
-            "nature": Nature.weakest(natures[row.node]).value if row.node in natures else None,
+            "nature": row.nature.value,
         }
         for row in energies
     ]

@@ -178,6 +178,7 @@ def _node_sum(node: str, intervals: list[Row]) -> NodeEnergy:
         attributed_mj=sum(row["energy_mj"] - row["unallocated_mj"] for row in intervals),
         operational_g=_grams(intervals, "energy_mj") if known else None,
         unallocated_g=_grams(intervals, "unallocated_mj") if known else None,
+        nature=Nature.weakest([Nature(row["nature"]) for row in intervals]),
     )
 
 

@@ -137,13 +137,16 @@ class SqlStore:
         ).group_by(t.node)
         last_s = func.max(t.end_s)
         zones = select(t.node, t.zone).group_by(t.node, t.zone).order_by(last_s, t.zone)
+        natures: dict[str, list[Nature]] = {}
         with self._database.reading() as connection:
             totals = connection.execute(sums).all()
             zone_of: dict[str, str] = {node: zone for node, zone in connection.execute(zones)}  # noqa: C416 (Row)
+            for node, nature in connection.execute(select(t.node, t.nature).distinct()):
+                natures.setdefault(node, []).append(Nature(nature))
         # sorted here: databases sort text by their own rules
         return [
-            NodeEnergy(node, zone_of[node], int(energy_mj), int(attributed_mj), operational_g, unallocated_g)
-            for node, energy_mj, attributed_mj, operational_g, unallocated_g in sorted(totals, key=lambda row: row[0])
+            NodeEnergy(node, zone_of[node], int(mj), int(attributed_mj), g, spare_g, Nature.weakest(natures[node]))
+            for node, mj, attributed_mj, g, spare_g in sorted(totals, key=lambda row: row[0])
         ]
 
     def owner_intervals(self, owner_kind: str | None = None, owner_id: str | None = None) -> list[OwnerInterval]:
