@@ -6,7 +6,7 @@ then fits all patients, and its mean squared error must meet that of the normal 
 
     python jobs/linear_regression.py                                                          # alone, no cluster
     eco-ray job submit jobs/linear_regression.yaml
-    ray job submit --working-dir . -- eco-ray run --deadline 12h -- python jobs/linear_regression.py
+    ray job submit --working-dir . -- eco-ray run --deadline 5h -- python jobs/linear_regression.py
 """
 
 from __future__ import annotations

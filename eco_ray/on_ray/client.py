@@ -56,7 +56,8 @@ class Client:
         """
         if not isinstance(job, JobFile):
             job = load_job_file(job)
-        job_id = job_id or f"{job.name}-{secrets.token_hex(3)}"
+        # 48 bits: with 24, three of 10,000 jobs of one name got an id that was taken
+        job_id = job_id or f"{job.name}-{secrets.token_hex(6)}"
         nonce = nonce or secrets.token_hex(
             8
         )  # a call that Ray repeats after a controller restart is the same submission

@@ -14,17 +14,15 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eco_ray.core.actions import Action, AskToCheckpoint, CleanUp, StartAttempt, StopAttempt
 from eco_ray.core.clock import Clock
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.events import (
-    AttemptExited,
     Event,
     ForecastArrived,
     ForeignUse,
@@ -46,6 +44,8 @@ from eco_ray.job_file import JobFile
 from eco_ray.on_ray.accounts import Accounts, Directory
 from eco_ray.on_ray.launcher import Launcher
 from eco_ray.on_ray.owners import RAY_JOB_PREFIX
+from eco_ray.on_ray.performer import Performer
+from eco_ray.on_ray.ray_jobs import RayJobs
 from eco_ray.on_ray.spool import Spool, from_json
 from eco_ray.on_ray.watcher import Watcher, report_event
 
@@ -90,18 +90,17 @@ class Controller:
         self._fleet = fleet
         self._accounts = Accounts(store, grid)
         self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any] | None]] = queue.SimpleQueue()
-        self._pool = ThreadPoolExecutor(8, thread_name_prefix="act")
         self._stopped = threading.Event()
-        #: every node ever seen, for samples that come late
-        self._known: dict[str, Node] = {}
-        self._ray_jobs: dict[str, str | None] = {}
+        #: every node described or ever seen, for samples that come late
+        self._known: dict[str, Node] = dict(fleet.described)
         self._models: dict[str, str] = {}
         #: of all jobs ever, so that owners of energy are recognised without a query
         self._job_ids: set[str] = set()
-        self._changed_on: dict[str, float] = {}
         self._forecast_until_s = 0.0
         self._core = Orchestrator(config.home_zone, self.now_s(), config.orchestrator)
         self._watcher = Watcher(launcher, fleet, self._known, config.clock, self._post)
+        self._performer = Performer(launcher, fleet, self._watcher, self._known, self._core.book.nodes, self._post)
+        self._ray_jobs = RayJobs(store, config.clock, self._is_job)
         self._start()
 
     def now_s(self) -> float:
@@ -182,10 +181,10 @@ class Controller:
         """Store an agent's samples and take its attempts' reports; returns how many samples were new."""
         seen = {usage["owner_id"] for sample in batch.get("samples", ()) for usage in sample["usages"]}
         workers_of = {owner.removeprefix(RAY_JOB_PREFIX) for owner in seen if owner.startswith(RAY_JOB_PREFIX)}
-        if workers_of - self._ray_jobs.keys():  # a Ray job that began since the last look
+        if workers_of - self._ray_jobs.submissions.keys():  # a Ray job that began since the last look
             with contextlib.suppress(Exception):  # without the list its energy stays unallocated
                 ray_jobs = self._launcher.ray_jobs()
-                self._ask(lambda: self._note_ray_jobs(ray_jobs))
+                self._ask(lambda: self._ray_jobs.note(ray_jobs, self._fleet.job_id))
         return self._ask(lambda: self._report(batch))
 
     def status(self) -> dict[str, Any]:
@@ -225,20 +224,19 @@ class Controller:
     def _start(self) -> None:
         self._packages().mkdir(parents=True, exist_ok=True, mode=0o700)
         self._models = dict(self._store.get_meta("models") or {})
-        for node in self._fleet.nodes().values():
-            self._join(node)
-        self._refresh_forecast(self.now_s())
         self._job_ids = {row.id for row in self._store.list_jobs()}
         actions = self._core.restore(self._store.load_jobs(_OPEN))
+        nodes = self._fleet.nodes()
+        self._looked(nodes, self._fleet.held(nodes))  # before anything is started
         for job in self._core.book.jobs.values():
             if job.live_attempt is not None:
                 self._watcher.watch(job.id, job.live_attempt)
-        for node_name in {*self._known, *self._core.book.nodes}:
-            self._ingest_spool_of_lost(node_name)
-        self._perform_all(actions)
+        self._performer.perform(actions)
         threading.Thread(target=self._brain, name="brain", daemon=True).start()
         threading.Thread(target=self._look_around, name="look", daemon=True).start()
         self._watcher.start()
+        for name in self._known.keys() - nodes.keys():
+            self._performer.in_background(self._ingest_spool_of_lost, name)
 
     def _brain(self) -> None:
         due = time.monotonic()
@@ -285,7 +283,7 @@ class Controller:
         jobs, entries = self._core.take_changes()
         if jobs or entries:
             self._store.save_jobs(jobs, entries)
-        self._perform_all(actions)
+        self._performer.perform(actions)
 
     def _submit(self, job_id: str, job: JobFile, package: str | None, nonce: str) -> str:
         known = self._core.book.jobs.get(job_id)
@@ -308,7 +306,7 @@ class Controller:
 
     def _report(self, batch: Mapping[str, Any]) -> int:
         samples = [from_json(dict(data)) for data in batch.get("samples", ())]
-        directory = Directory(self._ray_jobs, self._models, self._is_job)
+        directory = Directory(self._ray_jobs.submissions, self._models, self._is_job)
         try:
             new = self._accounts.book(samples, self._known, directory)
         except EcoRayError:  # one bad sample must not hold up the others
@@ -328,58 +326,6 @@ class Controller:
     def _is_job(self, job_id: str) -> bool:
         return job_id in self._job_ids
 
-    # -- acting ------------------------------------------------------------------------------------------------------
-
-    def _perform_all(self, actions: list[Action]) -> None:
-        for action in actions:
-            self._changed_on[action.attempt.node] = time.monotonic()
-            if isinstance(action, StartAttempt):
-                self._watcher.watch(action.job.id, action.attempt)
-            self._pool.submit(self._perform, action)
-
-    def _perform(self, action: Action) -> None:
-        try:
-            if isinstance(action, StartAttempt):
-                self._launch(action)
-            elif isinstance(action, AskToCheckpoint):
-                node = self._known[action.attempt.node]
-                self._fleet.call(node, lambda a: a.ask_to_pause.remote(action.attempt.submission_id))
-            elif isinstance(action, StopAttempt):
-                self._watcher.stop_attempt(action.attempt.submission_id)
-            else:
-                self._clean_up(action)
-        except Exception:
-            # a pause that was not passed on times out, a stop is repeated, a launch is refused: none is final
-            log.exception("could not perform %s for %s", type(action).__name__, action.attempt.submission_id)
-
-    def _launch(self, action: StartAttempt) -> None:
-        job, attempt = action.job, action.attempt
-        node = self._known.get(attempt.node)
-        try:
-            if node is None or node.ray_node_id is None:
-                raise EcoRayError(f"node {attempt.node} is gone")
-            cpus = job.spec.demand.cpus
-            self._fleet.agent(node).expect.remote(job.id, attempt.number, attempt.submission_id, cpus)
-            self._launcher.start(job, attempt, node.ray_node_id)
-        except Exception as error:
-            known = None
-            with contextlib.suppress(Exception):
-                known = self._launcher.status(attempt.submission_id)
-            if known is None:
-                self._watcher.forget(attempt.submission_id)
-                message = f"could not be launched: {error}"
-                self._post(AttemptExited(job.id, attempt.number, "refused", None, message[:500]))
-
-    def _clean_up(self, action: CleanUp) -> None:
-        attempt = action.attempt
-        self._launcher.keep_log(action.job_id, attempt.submission_id)
-        node = self._known.get(attempt.node)
-        if node is not None and attempt.node in self._core.book.nodes:
-            self._fleet.call(node, lambda a: a.clean_up.remote(action.job_id, attempt.number, attempt.submission_id))
-        removed = self._launcher.remove_leftovers(attempt.submission_id)
-        if removed:
-            log.warning("removed %d actors or placement groups that %s left", removed, attempt.submission_id)
-
     # -- the world ---------------------------------------------------------------------------------------------------
 
     def _look_around(self) -> None:
@@ -392,7 +338,7 @@ class Controller:
             if time.monotonic() >= ray_jobs_due:
                 ray_jobs_due = time.monotonic() + _LIST_S
                 with contextlib.suppress(Exception):
-                    self._queue.put((partial(self._note_ray_jobs, self._launcher.ray_jobs()), None))
+                    self._queue.put((partial(self._ray_jobs.note, self._launcher.ray_jobs(), self._fleet.job_id), None))
 
     def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources]) -> None:
         now_s = self.now_s()
@@ -403,9 +349,9 @@ class Controller:
         for name in [name for name in present if name not in nodes]:
             log.warning("node %s is lost", name)
             self._handle(NodeLost(name))
-            self._pool.submit(self._ingest_spool_of_lost, name)
+            self._performer.in_background(self._ingest_spool_of_lost, name)
         for name, amount in held.items():
-            if time.monotonic() - self._changed_on.get(name, 0.0) > _SETTLE_S and name in present:
+            if time.monotonic() - self._performer.changed_on.get(name, 0.0) > _SETTLE_S and name in present:
                 ours = [j.spec.demand for j in self._jobs_on(name)]
                 cpus = max(0.0, amount.cpus - sum(d.cpus for d in ours))
                 gpus = max(0.0, amount.gpus - sum(d.gpus for d in ours))
@@ -436,30 +382,10 @@ class Controller:
         spool = Spool(self._fleet.spool_dir(name))
         samples = spool.load()
         if samples:
-            directory = Directory(self._ray_jobs, self._models, self._is_job)
+            directory = Directory(self._ray_jobs.submissions, self._models, self._is_job)
             self._ask(lambda: self._accounts.book(samples, self._known, directory))
             for sample in samples:
                 spool.drop(sample)
-
-    def _note_ray_jobs(self, ray_jobs: Mapping[str, Any]) -> None:
-        """Remember which Ray job is whose, and keep facts of plain Ray jobs for reports."""
-        # ours and Ray's own jobs are listed too, so that they are not asked for again
-        self._ray_jobs = {key: submission for key, (submission, _) in ray_jobs.items()}
-        self._ray_jobs.setdefault(self._fleet.job_id, None)
-        clock = self.config.clock
-        plain = {}
-        for submission, facts in ray_jobs.values():
-            if submission is None or "eco_ray.job" in facts["metadata"] or self._is_job(submission):
-                continue
-            start, end = facts["start_wall_s"], facts["end_wall_s"]
-            plain[submission] = {
-                "name": submission,
-                "state": facts["state"],
-                "submitted_s": clock.grid_s(start) if start else None,
-                "ended_s": clock.grid_s(end) if end else None,
-            }
-        if plain and plain != self._store.get_meta("ray_jobs"):
-            self._store.put_meta("ray_jobs", {**(self._store.get_meta("ray_jobs") or {}), **plain})
 
     def _refresh_forecast(self, now_s: float) -> None:
         """Ask for forecasts once per grid hour; a source that fails leaves the last one, until it has run out."""

@@ -44,6 +44,8 @@ class Fleet:
 
     def __init__(self, config: FleetConfig) -> None:
         self._config = config
+        #: nodes of the cluster file, whether they are there or not
+        self.described = config.described
         self._agents: dict[str, Any] = {}
         self.job_id = ray.get_runtime_context().get_job_id()
 

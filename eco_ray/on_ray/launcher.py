@@ -177,13 +177,15 @@ class Launcher:
         removed = 0
         # a detached actor has a name; the nameless children that it owns go with it
         theirs = [("job_id", "=", status.ray_job_id), ("state", "!=", "DEAD")]
-        for actor in ray_state.list_actors(filters=theirs, limit=1000):
+        for actor in ray_state.list_actors(self._dashboard_url, filters=theirs, limit=1000):
             if actor.name:
                 with suppress(ValueError):  # it ended meanwhile
                     ray.kill(ray.get_actor(actor.name, namespace=actor.ray_namespace), no_restart=True)
                     removed += 1
         groups = ray_state.list_placement_groups(
-            filters=[("creator_job_id", "=", status.ray_job_id), ("state", "!=", "REMOVED")], limit=1000
+            self._dashboard_url,
+            filters=[("creator_job_id", "=", status.ray_job_id), ("state", "!=", "REMOVED")],
+            limit=1000,
         )
         for group in groups:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group.placement_group_id)))

@@ -126,6 +126,7 @@ def start(name: str, nodes: Iterable[Node], head_cpus: float, serve_port: int, s
             labels={NODE_LABEL: "head"},
         )
         record.address = head.gcs_address
+        _mark_current(record)
         record.dashboard_url = f"http://127.0.0.1:{dashboard_port}"
         for node in nodes:
             add_node(record, node, state_dir)
@@ -146,6 +147,13 @@ def add_node(record: ClusterRecord, node: Node, state_dir: Path) -> None:
         num_gpus=int(node.capacity.gpus),
         labels={NODE_LABEL: node.name, ZONE_LABEL: node.zone},
     )
+
+
+def _mark_current(record: ClusterRecord) -> None:
+    """Write what `ray start` writes: jobs find this cluster by it where other Ray clusters run on the same machine."""
+    from ray._private.utils import write_ray_address
+
+    write_ray_address(record.address, record.temp_dir)
 
 
 def _start_node(record: ClusterRecord, state_dir: Path, head: bool, **params: Any) -> Any:

@@ -1,26 +1,11 @@
-"""What the contract suites share: a private PostgreSQL server and the URL of a fresh store for each adapter."""
+"""What the contract suites share: the URL of a fresh store for each adapter."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from postgres_server import CannotStart, PostgresServer
-
-
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    """Debian's PostgreSQL; skips with the reason where it cannot run, but fails in CI, which must not skip it."""
-    try:
-        server = PostgresServer()
-    except CannotStart as error:
-        if os.environ.get("CI"):
-            pytest.fail(f"CI must test PostgreSQL: {error}")
-        pytest.skip(f"no PostgreSQL: {error}")
-    yield server
-    server.stop()
+from postgres_server import PostgresServer
 
 
 def _fresh_url(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:

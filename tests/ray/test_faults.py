@@ -8,8 +8,8 @@ import time
 from collections import Counter
 
 import pytest
-from conftest import SPEED, Cluster
 from ledger_checks import assert_ledger_sound
+from live_cluster import SPEED, Cluster
 
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.jobs import AttemptState, JobState

@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from conftest import Cluster
+from live_cluster import Cluster
 
 from eco_ray.core.jobs import AttemptState, JobState
 from eco_ray.errors import InfeasibleError, NotFoundError, UsageError

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import SCRIPTS, Cluster
+from live_cluster import SCRIPTS, Cluster
 
 from eco_ray.core.jobs import JobState
 from eco_ray.on_ray.local_cluster import _with_descendants, start_ticks
@@ -121,8 +121,11 @@ def test_what_an_attempt_leaves_behind_is_removed(cluster: Cluster, ray_jobs, tm
     from ray.util import state
 
     def left() -> list[str]:
-        actors = [a.name for a in state.list_actors(filters=[("state", "=", "ALIVE")]) if a.ray_namespace == "left"]
-        groups = [g.name for g in state.list_placement_groups() if g.state != "REMOVED" and g.name == "left-group"]
+        url = cluster.client.record.dashboard_url
+        actors = [
+            a.name for a in state.list_actors(url, filters=[("state", "=", "ALIVE")]) if a.ray_namespace == "left"
+        ]
+        groups = [g.name for g in state.list_placement_groups(url) if g.state != "REMOVED" and g.name == "left-group"]
         found = subprocess.run(
             ["pgrep", "-f", f"time.sleep\\(300\\)  # {tmp_path.name}"], capture_output=True, text=True
         )

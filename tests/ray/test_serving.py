@@ -9,7 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 import torch
-from conftest import SPEED, Cluster
+from live_cluster import SPEED, Cluster
 
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.power import PowerCurve

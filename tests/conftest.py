@@ -1,0 +1,22 @@
+"""What all suites share: a private PostgreSQL server."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from postgres_server import CannotStart, PostgresServer
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Debian's PostgreSQL; skips with the reason where it cannot run, but fails in CI, which must not skip it."""
+    try:
+        server = PostgresServer()
+    except CannotStart as error:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must test PostgreSQL: {error}")
+        pytest.skip(f"no PostgreSQL: {error}")
+    yield server
+    server.stop()
