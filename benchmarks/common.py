@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import TextIO
 
 from eco_ray.cluster_file import load_cluster_file
 from eco_ray.config import load_settings
@@ -57,7 +58,7 @@ def cluster(num_cpus: float | None = None) -> Iterator[Client]:
 def saved_output(name: str, *, save: bool = True) -> Iterator[None]:
     """Print as usual, and keep what was printed in benchmarks/results/NAME-DATE.txt."""
     kept = io.StringIO()
-    with contextlib.redirect_stdout(_Both(sys.stdout, kept)):  # type: ignore[type-var]
+    with contextlib.redirect_stdout(_Both(sys.stdout, kept)):
         yield
     if save:
         RESULTS.mkdir(exist_ok=True)
@@ -69,7 +70,7 @@ def saved_output(name: str, *, save: bool = True) -> Iterator[None]:
 class _Both(io.TextIOBase):
     """A stream that writes to two."""
 
-    def __init__(self, *streams: io.TextIOBase) -> None:
+    def __init__(self, *streams: TextIO) -> None:
         self._streams = streams
 
     def write(self, text: str) -> int:

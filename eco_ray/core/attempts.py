@@ -30,7 +30,8 @@ def exit_verdict(  # noqa: PLR0911 - one return per line of the table
 ) -> Verdict:
     """The table of endings, read from the top: the first line that fits decides."""
     code = event.exit_code
-    asked = attempt.state in (AttemptState.PAUSING, AttemptState.STOPPING)
+    # once asked, the request stands: an attempt that leaves after the pause had timed out still leaves because of it
+    asked = attempt.pause_asked_s is not None or attempt.state is AttemptState.STOPPING
     if event.outcome == "exited" and code == 0:
         return Verdict(AttemptState.SUCCEEDED, JobState.SUCCEEDED, Reason.SUCCEEDED, "succeeded")
     if job.cancelling:
@@ -47,6 +48,22 @@ def exit_verdict(  # noqa: PLR0911 - one return per line of the table
     if event.outcome in ("lost", "refused"):
         return _lost(job, attempt, event, max_losses)
     return _failed(job, code, event.message)
+
+
+def kept_work(job: Job, ended: Attempt) -> tuple[float, float | None]:
+    """Productive run time [s] and progress of the job after this attempt: what a checkpoint does not hold is lost."""
+    worked_from = ended.productive_s if ended.productive_s is not None else ended.started_s
+    if worked_from is None or ended.ended_s is None:
+        return job.productive_s, job.progress
+    worked_s = max(0.0, ended.ended_s - worked_from)
+    if ended.state is AttemptState.SUCCEEDED:
+        return job.productive_s + worked_s, None if job.progress is None else 1.0
+    if ended.state is AttemptState.PAUSED or worked_s == 0:
+        return job.productive_s + worked_s, job.progress
+    kept_s = min(worked_s, max(0.0, ended.checkpoint_s - worked_from)) if ended.checkpoint_s is not None else 0.0
+    productive_s = job.productive_s + kept_s
+    # progress was reported at about the end; work is taken to be even
+    return productive_s, None if job.progress is None else job.progress * productive_s / (job.productive_s + worked_s)
 
 
 def _lost(job: Job, attempt: Attempt, event: AttemptExited, max_losses: int) -> Verdict:

@@ -56,7 +56,8 @@ class Calendar:
         passed = self.slot_of(time_s) - self._first
         if passed > _INITIAL_SLOTS:
             self._first += passed
-            self._held = {name: held[passed:].copy() for name, held in self._held.items()}
+            ahead = {name: held[passed:].copy() for name, held in self._held.items()}
+            self._held = {name: held for name, held in ahead.items() if (abs(held) > 1e-9).any()}  # nodes come and go
 
     def _view(self, name: str, first: int, count: int) -> NDArray[np.float64]:
         start = first - self._first

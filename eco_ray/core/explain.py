@@ -17,6 +17,8 @@ def plan_message(job: Job, plan: Plan, now_s: float, config: PlannerConfig) -> t
     if first.start_s <= now_s + 1e-6:
         return Reason.PENDING_EVALUATION, f"starts now {where}{assumed}"
     when = datetime.fromtimestamp(first.start_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    if first.start_s <= job.spec.not_before_s + 1e-6:
+        return Reason.PENDING_EVALUATION, f"starts {when} {where}, not before, as it asks{assumed}"
     if job.spec.policy == "run-now":
         return Reason.WAITING_FOR_CAPACITY, f"starts {when} {where}, or as soon as a node is free{assumed}"
     pauses = len(plan.segments) - 1
@@ -24,7 +26,12 @@ def plan_message(job: Job, plan: Plan, now_s: float, config: PlannerConfig) -> t
     saves = "; the saving is unknown (no intensity)"
     if plan.carbon_g is not None and plan.run_now_g is not None and plan.run_now_g > 0:
         saved_g = plan.run_now_g - plan.carbon_g
-        saves = f"; saves {saved_g:.3g} g ({saved_g / plan.run_now_g:.0%}) against running now in the home zone"
+        verb, than = ("saves", "against") if saved_g >= 0 else ("emits", "more than")
+        saves = (
+            f"; {verb} {abs(saved_g):.3g} g ({abs(saved_g) / plan.run_now_g:.0%}) {than} running now in the home zone"
+        )
+    if plan.could_start_s is None or first.start_s <= plan.could_start_s + 1e-6:
+        return Reason.WAITING_FOR_CAPACITY, f"starts {when} {where}, when a node is free{shape}{saves}{assumed}"
     return Reason.WAITING_FOR_CLEANER_WINDOW, f"starts {when} {where}{shape}{saves}{assumed}"
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eco_ray.core.power import PowerCurve
-from eco_ray.core.units import J_PER_KWH, Nature
+from eco_ray.core.units import J_PER_KWH, MJ_PER_J, Nature, grams
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,6 @@ def request_footprint(cpu_s: float, duration_s: float, power: ReplicaPower, sign
     wall_j = cpu_s * dynamic_w_per_cpu + duration_s * curve.idle_w * idle_share
     energy_j = wall_j * power.clock_speed
     intensity = signal.intensity_g_per_kwh
-    carbon_g = None if intensity is None else energy_j / J_PER_KWH * power.pue * intensity
+    carbon_g = None if intensity is None else grams(energy_j * MJ_PER_J, intensity, power.pue)
     watts = wall_j / duration_s if duration_s > 0 else 0.0
     return Footprint(energy_j, carbon_g, duration_s, watts, signal, Nature.weakest([curve.nature, Nature.MODELLED]))

@@ -150,6 +150,8 @@ class Plan:
     run_now_g: float | None
     #: when it was made [s since epoch]
     made_s: float
+    #: when it could have started, by the places that were free then [s since epoch]; None: no place was
+    could_start_s: float | None = None
 
     @property
     def start_s(self) -> float:

@@ -1,7 +1,8 @@
 """The state machine of jobs: `handle(event, now) -> actions`. The live controller, dry run and simulator all run it.
 
 It holds every open job in memory; the caller persists `take_changes()` before it performs the actions, so that a
-restart (`restore`) finds each launch already written down and repeats it under the same submission id.
+restart (`restore`) finds each launch already written down and repeats it under the same submission id. The caller keeps
+ids unique over jobs that have ended; those that are open are checked here.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eco_ray.core.actions import Action, AskToCheckpoint, CleanUp, StartAttempt, StopAttempt
-from eco_ray.core.attempts import exit_verdict
+from eco_ray.core.attempts import exit_verdict, kept_work
 from eco_ray.core.book import Book
 from eco_ray.core.cluster import Resources
 from eco_ray.core.events import (
@@ -31,6 +32,7 @@ from eco_ray.core.events import (
 )
 from eco_ray.core.explain import plan_message
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Reason
+from eco_ray.core.line import Line, urgency
 from eco_ray.core.planner import PlannerConfig, check_feasible
 from eco_ray.errors import NotFoundError, UsageError
 
@@ -46,10 +48,15 @@ class OrchestratorConfig:
     retry_delay_s: float = 2.0
     #: how often a job is started again after losses that were not its fault
     max_losses: int = 10
-    #: waiting jobs that are planned again per slot when capacity or forecasts change
-    replan_limit: int = 50
+    #: waiting jobs that are planned again per tick when capacity or forecasts have changed: the most urgent ones that
+    #: have no place, and as many others in turn, so that a tick stays short with any number of jobs
+    replan_limit: int = 3
     #: a new plan replaces an old one only if it saves this much more [%]
     replan_gain_pct: float = 2.0
+
+
+#: the sentence of a job that a person suspended
+HELD = "is suspended by request; `eco-ray job resume` lets it go on"
 
 
 class Orchestrator:
@@ -60,8 +67,7 @@ class Orchestrator:
         #: open jobs, nodes, forecasts and plans
         self.book = Book(home_zone, now_s, self.config.planner)
         self.take_changes = self.book.take_changes
-        self._replan_wanted = False
-        self._replanned_slot = -1
+        self._line = Line(self.book, self.config.replan_limit, self.config.replan_gain_pct)
         self._handlers: dict[type, Callable[[Any, float], list[Action]]] = {
             JobSubmitted: self._on_submitted,
             JobCancelled: self._on_cancelled,
@@ -89,19 +95,28 @@ class Orchestrator:
 
     def restore(self, jobs: Iterable[Job]) -> list[Action]:
         """Take over the open jobs of an earlier life; returns the actions that may not have been performed."""
-        jobs = list(jobs)
+        jobs = [job for job in jobs if not job.state.is_final]
         self.book.adopt_all(jobs)
+        self._line.changed()
         again: dict[AttemptState, Callable[[Job, Attempt], Action]] = {
             AttemptState.LAUNCHING: StartAttempt,
             AttemptState.PAUSING: lambda job, attempt: AskToCheckpoint(job.id, attempt),
             AttemptState.STOPPING: lambda job, attempt: StopAttempt(job.id, attempt),
         }
-        live = [(job, job.live_attempt) for job in jobs]
-        return [again[a.state](job, a) for job, a in live if a is not None and a.state in again]
+        last = [(job, job.attempts[-1]) for job in jobs if job.attempts]
+        ended = [CleanUp(job.id, attempt, final=False) for job, attempt in last if not attempt.state.is_live]
+        return [*ended, *(again[a.state](job, a) for job, a in last if a.state in again)]
 
     # -- requests --------------------------------------------------------------------------------------------------
 
     def _on_submitted(self, event: JobSubmitted, now_s: float) -> list[Action]:
+        known = self.book.jobs.get(event.job_id)
+        if known is not None:
+            if event.nonce and event.nonce == known.nonce:
+                return []
+            raise UsageError(
+                f"a job with the id {event.job_id!r} is already here (it is {known.state}); choose another"
+            )
         check_feasible(event.spec, now_s, list(self.book.nodes.values()), self.config.planner)
         job = Job(
             event.job_id,
@@ -122,19 +137,27 @@ class Orchestrator:
         if attempt is None:
             self._end(job, JobState.CANCELLED, Reason.CANCELLED, "was cancelled before it ran on", now_s)
             return []
+        if job.cancelling:
+            return []
         return self._stop(replace(job, cancelling=True), "is being cancelled", now_s)
 
     def _on_suspend(self, event: SuspendRequested, now_s: float) -> list[Action]:
-        job = replace(self._job(event.job_id), held=True)
-        attempt = job.live_attempt
+        job = self._job(event.job_id)
+        if job.cancelling:
+            raise UsageError(f"job {job.id} is being cancelled; submit it again with a later start instead")
+        job, attempt = replace(job, held=True), job.live_attempt
         if attempt is None:
-            self.book.unplan(job)
-            message = "is suspended by request; `eco-ray job resume` lets it go on"
-            self.book.set(
-                replace(job, state=JobState.SUSPENDED, reason=Reason.SUSPENDED, message=message, plan=None), now_s
-            )
+            job = replace(job, state=JobState.SUSPENDED, reason=Reason.SUSPENDED, message=HELD, plan=None)
+            self.book.set(job, now_s, "suspended", HELD)
+            self._line.changed()
             return []
-        return self._ask_to_pause(job, "is asked to pause by request", now_s)
+        message = "is asked to pause by request"
+        if attempt.state is AttemptState.RUNNING:
+            return self._ask_to_pause(job, message, now_s)
+        if attempt.state is AttemptState.LAUNCHING:
+            return self._stop(job, "is stopped by request, before it ran", now_s)
+        self.book.set(replace(job, message=message), now_s)  # it is already on its way out
+        return []
 
     def _on_resume(self, event: ResumeRequested, now_s: float) -> list[Action]:
         job = self._job(event.job_id)
@@ -151,15 +174,19 @@ class Orchestrator:
 
     def _on_started(self, event: AttemptStarted, now_s: float) -> list[Action]:
         found = self._live(event.job_id, event.number)
-        if found is None or found[1].state is not AttemptState.LAUNCHING:
+        if found is None or found[1].started_s is not None:
             return []
         job, attempt = found
-        started = replace(attempt, state=AttemptState.RUNNING, started_s=event.started_s or now_s)
+        launching = attempt.state is AttemptState.LAUNCHING  # else it is being stopped already
+        state = AttemptState.RUNNING if launching else attempt.state
+        started = replace(attempt, state=state, started_s=event.started_s or now_s)
         job = replace(
             self._with_attempt(job, started),
             state=JobState.RUNNING,
             reason=Reason.RUNNING,
-            message=f"runs on {attempt.node} in {attempt.zone} (attempt {attempt.number})",
+            message=f"runs on {attempt.node} in {attempt.zone} (attempt {attempt.number})"
+            if launching
+            else job.message,
         )
         self.book.set(job, now_s, "started", f"attempt {attempt.number} on {attempt.node} in {attempt.zone}")
         return []
@@ -189,48 +216,49 @@ class Orchestrator:
             return []
         job, attempt = found
         ended_s = min(event.ended_s or now_s, now_s)
+        if event.exit_code is not None and attempt.started_s is None:  # over before it was seen running
+            attempt = replace(attempt, started_s=ended_s)
         verdict = exit_verdict(job, attempt, event, self.config.max_losses)
         ended = replace(
             attempt, state=verdict.attempt_state, ended_s=ended_s, exit_code=event.exit_code, message=event.message
         )
-        worked_from = attempt.productive_s if attempt.productive_s is not None else attempt.started_s
-        kept_until = ended_s if verdict.attempt_state is AttemptState.PAUSED else attempt.checkpoint_s
-        worked_s = max(0.0, (kept_until or 0.0) - (worked_from or ended_s))
-        self.book.unplan(job)
+        productive_s, progress = kept_work(job, ended)
         job = replace(
             self._with_attempt(job, ended),
             plan=None,
-            productive_s=job.productive_s + worked_s,
+            productive_s=productive_s,
+            progress=progress,
+            has_checkpoint=job.has_checkpoint or ended.state is AttemptState.PAUSED,
             retries=job.retries + (1 if verdict.uses_retry else 0),
             retry_at_s=now_s + self.config.retry_delay_s if verdict.delayed else 0.0,
         )
-        self._replan_wanted = True
+        self._line.changed()
         clean_up = CleanUp(job.id, ended, final=verdict.job_state.is_final)
         if verdict.job_state.is_final:
-            if verdict.job_state is JobState.SUCCEEDED:
-                job = replace(job, progress=1.0 if job.progress is not None else None)
+            if verdict.job_state is JobState.SUCCEEDED and job.state is not JobState.RUNNING:
+                self.book.set(replace(job, state=JobState.RUNNING), now_s)  # as the table of states has it
             self._end(job, verdict.job_state, verdict.reason, verdict.message, now_s)
             return [clean_up, *self._start_waiting(now_s)]
-        self.book.set(
-            replace(job, state=verdict.job_state, reason=verdict.reason, message=verdict.message),
-            now_s,
-            verdict.attempt_state.value,
-            f"attempt {attempt.number}: {verdict.message}",
-        )
+        state, reason, message = verdict.job_state, verdict.reason, verdict.message
+        if job.held:
+            state, reason, message = JobState.SUSPENDED, Reason.SUSPENDED, HELD
+        job = replace(job, state=state, reason=reason, message=message)
+        kind = verdict.attempt_state.value
+        self.book.set(job, now_s, kind, f"attempt {attempt.number}: {verdict.message}")
         if not job.held:
-            self.book.plan(self.book.jobs[job.id], now_s)
+            self.book.plan(job, now_s)
         return [clean_up, *self._start_waiting(now_s)]
 
     # -- the world -------------------------------------------------------------------------------------------------
 
     def _on_forecast(self, event: ForecastArrived, _now_s: float) -> list[Action]:
         self.book.forecast.update(event.series)
-        self._replan_wanted = True
+        self._line.changed()
         return []
 
     def _on_node_joined(self, event: NodeJoined, _now_s: float) -> list[Action]:
         self.book.nodes[event.node.name] = event.node
-        self._replan_wanted = True
+        self._line.changed()
         return []
 
     def _on_node_lost(self, event: NodeLost, now_s: float) -> list[Action]:
@@ -238,45 +266,27 @@ class Orchestrator:
         self.book.foreign.pop(event.name, None)
         for job in list(self.book.jobs.values()):
             planned_there = job.plan is not None and any(s.node == event.name for s in job.plan.segments)
-            if planned_there and job.live_attempt is None:
-                self.book.plan(job, now_s)
-        self._replan_wanted = True
+            if planned_there and job.live_attempt is None:  # planned again at the next ticks: they may be thousands
+                self._to_line(job, f"had its place on {event.name}, which is gone; it gets another one", now_s)
+        self._line.changed()
         return self._start_waiting(now_s)
 
     def _on_foreign_use(self, event: ForeignUse, _now_s: float) -> list[Action]:
         if self.book.foreign.get(event.node, Resources()) != event.held:
             self.book.foreign[event.node] = event.held
-            self._replan_wanted = True
+            self._line.changed()
         return []
 
     def _on_tick(self, _event: Tick, now_s: float) -> list[Action]:
         self.book.calendar.forget_before(now_s)
         actions: list[Action] = []
-        for job in list(self.book.jobs.values()):
-            attempt = job.live_attempt
-            if attempt is not None and attempt.state is AttemptState.PAUSING:
+        for job, attempt in self.book.live():
+            if attempt.state is AttemptState.PAUSING:
                 actions += self._check_pause(job, attempt, now_s)
-            elif attempt is not None and attempt.state is AttemptState.RUNNING:
+            elif attempt.state is not AttemptState.STOPPING:
                 actions += self._check_plan(job, attempt, now_s)
-        if self._replan_wanted:
-            self._replan_waiting(now_s)
+        self._line.replan(now_s)
         return actions + self._start_waiting(now_s)
-
-    def _replan_waiting(self, now_s: float) -> None:
-        """Use what became free: at once for jobs that wait for a place, once per slot for those with a plan."""
-        slot = self.book.calendar.slot_of(now_s)
-        everyone = slot != self._replanned_slot
-        waiting = [
-            job
-            for job in self.book.jobs.values()
-            if job.live_attempt is None
-            and not job.held
-            and (everyone or job.plan is None or job.spec.policy == "run-now")
-        ]
-        waiting.sort(key=lambda j: (j.plan is not None, -j.spec.priority, j.spec.deadline_s))
-        self.book.replan(waiting[: self.config.replan_limit], now_s, self.config.replan_gain_pct)
-        self._replanned_slot = slot
-        self._replan_wanted = not everyone and any(job.plan is not None for job in self.book.jobs.values())
 
     # -- starting, pausing, stopping -------------------------------------------------------------------------------
 
@@ -284,19 +294,21 @@ class Orchestrator:
         """At the end of a planned stretch: go on, or pause for the next one."""
         if job.plan is not None and now_s < job.plan.segments[0].end_s:
             return []
+        if attempt.state is AttemptState.LAUNCHING or attempt.node not in self.book.nodes:
+            self.book.hold_node(job, attempt, now_s)  # it cannot pause; its start or its loss will be reported
+            return []
         job = self.book.plan(job, now_s)
         ahead = job.plan.segments[0] if job.plan else None
-        if job.plan is None:
-            self.book.hold_node(job, attempt, now_s)
-        if job.plan is None or ahead is None or (ahead.node == attempt.node and ahead.start_s <= now_s):
+        if ahead is None or (ahead.node == attempt.node and ahead.start_s <= now_s):
+            if ahead is None or ahead.end_s <= now_s + 1.0:  # nobody knows how long it still takes
+                self.book.hold_node(job, attempt, now_s)
             return []
-        _, message = plan_message(job, job.plan, now_s, self.config.planner)
+        _, message = plan_message(job, job.plan, now_s, self.config.planner) if job.plan else ("", "")
         return self._ask_to_pause(job, f"pauses: {message}", now_s)
 
     def _start_waiting(self, now_s: float) -> list[Action]:
-        due = [j for j in self.book.jobs.values() if j.plan is not None and j.live_attempt is None and not j.held]
-        due = [j for j in due if j.plan is not None and j.plan.start_s <= now_s + 1e-6]
-        due.sort(key=lambda j: (-j.spec.priority, j.spec.deadline_s))
+        due = [j for j in self._line.waiting() if j.plan is not None and j.plan.start_s <= now_s + 1e-6]
+        due.sort(key=urgency)
         return [action for job in due for action in self._start_if_due(job.id, now_s)]
 
     def _start_if_due(self, job_id: str, now_s: float) -> list[Action]:
@@ -309,10 +321,7 @@ class Orchestrator:
             return []  # whoever holds the place is on its way out
         if node is None or not job.spec.demand.fits_in(self.book.free(node)):
             # what was promised is not there (an overrun, or others' work): look for the next best place
-            self.book.unplan(job)
-            message = f"waits for {job.spec.demand} on {segment.node}, which others still hold"
-            self.book.set(replace(job, plan=None, reason=Reason.WAITING_FOR_CAPACITY, message=message), now_s)
-            self._replan_wanted = True
+            self._to_line(job, f"waits for {job.spec.demand} on {segment.node}, which others still hold", now_s)
             return []
         number = len(job.attempts) + 1
         attempt = Attempt(number, f"{job.id}-a{number}", node.name, node.zone, AttemptState.LAUNCHING, now_s)
@@ -321,11 +330,15 @@ class Orchestrator:
         self.book.set(job, now_s, "launching", f"attempt {number} on {node.name} in {node.zone}")
         return [StartAttempt(job, attempt)]
 
+    def _to_line(self, job: Job, message: str, now_s: float) -> None:
+        """Take a job's plan away, until its turn to be planned again."""
+        self.book.set(replace(job, plan=None, reason=Reason.WAITING_FOR_CAPACITY, message=message), now_s)
+        self._line.changed()
+
     def _ask_to_pause(self, job: Job, message: str, now_s: float) -> list[Action]:
         attempt = job.live_attempt
-        if attempt is None or attempt.state is not AttemptState.RUNNING:
-            self.book.set(job, now_s)
-            return [] if attempt is None or not job.held else self._stop(job, message, now_s)
+        if attempt is None:
+            return []
         attempt = replace(attempt, state=AttemptState.PAUSING, pause_asked_s=now_s)
         self.book.set(replace(self._with_attempt(job, attempt), message=message), now_s, "pausing", message)
         return [AskToCheckpoint(job.id, attempt)]
@@ -345,8 +358,7 @@ class Orchestrator:
         running = replace(attempt, state=AttemptState.RUNNING)
         job = replace(self._with_attempt(job, running), pausable=False, message=message)
         self.book.set(job, now_s, "pause-ignored", message)
-        if self.book.plan(job, now_s).plan is None:
-            self.book.hold_node(self.book.jobs[job.id], running, now_s)
+        self.book.plan(job, now_s)
         return []
 
     def _stop(self, job: Job, message: str, now_s: float) -> list[Action]:
@@ -376,7 +388,6 @@ class Orchestrator:
         return replace(job, attempts=(*job.attempts[:-1], attempt))
 
     def _end(self, job: Job, state: JobState, reason: Reason, message: str, now_s: float) -> None:
-        self.book.unplan(job)
         job = replace(job, state=state, reason=reason, message=message, plan=None, finished_s=now_s, held=False)
         self.book.set(job, now_s, state.value, message)
-        self._replan_wanted = True
+        self._line.changed()

@@ -7,80 +7,23 @@ what other jobs have been promised, so jobs are planned one after the other, the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from eco_ray.core import policies
-from eco_ray.core.calendar import Calendar
-from eco_ray.core.cluster import Node, Resources
-from eco_ray.core.intensity import IntensitySeries
+from eco_ray.core.cluster import Node
 from eco_ray.core.jobs import Job, JobSpec, Plan, Reason, Segment
-from eco_ray.core.units import J_PER_KWH
+from eco_ray.core.task import INSTANT_S, NoPlan, PlannerConfig, Situation, Task, segments_g
 from eco_ray.errors import InfeasibleError, NotFoundError
+
+__all__ = ["NoPlan", "PlannerConfig", "Situation", "check_feasible", "plan_job", "segments_g"]
 
 #: nodes of one zone that the planner looks at; the others are like them
 _NODES_PER_ZONE = 3
-
-
-@dataclass(frozen=True, slots=True)
-class PlannerConfig:
-    """Knobs of the planner, all in grid time."""
-
-    #: length of a slot [s]
-    slot_s: float = 900.0
-    #: how far ahead it plans at most [s]
-    horizon_s: float = 96 * 3600.0
-    #: assumed duration of a job that says nothing and has reported nothing [s]
-    assumed_duration_s: float = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class NoPlan:
-    """Why there is no plan."""
-
-    reason: Reason
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What a plan depends on."""
-
-    now_s: float
-    nodes: Sequence[Node]
-    calendar: Calendar
-    #: forecast by zone; a zone without one is planned for only when no zone has one
-    forecast: Mapping[str, IntensitySeries]
-    home_zone: str
-    #: what others than our attempts hold now, by node; taken to stay
-    foreign: Mapping[str, Resources] = field(default_factory=dict)
-
-    def fits(self, nodes: Sequence[Node], spec: JobSpec, first: int, count: int) -> NDArray[np.bool_]:
-        """Whether the job fits on each node in each slot: shape (nodes, count)."""
-        return self.calendar.fits(nodes, spec.demand, first, count, self.foreign)
-
-
-def expected_duration_s(spec: JobSpec, config: PlannerConfig) -> float:
-    """The duration that plans are made with [s]."""
-    return spec.expected_duration_s or config.assumed_duration_s
-
-
-def work_left_s(job: Job, now_s: float, config: PlannerConfig) -> float:
-    """Useful run time that is left [s]: from reported progress where there is some, else from the expected duration."""
-    done_s = job.productive_s
-    live = job.live_attempt
-    if live is not None:
-        since = live.productive_s if live.productive_s is not None else live.started_s
-        done_s += max(0.0, now_s - since) if since is not None else 0.0
-    expected = expected_duration_s(job.spec, config)
-    if job.progress is not None and job.progress >= 0.05 and done_s > 0:
-        expected = max(done_s, done_s / job.progress)
-    elif live is None and not job.has_checkpoint:
-        done_s = 0.0  # without a checkpoint the next attempt begins again
-    return max(expected - done_s, 1.0)
+#: slots beyond its work that a job's resumes may take together; with more it runs in one piece
+_MORE_SLOTS = 8
 
 
 def check_feasible(spec: JobSpec, now_s: float, nodes: Sequence[Node], config: PlannerConfig) -> None:
@@ -99,55 +42,52 @@ def check_feasible(spec: JobSpec, now_s: float, nodes: Sequence[Node], config: P
             f"job {spec.name!r} asks for {spec.demand}; the largest allowed node has {largest}; "
             "ask for less or allow more zones"
         )
-    earliest = max(now_s, spec.not_before_s) + (spec.expected_duration_s or 0.0)
-    if spec.deadline_s < earliest:
-        short_s = earliest - spec.deadline_s
+    begin_s = max(now_s, spec.not_before_s)
+    needed_s = spec.expected_duration_s or 0.0
+    if spec.deadline_s < begin_s + needed_s or spec.deadline_s <= begin_s:
+        short_s = begin_s + needed_s - spec.deadline_s
+        needs = f"it needs {_hours(needed_s)}" if spec.expected_duration_s else "its duration is unknown"
         raise InfeasibleError(
-            f"job {spec.name!r} cannot finish by its deadline: it needs {_hours(spec.expected_duration_s or 0.0)} and "
-            f"the deadline leaves {_hours(spec.deadline_s - max(now_s, spec.not_before_s))}; "
-            f"move the deadline by at least {_hours(short_s)} or shorten the job"
+            f"job {spec.name!r} cannot finish by its deadline: {needs} and the deadline leaves "
+            f"{_hours(spec.deadline_s - begin_s)}; move the deadline by at least {_hours(max(short_s, 1.0), up=True)}"
+            + (" or shorten the job" if spec.expected_duration_s else "")
         )
 
 
 def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | NoPlan:
     """The lowest-carbon feasible plan of one job, which must not be in the calendar while it is planned."""
-    spec, now_s = job.spec, situation.now_s
-    live = job.live_attempt
-    left_s = work_left_s(job, now_s, config)
-    begin_s = max(now_s, spec.not_before_s, job.retry_at_s)
+    spec, live = job.spec, job.live_attempt
     nodes = _candidates(spec, situation, live.node if live else None)
     if not nodes:
         return NoPlan(
             Reason.WAITING_FOR_CAPACITY,
             f"no node in {', '.join(spec.zones) or 'any zone'} is there with {spec.demand}; it starts when one joins",
         )
-    first = situation.calendar.slot_of(begin_s)
-    slot_s = config.slot_s
-    work = max(1, math.ceil(left_s / slot_s - 1e-6))
-    must_start_s = spec.deadline_s - left_s
-    slots = math.floor(min(spec.deadline_s, begin_s + config.horizon_s) / slot_s + 1e-6) - first
-    cost_g, known_until = _cost_matrix(nodes, spec, situation, first, max(slots, work), slot_s, begin_s)
-    slots = min(slots, known_until)
-    free = situation.fits(nodes, spec, first, cost_g.shape[1])
-    limited = np.where(free, cost_g, np.inf)
-    run_now_g = _run_now_g(spec, situation, left_s)
+    task = Task.of(job, situation, nodes, config)
+    slots = math.floor(min(spec.deadline_s, task.begin_s + config.horizon_s) / task.slot_s + 1e-6) - task.first
+    shown = max(slots, task.work_at_once)
+    free = situation.fits(nodes, spec, task.first, shown)
+    intensity = task.intensity(situation, shown)
+    cost_g = intensity * task.grams_per_intensity(shown)
 
-    current = next((i for i, n in enumerate(nodes) if live and n.name == live.node), None)
-    runs: list[policies.Run] | None = None
-    overdue = live is not None and job.progress is None and left_s <= 1.0  # nobody knows how long it still takes
-    if slots >= work and spec.policy != "run-now" and begin_s <= must_start_s and not overdue:
-        runs = _choose(job, limited[:, :slots], work, current, spec, slot_s)
-        runs = _gate(runs, limited[:, :slots], work, spec, current)
+    runs = _greenest(task, situation, cost_g[:, :slots], intensity[:, :slots], free[:, :slots]) if slots > 0 else None
     if runs is None:  # urgent, run-now, or no signal: the earliest start, whatever the grid says
-        runs = _earliest(free, cost_g, work, current, situation.home_zone, nodes, spec)
+        runs = _earliest(task, free, cost_g, situation.home_zone)
     if runs is None:
         return NoPlan(
             Reason.WAITING_FOR_CAPACITY,
-            f"needs {spec.demand} for {_hours(left_s)}; every allowed node is promised until its deadline, "
-            "so it starts when one becomes free",
+            f"needs {spec.demand} for {_hours(task.left_s)}; every allowed node is promised or in use until its "
+            "deadline, so it starts when one becomes free",
         )
-    carbon_g = _runs_cost(cost_g, runs)
-    return Plan(_segments(runs, nodes, first, slot_s, begin_s, left_s), carbon_g, run_now_g, now_s)
+    segments = task.segments(runs)
+    place = policies.run_now(np.where(free, 0.0, np.inf), task.work_at_once)
+    return Plan(
+        segments,
+        segments_g(segments, spec, situation),
+        _run_now_g(spec, situation, task.left_s),
+        situation.now_s,
+        could_start_s=task.time_s(place[0][1]) if place else None,
+    )
 
 
 def _allowed(spec: JobSpec, nodes: Sequence[Node]) -> list[Node]:
@@ -155,17 +95,16 @@ def _allowed(spec: JobSpec, nodes: Sequence[Node]) -> list[Node]:
 
 
 def _candidates(spec: JobSpec, situation: Situation, live_on: str | None) -> list[Node]:
-    """Nodes to look at: allowed, large enough, with a signal if any has one; a few per zone, the current one first."""
-    allowed = [n for n in _allowed(spec, situation.nodes) if spec.demand.fits_in(n.capacity)]
-    with_signal = [n for n in allowed if n.zone in situation.forecast or n.name == live_on]
-    chosen: list[Node] = []
-    first = situation.calendar.slot_of(situation.now_s)
+    """Nodes to look at: allowed and large enough; a few per zone, the current one first."""
     by_zone: dict[str, list[Node]] = {}
-    for node in with_signal or allowed:
-        by_zone.setdefault(node.zone, []).append(node)
+    for node in _allowed(spec, situation.nodes):
+        if spec.demand.fits_in(node.capacity):
+            by_zone.setdefault(node.zone, []).append(node)
+    first = situation.calendar.slot_of(situation.now_s)
+    count = max(1, int((spec.deadline_s - situation.now_s) // situation.calendar.slot_s))
+    chosen: list[Node] = []
     for members in by_zone.values():
         if len(members) > _NODES_PER_ZONE:
-            count = max(1, int((spec.deadline_s - situation.now_s) // situation.calendar.slot_s))
             room = situation.fits(members, spec, first, min(count, 384)).sum(axis=1)
             order = sorted(
                 range(len(members)),
@@ -177,121 +116,133 @@ def _candidates(spec: JobSpec, situation: Situation, live_on: str | None) -> lis
     return chosen
 
 
-def _cost_matrix(
-    nodes: Sequence[Node],
-    spec: JobSpec,
+def _greenest(
+    task: Task,
     situation: Situation,
-    first: int,
-    slots: int,
-    slot_s: float,
-    begin_s: float,
-) -> tuple[policies.Costs, int]:
-    """Grams per node and slot, and how many slots are covered by every forecast; nan where the intensity is unknown."""
-    edges = (first + np.arange(slots + 1, dtype=np.float64)) * slot_s
-    edges[0] = max(edges[0], begin_s - 1e-6)
-    cost_g = np.full((len(nodes), slots), np.nan)
-    covered = slots
-    for row, node in enumerate(nodes):
-        series = situation.forecast.get(node.zone)
-        if series is None or series.start_s > edges[0]:
-            covered = 0
-            continue
-        known = min(slots, int(np.searchsorted(edges, series.end_s, side="right")) - 1)
-        covered = min(covered, max(known, 0))
-        if known > 0:
-            mean = series.means(edges[: known + 1])
-            energy_kwh = node.attributed_power_w(spec.demand) * slot_s / J_PER_KWH
-            cost_g[row, :known] = energy_kwh * node.pue * mean
-            if spec.max_intensity is not None:
-                cost_g[row, :known][mean > spec.max_intensity] = np.inf
-    return cost_g, covered
-
-
-def _choose(
-    job: Job, cost_g: policies.Costs, work: int, current: int | None, spec: JobSpec, slot_s: float
-) -> list[policies.Run] | None:
-    may_move = job.pausable and spec.suspend.allow and spec.policy == "eco"
-    if current is not None and not may_move:
-        return None  # runs, and runs on
-    if not may_move:
-        return policies.lowest_window(cost_g, work)
-    resume = math.floor(spec.suspend.resume_cost_s / slot_s)
-    costs = policies.SuspendCosts(
-        resume=resume,
-        resume_rest=spec.suspend.resume_cost_s / slot_s - resume,
-        min_run=math.ceil(spec.suspend.min_run_s / slot_s - 1e-6),
-        running_on=current,
-        fresh=not job.has_checkpoint and current is None,
-    )
-    return policies.lowest_interruptible(cost_g, work, costs)
-
-
-def _gate(
-    runs: list[policies.Run] | None, cost_g: policies.Costs, work: int, spec: JobSpec, current: int | None
-) -> list[policies.Run] | None:
-    """Drop a choice that waits for less than the minimum saving against starting at once."""
-    if runs is None or current is not None or runs[0][1] == 0 or spec.min_saving_pct <= 0:
-        return runs
-    now = policies.window_costs(cost_g, work)[:, 0]
-    best = int(np.argmin(now))
-    if np.isfinite(now[best]) and (now[best] - policies.runs_g(cost_g, runs)) * 100 < spec.min_saving_pct * now[best]:
-        return [(best, 0, work)]
-    return runs
-
-
-def _earliest(
-    free: NDArray[np.bool_],
     cost_g: policies.Costs,
-    work: int,
-    current: int | None,
-    home_zone: str,
-    nodes: Sequence[Node],
-    spec: JobSpec,
+    intensity: NDArray[np.float64],
+    free: NDArray[np.bool_],
 ) -> list[policies.Run] | None:
-    if current is not None:
-        return [(current, 0, work)]
-    if spec.policy == "run-now":  # the home zone first, as the counterfactual has it
-        rank = np.array([[0.0 if node.zone == home_zone else 1.0] for node in nodes])
-        weights = np.broadcast_to(rank, free.shape)
-    else:  # the cleanest of the nodes that are free first; unknown intensity last
-        weights = np.where(np.isfinite(cost_g), cost_g, 1e9)
+    """The runs with the least carbon that end by the deadline; None without the time or the signal to choose."""
+    spec = task.job.spec
+    overdue = task.current is not None and task.left_s <= 1.0  # nobody knows how long it still takes
+    if spec.policy == "run-now" or overdue:
+        return None
+    known = np.isfinite(intensity)
+    if task.current is not None and not known[task.current, 0]:
+        return None  # where it runs is as good as anywhere
+    limited = np.where(free & known, cost_g, np.inf)
+    choices = [limited]
+    if spec.max_intensity is not None:
+        with np.errstate(invalid="ignore"):
+            choices.insert(0, np.where(intensity <= spec.max_intensity, limited, np.inf))
+    for allowed in choices:
+        runs = _choose(task, situation, allowed)
+        if runs is not None:
+            return _gate(task, situation, runs, allowed)
+    return None
+
+
+def _choose(task: Task, situation: Situation, cost_g: policies.Costs) -> list[policies.Run] | None:
+    """Runs by the policy of the job that give it time for its work and its resumes, or None."""
+    spec = task.job.spec
+    if task.job.pausable and spec.suspend.allow and spec.policy == "eco":
+        resume = math.floor(spec.suspend.resume_cost_s / task.slot_s)
+        costs = policies.SuspendCosts(
+            resume=resume,
+            resume_rest=spec.suspend.resume_cost_s / task.slot_s - resume,
+            min_run=math.ceil(spec.suspend.min_run_s / task.slot_s - 1e-9),
+            running_on=task.current,
+            fresh=not task.job.has_checkpoint and task.current is None,
+        )
+        table = policies.Interruptible(cost_g, min(cost_g.shape[1], task.slots(task.left_s) + _MORE_SLOTS), costs)
+        runs = _enough(task, situation, table.runs)
+        if runs is not None:
+            return runs
+    if task.current is not None:
+        return None  # runs, and runs on
+
+    def window(work: int, since: int) -> list[policies.Run] | None:
+        """The lowest window that starts in slot `since` or later."""
+        found = policies.lowest_window(cost_g[:, since:], work)
+        return [(row, start + since, end + since) for row, start, end in found] if found else None
+
+    return _enough(task, situation, window)
+
+
+def _enough(
+    task: Task, situation: Situation, policy: Callable[[int, int], list[policies.Run] | None]
+) -> list[policies.Run] | None:
+    """The policy's choice, `policy(work, since)`, with as many slots as the work needs.
+
+    Work is counted in whole slots, but resumes and the part of the first slot that is over take time as well: with too
+    little the policy is asked for more. The first slot also costs less, so leaving it out is tried, too.
+    """
+    least = task.slots(task.left_s)
+
+    def ask(since: int) -> list[policies.Run] | None:
+        work = least
+        while work <= least + _MORE_SLOTS:
+            runs = policy(work, since)
+            missing_s = task.missing_s(runs) if runs else 0.0
+            if missing_s <= INSTANT_S:
+                return runs
+            work += task.slots(missing_s)
+        return None
+
+    runs = ask(0)
+    if task.passed_s <= INSTANT_S or task.current is not None or (runs is not None and runs[0][1] > 0):
+        return runs
+    later = ask(1)
+    if runs is None or later is None:
+        return runs or later
+    return later if _grams(task, situation, later) < _grams(task, situation, runs) * (1 - 1e-9) else runs
+
+
+def _grams(task: Task, situation: Situation, runs: list[policies.Run]) -> float:
+    known_g = segments_g(task.segments(runs), task.job.spec, situation)
+    return math.inf if known_g is None else known_g
+
+
+def _gate(task: Task, situation: Situation, runs: list[policies.Run], cost_g: policies.Costs) -> list[policies.Run]:
+    """Drop a choice that waits for less than the minimum saving against starting at once."""
+    least_pct, work = task.job.spec.min_saving_pct, task.work_at_once
+    if task.current is not None or runs[0][1] == 0 or least_pct <= 0 or work > cost_g.shape[1]:
+        return runs
+    now = policies.run_now(cost_g[:, :work], work)
+    if now is None:
+        return runs
+    now_g = _grams(task, situation, now)
+    return now if (now_g - _grams(task, situation, runs)) * 100 < least_pct * now_g else runs
+
+
+def _earliest(task: Task, free: NDArray[np.bool_], cost_g: policies.Costs, home_zone: str) -> list[policies.Run] | None:
+    """The earliest start; of several places the home zone for run-now, else the cleanest, an unknown one last."""
+    work = task.work_at_once
+    if task.current is not None:
+        return [(task.current, 0, work)]
+    away = np.array([[0.0 if node.zone == home_zone else 1.0] for node in task.nodes])
+    if task.job.spec.policy == "run-now":
+        weights = np.broadcast_to(away, free.shape)
+    else:
+        weights = np.where(np.isfinite(cost_g), cost_g, 1e9 * (1 + away))
     return policies.run_now(np.where(free, weights, np.inf), work)
 
 
 def _run_now_g(spec: JobSpec, situation: Situation, duration_s: float) -> float | None:
     """Grams of running at once in the home zone; None where its intensity is unknown."""
-    series = situation.forecast.get(situation.home_zone)
-    home = [n for n in situation.nodes if n.zone == situation.home_zone and n.capacity.cpus > 0]
-    end_s = situation.now_s + duration_s
-    if series is None or not home or not series.covers(situation.now_s, end_s):
+    home = next((n for n in situation.nodes if n.zone == situation.home_zone and n.capacity.cpus > 0), None)
+    if home is None:
         return None
-    node = home[0]
-    energy_kwh = node.attributed_power_w(spec.demand) * duration_s / J_PER_KWH
-    return energy_kwh * node.pue * series.mean(situation.now_s, end_s)
+    at_once = Segment(home.name, home.zone, situation.now_s, situation.now_s + duration_s)
+    return segments_g([at_once], spec, situation)
 
 
-def _runs_cost(cost_g: policies.Costs, runs: list[policies.Run]) -> float | None:
-    total = policies.runs_g(cost_g, runs)
-    return total if math.isfinite(total) else None
-
-
-def _segments(
-    runs: list[policies.Run], nodes: Sequence[Node], first: int, slot_s: float, begin_s: float, left_s: float
-) -> tuple[Segment, ...]:
-    segments = [
-        Segment(nodes[row].name, nodes[row].zone, max((first + start) * slot_s, begin_s), (first + end) * slot_s)
-        for row, start, end in runs
-    ]
-    if len(segments) == 1:  # an uninterrupted run ends when its work is done, not with its slot
-        only = segments[0]
-        segments = [Segment(only.node, only.zone, only.start_s, only.start_s + left_s)]
-    return tuple(segments)
-
-
-def _hours(seconds: float) -> str:
-    """A duration for people: 3 h 20 min, 45 min, 20 s; negative ones are zero."""
-    seconds = max(0.0, seconds)
+def _hours(seconds: float, *, up: bool = False) -> str:
+    """A duration for people: 3 h 20 min, 45 min, 20 s; negative ones are zero. `up`: never less than it is."""
+    seconds = max(0.0, math.ceil(seconds) if up else seconds)
     if seconds < 60:
         return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
+    minutes_all = math.ceil(seconds / 60) if up else round(seconds / 60)
+    hours, minutes = divmod(minutes_all, 60)
     return f"{hours} h {minutes} min" if hours and minutes else f"{hours} h" if hours else f"{minutes} min"

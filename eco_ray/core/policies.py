@@ -2,12 +2,13 @@
 
 All of them choose slots on nodes from `cost_g`, shape (nodes, slots): the grams of running the job on that node in that
 slot; `inf` where it may not run. They return runs (node, first slot, end slot), in time order, or None where no choice
-exists. `work` is the number of slots of useful work. Among choices of equal cost the earliest wins, then the first node.
+exists. `work` is the number of slots of useful work. Among equal choices the earliest wins, then the first node.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,77 +68,98 @@ class SuspendCosts:
     #: nothing has run before, so the first start is free
     fresh: bool = True
 
-    def head(self, left: int, work: int) -> tuple[int, int]:
-        """Slots that a start with `left` slots of work takes before it may stop: (without work, of work)."""
-        return (0 if self.fresh and left == work else self.resume), min(max(1, self.min_run), left)
-
 
 def lowest_interruptible(cost_g: Costs, work: int, costs: SuspendCosts | None = None) -> list[Run] | None:
     """The least carbon when the job may be suspended, resumed and moved: exact, by dynamic programming.
 
     With no resume cost and no minimum run on one node this is wait-awhile (Let's Wait Awhile, Middleware'21): the
-    cheapest `work` slots. O(slots x nodes x work), vectorised over nodes and work.
+    cheapest `work` slots.
     """
-    costs = costs or SuspendCosts()
-    nodes, slots = cost_g.shape
-    if work > slots or (np.isfinite(cost_g).any(axis=0)).sum() < work:
-        return None
-    total, blocked = _sums(cost_g)
-    rest_g = np.zeros_like(cost_g)
-    if costs.resume_rest:
-        rest_g = costs.resume_rest * cost_g
-    resume, min_run = costs.resume, min(max(1, costs.min_run), work)
-    # least grams from slot t with w slots of work left, while off: off[t, w]; while on a node: on[t % depth, node, w]
-    depth = resume + min_run + 1
-    off = np.full((slots + 1, work + 1), np.inf)
-    on = np.full((depth, nodes, work + 1), np.inf)
-    off[:, 0] = 0.0
-    on[:, :, 0] = 0.0
-    begin = np.full((slots, work + 1), -1, dtype=np.int32)  # node to start on; -1: wait
-    stop = np.ones((slots, nodes, work + 1), dtype=np.bool_)
-    start_g = np.empty((nodes, work + 1))
-
-    def span_g(t: int, ends: slice) -> Costs:
-        """Grams of running on each node from slot t to each of the ends."""
-        spans = total[:, ends] - total[:, t, None]
-        spans[blocked[:, ends] > blocked[:, t, None]] = np.inf
-        return spans
-
-    for t in range(slots - 1, -1, -1):
-        # a start in this slot, for each node and each amount of work left
-        start_g.fill(np.inf)
-        short, end = min(min_run, slots - t - resume + 1), t + resume + min_run
-        if short > 1:  # less is left than a minimum run: run it out
-            start_g[:, 1:short] = span_g(t, slice(t + resume + 1, t + resume + short)) + rest_g[:, t, None]
-        if end <= slots:
-            head_g = span_g(t, slice(end, end + 1)) + rest_g[:, t, None]
-            start_g[:, min_run:] = head_g + on[end % depth, :, : work + 1 - min_run]
-        if costs.fresh:
-            end = t + min_run
-            start_g[:, work] = np.inf
-            if end <= slots:
-                start_g[:, work] = span_g(t, slice(end, end + 1))[:, 0] + on[end % depth, :, work - min_run]
-        node = start_g.argmin(axis=0)
-        least_g = start_g.min(axis=0)
-        starts = np.isfinite(least_g) & (least_g <= off[t + 1] * (1 + _ROUNDING))
-        begin[t, starts] = node[starts]
-        off[t] = best_g = np.where(starts, least_g, off[t + 1])
-        go_on_g = cost_g[:, t, None] + on[(t + 1) % depth, :, :-1]
-        stop[t, :, 1:] = go_on_g > best_g[1:] * (1 + _ROUNDING)
-        on[t % depth, :, 1:] = np.minimum(go_on_g, best_g[1:])
-    least = off[0, work] if costs.running_on is None else on[0, costs.running_on, work]
-    return _read_runs(begin, stop, work, costs) if np.isfinite(least) else None
+    return Interruptible(cost_g, work, costs or SuspendCosts()).runs(work)
 
 
-def _read_runs(begin: NDArray[np.int32], stop: NDArray[np.bool_], work: int, costs: SuspendCosts) -> list[Run]:
-    """Follow the decisions from slot 0 until no work is left."""
-    runs: list[Run] = []
-    t = start = 0
-    left, node = work, costs.running_on
-    while left:
-        if node is not None and not stop[t, node, left]:
-            t, left = t + 1, left - 1
+class Interruptible:
+    """The choices of `lowest_interruptible` for every amount of work up to a greatest one, from one computation.
+
+    O(slots x nodes x work), vectorised over nodes and work, backwards in time. Three states: never started (only of a
+    fresh job, whose first start is free), off, and on a node.
+    """
+
+    def __init__(self, cost_g: Costs, most_work: int, costs: SuspendCosts) -> None:
+        nodes, self._slots = cost_g.shape
+        self._resume = costs.resume
+        #: a run lasts so many slots of work, or all that is left
+        self._min_run = min(max(1, costs.min_run), most_work)
+        self._running_on = costs.running_on
+        free_start = costs.fresh and (costs.resume > 0 or costs.resume_rest > 0)
+        heads = self._heads(cost_g, costs.resume, costs.resume_rest)
+        free_heads = self._heads(cost_g, 0, 0.0) if free_start else heads
+
+        shape = (self._slots + 1, most_work + 1)
+        # least grams from slot t with w slots of work left: off[t, w]; while on a node: on[t % depth, node, w]
+        off = np.full(shape, np.inf)
+        off[:, 0] = 0.0
+        depth = costs.resume + self._min_run + 1
+        on = np.full((depth, nodes, most_work + 1), np.inf)
+        on[:, :, 0] = 0.0
+        #: node to start on in slot t, -1: wait
+        self._begin = np.full(shape, -1, dtype=np.int32)
+        self._stop = np.ones((self._slots, nodes, most_work + 1), dtype=np.bool_)
+        self._start_g = np.empty((nodes, most_work + 1))
+        fresh, self._fresh_begin = (off.copy(), self._begin.copy()) if free_start else (off, self._begin)
+        for t in range(self._slots - 1, -1, -1):
+            self._begin[t], off[t] = self._start_or_wait(heads[t], on, t + costs.resume, off[t + 1])
+            if free_start:
+                self._fresh_begin[t], fresh[t] = self._start_or_wait(free_heads[t], on, t, fresh[t + 1])
+            go_on_g = cost_g[:, t, None] + on[(t + 1) % depth, :, :-1]
+            self._stop[t, :, 1:] = go_on_g > off[t, 1:] * (1 + _ROUNDING)
+            np.minimum(go_on_g, off[t, 1:], out=on[t % depth, :, 1:])
+        self._fresh_g, self._on_g = fresh, on[0]
+        self._fresh_resume = 0 if costs.fresh else costs.resume
+
+    def runs(self, work: int, since: int = 0) -> list[Run] | None:
+        """The runs for so much work, from slot `since` on; None where that is not possible."""
+        node = self._running_on if since == 0 else None
+        if work > self._slots - since:
+            return None
+        least_g = self._on_g[node, work] if node is not None else self._fresh_g[since, work]
+        return self._read(work, since, node) if np.isfinite(least_g) else None
+
+    def _heads(self, cost_g: Costs, resume: int, rest: float) -> Costs:
+        """Grams of a start in slot t with w slots of work, up to a minimum run: shape (slots, nodes, w)."""
+        heads = np.full((self._slots, len(cost_g), self._min_run + 1), np.inf)
+        rest_g = rest * cost_g if rest else np.zeros_like(cost_g)
+        for work in range(1, min(self._min_run, self._slots - resume) + 1):
+            windows = window_costs(cost_g, resume + work)
+            heads[: windows.shape[1], :, work] = (windows + rest_g[:, : windows.shape[1]]).T
+        return heads
+
+    def _start_or_wait(self, heads: Any, on: Any, end: int, wait_g: Costs) -> tuple[NDArray[np.int64], Costs]:
+        """Node to start on (-1: wait) and the least grams, for each amount of work; `end`: when its work begins."""
+        start_g, least = self._start_g, self._min_run
+        start_g[:, :least] = heads[:, :least]
+        if end + least <= self._slots:
+            then = on[(end + least) % len(on)]
+            np.add(heads[:, least:], then[:, : then.shape[1] - least], out=start_g[:, least:])
         else:
+            start_g[:, least:] = np.inf
+        node = start_g.argmin(axis=0)
+        least_g = np.minimum.reduce(start_g, axis=0)
+        starts = least_g <= wait_g * (1 + _ROUNDING)
+        return np.where(starts, node, -1), np.where(starts, least_g, wait_g)
+
+    def _read(self, work: int, since: int, node: int | None) -> list[Run]:
+        """Follow the decisions until no work is left."""
+        runs: list[Run] = []
+        t = start = since
+        left = work
+        begin, resume = self._fresh_begin, self._fresh_resume
+        if node is not None:
+            begin, resume = self._begin, self._resume
+        while left:
+            if node is not None and not self._stop[t, node, left]:
+                t, left = t + 1, left - 1
+                continue
             if node is not None and t > start:
                 runs.append((node, start, t))
             node = None
@@ -145,11 +167,12 @@ def _read_runs(begin: NDArray[np.int32], stop: NDArray[np.bool_], work: int, cos
                 t += 1
                 continue
             node, start = int(begin[t, left]), t
-            idle, useful = costs.head(left, work)
-            t, left = t + idle + useful, left - useful
-    if node is not None:
-        runs.append((node, start, t))
-    return runs
+            useful = min(self._min_run, left)
+            t, left = t + resume + useful, left - useful
+            begin, resume = self._begin, self._resume
+        if node is not None:
+            runs.append((node, start, t))
+        return runs
 
 
 def runs_g(cost_g: Costs, runs: list[Run]) -> float:

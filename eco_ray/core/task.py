@@ -1,0 +1,203 @@
+"""One job as the planner sees it: how much is left, in slots, on which nodes, at what intensity and grams."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eco_ray.core.calendar import Calendar
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.intensity import IntensitySeries
+from eco_ray.core.jobs import Job, JobSpec, Reason, Segment
+from eco_ray.core.policies import Run
+from eco_ray.core.units import MJ_PER_J, grams
+
+#: shorter than any time that matters [s]
+INSTANT_S = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class PlannerConfig:
+    """Knobs of the planner, all in grid time."""
+
+    #: length of a slot [s]
+    slot_s: float = 900.0
+    #: how far ahead it plans at most [s]
+    horizon_s: float = 96 * 3600.0
+    #: assumed duration of a job that says nothing and has reported nothing [s]
+    assumed_duration_s: float = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class NoPlan:
+    """Why there is no plan."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a plan depends on."""
+
+    now_s: float
+    nodes: Sequence[Node]
+    calendar: Calendar
+    #: forecast by zone; where it is unknown a job runs only when it cannot run in time where it is known
+    forecast: Mapping[str, IntensitySeries]
+    home_zone: str
+    #: what others than our attempts hold now, by node; taken to stay
+    foreign: Mapping[str, Resources] = field(default_factory=dict)
+
+    def signal(self, zone: str) -> IntensitySeries | None:
+        """The forecast of a zone, if it is of the home zone's kind: series of different kinds are not compared."""
+        series = self.forecast.get(zone)
+        lead = self.forecast.get(self.home_zone) or next(iter(self.forecast.values()), None)
+        return series if series and lead and series.kind is lead.kind else None
+
+    def fits(self, nodes: Sequence[Node], spec: JobSpec, first: int, count: int) -> NDArray[np.bool_]:
+        """Whether the job fits on each node in each slot: shape (nodes, count)."""
+        return self.calendar.fits(nodes, spec.demand, first, count, self.foreign)
+
+
+def expected_duration_s(spec: JobSpec, config: PlannerConfig) -> float:
+    """The duration that plans are made with [s]."""
+    return spec.expected_duration_s or config.assumed_duration_s
+
+
+def work_left_s(job: Job, now_s: float, config: PlannerConfig) -> float:
+    """Useful run time that is left [s]: from reported progress where there is some, else from the expected duration."""
+    done_s = job.productive_s
+    live = job.live_attempt
+    if live is not None:
+        since = live.productive_s
+        if since is None and live.started_s is not None:  # it has not told yet: it may be restoring its checkpoint
+            resumed = live.number > 1 and job.has_checkpoint
+            since = live.started_s + (job.spec.suspend.resume_cost_s if resumed else 0.0)
+        done_s += max(0.0, now_s - since) if since is not None else 0.0
+    expected = expected_duration_s(job.spec, config)
+    if job.progress is not None and job.progress >= 0.05 and done_s > 0:
+        expected = max(done_s, done_s / job.progress)
+    elif live is None and not job.has_checkpoint:
+        done_s = 0.0  # without a checkpoint the next attempt begins again
+    return max(expected - done_s, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One job as the planner sees it: its work in slots, on rows of nodes."""
+
+    job: Job
+    nodes: Sequence[Node]
+    #: useful run time that is left [s]
+    left_s: float
+    #: earliest start [s since epoch], somewhere within slot `first`
+    begin_s: float
+    first: int
+    slot_s: float
+    #: row of the node that it runs on now
+    current: int | None
+
+    @classmethod
+    def of(cls, job: Job, situation: Situation, nodes: Sequence[Node], config: PlannerConfig) -> Task:
+        begin_s = max(situation.now_s, job.spec.not_before_s, job.retry_at_s)
+        live = job.live_attempt
+        current = next((i for i, n in enumerate(nodes) if live and n.name == live.node), None)
+        left_s = work_left_s(job, situation.now_s, config)
+        return cls(job, nodes, left_s, begin_s, situation.calendar.slot_of(begin_s), config.slot_s, current)
+
+    @property
+    def passed_s(self) -> float:
+        """How much of the first slot is over at the earliest start [s]."""
+        return max(0.0, self.begin_s - self.first * self.slot_s)
+
+    @property
+    def pays_at_start(self) -> bool:
+        """Whether its next start is a resume."""
+        return self.current is None and self.job.has_checkpoint
+
+    @property
+    def run_s(self) -> float:
+        """How long it takes without a suspension from now on, with the resume that it may begin with [s]."""
+        return self.left_s + (self.job.spec.suspend.resume_cost_s if self.pays_at_start else 0.0)
+
+    @property
+    def work_at_once(self) -> int:
+        """Slots that such a run touches when it starts at once."""
+        return self.slots(self.run_s + self.passed_s)
+
+    def slots(self, duration_s: float) -> int:
+        """Slots that a duration fills, at least one."""
+        return max(1, math.ceil((duration_s - INSTANT_S) / self.slot_s))
+
+    def time_s(self, slot: int) -> float:
+        """When a slot of the matrices begins, for this job [s since epoch]."""
+        return max((self.first + slot) * self.slot_s, self.begin_s)
+
+    def missing_s(self, runs: Sequence[Run]) -> float:
+        """Run time that the runs lack for the work and its resumes [s]; what they have too much is negative."""
+        goes_on = self.current is not None and runs[0][:2] == (self.current, 0)
+        free_start = goes_on or not (self.job.has_checkpoint or self.current is not None)
+        resumes = len(runs) - (1 if free_start else 0)
+        given_s = sum(self.time_s(end) - self.time_s(start) for _, start, end in runs)
+        return self.left_s + resumes * self.job.spec.suspend.resume_cost_s - given_s
+
+    def segments(self, runs: Sequence[Run]) -> tuple[Segment, ...]:
+        """The runs in time; the last one ends when the work is done, not with its slot."""
+        runs = list(runs)
+        while len(runs) > 1 and self.missing_s(runs[:-1]) <= INSTANT_S:
+            runs.pop()
+        spare_s = max(0.0, -self.missing_s(runs))
+        last = len(runs) - 1
+        return tuple(
+            Segment(
+                self.nodes[row].name,
+                self.nodes[row].zone,
+                self.time_s(start),
+                self.time_s(end) - (spare_s if i == last else 0.0),
+            )
+            for i, (row, start, end) in enumerate(runs)
+        )
+
+    def grams_per_intensity(self, slots: int) -> NDArray[np.float64]:
+        """Grams of each node in each slot per g/kWh; the first slot counts from the earliest start."""
+        demand = self.job.spec.demand
+        lengths_s = np.full(slots, self.slot_s)
+        lengths_s[0] -= self.passed_s
+        per_s = [grams(node.attributed_power_w(demand) * MJ_PER_J, 1.0, node.pue) for node in self.nodes]
+        return np.outer(per_s, lengths_s)
+
+    def intensity(self, situation: Situation, slots: int) -> NDArray[np.float64]:
+        """Mean forecast [g/kWh] for each node and slot; nan where it is unknown."""
+        edges = (self.first + np.arange(slots + 1, dtype=np.float64)) * self.slot_s
+        edges[0] = max(edges[0], self.begin_s)
+        intensity = np.full((len(self.nodes), slots), np.nan)
+        rows: dict[str, NDArray[np.float64]] = {}
+        for row, node in enumerate(self.nodes):
+            series = situation.signal(node.zone)
+            if node.zone not in rows and series is not None and series.start_s <= edges[0]:
+                known = int(np.searchsorted(edges, series.end_s, side="right")) - 1
+                rows[node.zone] = series.means(edges[: known + 1]) if known > 0 else np.empty(0)
+            means = rows.get(node.zone, np.empty(0))
+            intensity[row, : len(means)] = means
+        return intensity
+
+
+def segments_g(segments: Sequence[Segment], spec: JobSpec, situation: Situation) -> float | None:
+    """Expected operational carbon [g] of what is ahead of planned segments; None where an intensity is unknown."""
+    nodes = {node.name: node for node in situation.nodes}
+    total_g = 0.0
+    for segment in segments:
+        node, series = nodes.get(segment.node), situation.signal(segment.zone)
+        start_s = max(segment.start_s, situation.now_s)
+        if start_s >= segment.end_s:
+            continue
+        if node is None or series is None or not series.covers(start_s, segment.end_s):
+            return None
+        energy_j = node.attributed_power_w(spec.demand) * (segment.end_s - start_s)
+        total_g += grams(energy_j * MJ_PER_J, series.mean(start_s, segment.end_s), node.pue)
+    return total_g

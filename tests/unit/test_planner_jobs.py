@@ -1,0 +1,130 @@
+"""Planning jobs that run already, how much of them is left, and jobs that cannot be."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from planning_cases import CONFIG, HOUR_S, T0, a_job, a_node, a_situation, a_spec, hourly, no_suspension, shape
+
+from eco_ray.core.cluster import Resources
+from eco_ray.core.jobs import Attempt, AttemptState, SuspendRule
+from eco_ray.core.planner import check_feasible, plan_job
+from eco_ray.core.task import work_left_s
+from eco_ray.errors import InfeasibleError, NotFoundError
+
+# -- a job that runs -------------------------------------------------------------------------------------------------
+
+
+def running(node="de-1", zone="DE", started_s=T0, **changes):
+    attempt = Attempt(1, "j-a1", node, zone, AttemptState.RUNNING, started_s, started_s=started_s)
+    return replace(attempt, **changes)
+
+
+def test_a_running_job_goes_on_or_pauses_by_what_is_left():
+    situation = a_situation(hourly("DE", 300, 300, 100, 100, 300), now_s=T0 + HOUR_S)
+    job = a_job(a_spec(2, 5), attempts=(running(),))
+    assert shape(plan_job(job, situation, CONFIG)) == [("de-1", 2, 3)]
+    costly = a_job(a_spec(2, 5, suspend=SuspendRule(resume_cost_s=3 * HOUR_S)), attempts=(running(),))
+    assert shape(plan_job(costly, situation, CONFIG)) == [("de-1", 1, 2)]
+    fixed = a_job(a_spec(2, 5, **no_suspension()), attempts=(running(),))
+    assert shape(plan_job(fixed, situation, CONFIG)) == [("de-1", 1, 2)]
+
+
+def test_a_running_job_whose_end_nobody_knows_is_left_alone():
+    situation = a_situation(hourly("DE", 900, 900, 1, 1, 1), now_s=T0 + 1.1 * HOUR_S)
+    overdue = a_job(a_spec(1, 5), attempts=(running(),))
+    assert shape(plan_job(overdue, situation, CONFIG))[0][:2] == ("de-1", pytest.approx(1.1))
+    at_the_end = a_job(a_spec(9, 5), attempts=(running(),), progress=1.0)
+    assert shape(plan_job(at_the_end, situation, CONFIG))[0][:2] == ("de-1", pytest.approx(1.1))
+
+
+def test_a_job_runs_on_where_the_signal_is_missing():
+    situation = a_situation(
+        hourly("DE", *[1] * 9), nodes=[a_node("de-1", "DE"), a_node("fr-1", "FR")], now_s=T0 + HOUR_S
+    )
+    job = a_job(a_spec(4, 9), attempts=(running("fr-1", "FR"),))
+    assert shape(plan_job(job, situation, CONFIG)) == [("fr-1", 1, 4)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "left_h"),
+    [
+        ({}, 2.0),
+        ({"expected_duration_s": None}, 1.0),  # assumed
+        ({"productive_s": HOUR_S}, 2.0),  # without a checkpoint the next attempt begins again
+        ({"productive_s": HOUR_S, "has_checkpoint": True}, 1.0),
+        ({"productive_s": 3 * HOUR_S, "has_checkpoint": True}, 1 / 3600),
+        ({"productive_s": HOUR_S, "has_checkpoint": True, "progress": 0.25}, 3.0),  # what it reports counts more
+        ({"productive_s": HOUR_S, "has_checkpoint": True, "progress": 0.01}, 1.0),  # too early to say
+        ({"attempts": (running(started_s=T0 - 0.5 * HOUR_S),)}, 1.5),
+        ({"attempts": (running(started_s=T0 - HOUR_S, productive_s=T0 - 0.5 * HOUR_S),)}, 1.5),
+        ({"attempts": (running(started_s=T0 - HOUR_S),), "progress": 0.8}, 0.25),
+        ({"attempts": (running(started_s=None, state=AttemptState.LAUNCHING),)}, 2.0),
+        # it is restoring its checkpoint, half an hour of which costs no work
+        (
+            {
+                "attempts": (running(), running(number=2, started_s=T0 - HOUR_S)),
+                "has_checkpoint": True,
+                "suspend": SuspendRule(resume_cost_s=0.5 * HOUR_S),
+            },
+            1.5,
+        ),
+    ],
+)
+def test_work_that_is_left(changes, left_h):
+    of_spec = {key: changes[key] for key in changes if key in ("expected_duration_s", "suspend")}
+    job = replace(a_job(replace(a_spec(2), **of_spec)), **{k: v for k, v in changes.items() if k not in of_spec})
+    assert work_left_s(job, T0, CONFIG) == pytest.approx(left_h * HOUR_S)
+
+
+# -- what cannot be --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        (
+            a_spec(zones=("DE", "PL")),
+            NotFoundError,
+            "zone 'PL' of job 'train' is not in this cluster: its zones are DE, FR; "
+            "correct carbon.zones or add a node there",
+        ),
+        (
+            a_spec(demand=Resources(3.0, 1.0)),
+            InfeasibleError,
+            "job 'train' asks for 3 CPUs, 1 GPUs, 0 GB memory; the largest allowed node has 2 CPUs, 0 GPUs, "
+            "8 GB memory; ask for less or allow more zones",
+        ),
+        (
+            a_spec(3.5, 2),
+            InfeasibleError,
+            "job 'train' cannot finish by its deadline: it needs 3 h 30 min and the deadline leaves 2 h; "
+            "move the deadline by at least 1 h 30 min or shorten the job",
+        ),
+        (
+            a_spec(1, 8, not_before_s=T0 + 7.5 * HOUR_S + 1),
+            InfeasibleError,
+            "job 'train' cannot finish by its deadline: it needs 1 h and the deadline leaves 30 min; "
+            "move the deadline by at least 31 min or shorten the job",
+        ),
+        (
+            a_spec(None, -1),
+            InfeasibleError,
+            "job 'train' cannot finish by its deadline: its duration is unknown and the deadline leaves 0 s; "
+            "move the deadline by at least 1 h",
+        ),
+    ],
+)
+def test_an_impossible_job_is_told_value_limit_and_cure(spec, error, message):
+    nodes = [a_node("de-1", "DE"), a_node("fr-1", "FR", cpus=2)]
+    with pytest.raises(error) as info:
+        check_feasible(spec, T0, nodes, CONFIG)
+    assert str(info.value) == message
+
+
+def test_what_the_cure_says_is_enough():
+    nodes = [a_node()]
+    check_feasible(a_spec(2, 2), T0, nodes, CONFIG)
+    check_feasible(a_spec(None, 0.01), T0, nodes, CONFIG)
+    check_feasible(a_spec(1, 9, not_before_s=T0 + 7.5 * HOUR_S + 1), T0, nodes, CONFIG)
