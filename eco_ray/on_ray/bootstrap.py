@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -86,7 +87,9 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
         settings.store_url,
         cluster.planner.horizon_s,
     )
-    run_root = Path(tempfile.gettempdir()) / f"eco_ray-{os.getuid()}" / settings.state_dir.name
+    # node-local, and apart from other clusters on the machine
+    mark = hashlib.sha256(str(settings.state_dir.resolve()).encode()).hexdigest()[:12]
+    run_root = Path(tempfile.gettempdir()) / f"eco_ray-{os.getuid()}" / mark
     fleet = FleetConfig(described, clock, settings.state_dir, run_root, cluster.sample_period_s)
     actor = ray.remote(
         num_cpus=0,
