@@ -212,8 +212,9 @@ def main() -> int:
 def case(count: int, cpus: float) -> bool:
     """Measure in a process of its own: a process that has joined one Ray cluster keeps that cluster's token."""
     command = [sys.executable, __file__, "--one-case", "--jobs", str(count), "--cpus", str(cpus)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    print(done.stdout, end="", flush=True)
+    done = subprocess.run(command, check=False, stdout=subprocess.PIPE, text=True)
+    # Ray tells every driver that the controller was killed, which it was on purpose
+    print("\n".join(line for line in done.stdout.splitlines() if "(raylet)" not in line), flush=True)
     if done.returncode not in (0, 1) or not done.stdout:
         raise RuntimeError(f"the case with {cpus:g} CPUs per node broke off")
     return done.returncode == 0

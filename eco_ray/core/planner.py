@@ -137,7 +137,8 @@ def _greenest(
         with np.errstate(invalid="ignore"):
             choices.insert(0, np.where(intensity <= spec.max_intensity, limited, np.inf))
     for allowed in choices:
-        runs = _choose(task, situation, allowed)
+        enough = np.isfinite(allowed).any(axis=0).sum() >= task.slots(task.left_s)  # else there is nothing to compute
+        runs = _choose(task, situation, allowed) if enough else None
         if runs is not None:
             return _gate(task, situation, runs, allowed)
     return None

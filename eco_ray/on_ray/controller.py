@@ -247,8 +247,11 @@ class Controller:
             except queue.Empty:
                 pass
             if time.monotonic() >= due:
-                due = time.monotonic() + _TICK_S
+                began = time.monotonic()
                 self._do(lambda: self._handle(Tick()), None)
+                ended = time.monotonic()
+                # a tick that plans much again leaves as long to whoever asks for something
+                due = ended + max(_TICK_S, ended - began)
 
     @staticmethod
     def _do(work: Callable[[], Any], future: Future[Any] | None) -> None:
