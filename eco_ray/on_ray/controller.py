@@ -184,7 +184,7 @@ class Controller:
         if workers_of - self._ray_jobs.submissions.keys():  # a Ray job that began since the last look
             with contextlib.suppress(Exception):  # without the list its energy stays unallocated
                 ray_jobs = self._launcher.ray_jobs()
-                self._ask(lambda: self._ray_jobs.note(ray_jobs, self._fleet.job_id))
+                self._ask(lambda: self._listed(ray_jobs))
         return self._ask(lambda: self._report(batch))
 
     def status(self) -> dict[str, Any]:
@@ -341,7 +341,7 @@ class Controller:
             if time.monotonic() >= ray_jobs_due:
                 ray_jobs_due = time.monotonic() + _LIST_S
                 with contextlib.suppress(Exception):
-                    self._queue.put((partial(self._ray_jobs.note, self._launcher.ray_jobs(), self._fleet.job_id), None))
+                    self._queue.put((partial(self._listed, self._launcher.ray_jobs()), None))
 
     def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources]) -> None:
         now_s = self.now_s()
@@ -361,6 +361,14 @@ class Controller:
                 self._handle(ForeignUse(name, Resources(round(cpus, 4), round(gpus, 4), 0.0)))
         self._refresh_forecast(now_s)
         self._accounts.keep_series({node.zone for node in self._known.values()}, now_s)
+
+    def _listed(self, ray_jobs: Mapping[str, Any]) -> None:
+        """Take Ray's job list in. A job whose `eco-ray run` was stopped through Ray is cancelled with it."""
+        self._ray_jobs.note(ray_jobs, self._fleet.job_id)
+        for submission, facts in ray_jobs.values():
+            job = self._core.book.jobs.get(submission or "")
+            if job is not None and facts["state"] == "STOPPED" and not job.cancelling:
+                self._handle(JobCancelled(job.id))
 
     def _jobs_on(self, node: str) -> list[Job]:
         jobs = self._core.book.jobs.values()

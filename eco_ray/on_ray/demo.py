@@ -115,7 +115,8 @@ class Demo:
                 log = client.store.job_log(job.id)
                 for entry in log[told.get(job.id, 0) :]:
                     if entry.kind != "submitted":
-                        yield Line(entry.time_s, f"{job.spec.name:<18} {entry.kind:<10} {entry.message.removeprefix('pauses: ')}")
+                        what = entry.message.removeprefix("pauses: ")
+                        yield Line(entry.time_s, f"{job.spec.name:<18} {entry.kind:<10} {what}")
                 told[job.id] = len(log)
             trained = next((j for j in jobs if j.spec.name == MODEL_JOB and j.state == "succeeded"), None)
             if trained is not None and self._answered is None:

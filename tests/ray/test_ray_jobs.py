@@ -87,7 +87,7 @@ def test_a_plain_ray_job_is_metered_and_accounted(cluster: Cluster, ray_jobs, tm
     script = tmp_path / "plain.py"
     script.write_text(
         "import ray, time\nray.init()\n@ray.remote(num_cpus=1)\ndef burn():\n"
-        "    end = time.time() + 4\n    while time.time() < end: pass\nray.get(burn.remote())\n"
+        "    while time.process_time() < 4: pass\nray.get(burn.remote())\n"
     )
     submission = ray_jobs.submit_job(entrypoint=f"{sys.executable} {script}")
     assert wait_ray(ray_jobs, submission) == "SUCCEEDED", ray_jobs.get_job_logs(submission)
