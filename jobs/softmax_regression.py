@@ -4,7 +4,7 @@ Its deadline leaves no room for a cleaner hour, so it is placed in the cleanest 
 
     python jobs/softmax_regression.py                                                         # alone, no cluster
     eco-ray job submit jobs/softmax_regression.yaml
-    ray job submit --working-dir . -- eco-ray run --deadline 90m -- python jobs/softmax_regression.py
+    ray job submit --working-dir . -- eco-ray run --deadline 110m -- python jobs/softmax_regression.py
 """
 
 from __future__ import annotations

@@ -40,7 +40,7 @@ def _job(store: Store, job_id: str) -> Job:
 
 @job.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--id", "job_id", help="Its id; default: its name and six random characters.")
+@click.option("--id", "job_id", help="Its id; default: its name and twelve random characters.")
 @click.option("--deadline", help="Latest finish: 6h from now, or 2026-11-23T08:00Z.")
 @click.option("--wait", is_flag=True, help="Wait for its end; the exit code is then 1 if it failed.")
 @common_options
@@ -53,10 +53,10 @@ def submit(file: Path, job_id: str | None, deadline: str | None, wait: bool, set
 
     client = Client(settings)
     job_id = client.submit(described, job_id)
+    if wait:
+        _wait(client.settings, job_id, None)
     record = client.job(job_id)
     emit(settings, {"id": job_id, "state": str(record.state), "reason": str(record.reason), "message": record.message})
-    if wait:
-        _wait(settings, job_id, None)
 
 
 @job.command()
@@ -153,11 +153,16 @@ def explain(job_id: str, settings: Settings) -> None:
 @common_options
 def logs(job_id: str, follow: bool, settings: Settings) -> None:
     """Output of a job's attempts."""
-    from eco_ray.on_ray.logs import follow_logs
+    from eco_ray.on_ray.logs import Read, follow_logs
 
     store = _store(settings)
-    _job(store, job_id)
-    for text in follow_logs(settings, lambda: _job(store, job_id), follow):
+    found = _job(store, job_id)
+    read: Read = lambda _attempt, offset: (offset, b"")  # noqa: E731 - an ended job needs no cluster
+    if not found.state.is_final:
+        from eco_ray.on_ray.client import Client
+
+        read = Client(settings).read_log
+    for text in follow_logs(settings.state_dir, lambda: _job(store, job_id), read, follow and not found.state.is_final):
         sys.stdout.write(text)
         sys.stdout.flush()
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import signal
 import sys
 from collections.abc import Callable
+from types import FrameType
 from typing import Any, TypeVar
 
 import click
@@ -54,8 +56,13 @@ def common_options(function: F) -> F:
     return wrapper  # type: ignore[return-value]  # the options take the place of `settings`
 
 
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def run(group: click.Group) -> None:
     """Run a command line: errors of ours end with their own exit code and one message on stderr."""
+    signal.signal(signal.SIGTERM, _interrupt)  # so that what was begun is cleaned up
     try:
         group.main(standalone_mode=False)
     except EcoRayError as error:

@@ -12,6 +12,7 @@ from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit, print_table
 from eco_ray.config import Settings
 from eco_ray.core.clock import Clock
+from eco_ray.errors import UsageError
 
 
 @click.command()
@@ -24,7 +25,10 @@ def report(out: Path, settings: Settings) -> None:
 
     store = open_store(settings.store_url, create=False)
     clock = Clock(**(store.get_meta("clock") or {}))
-    document = write_report(store, out, clock.grid_s(time.time()))
+    try:
+        document = write_report(store, out, clock.grid_s(time.time()))
+    except OSError as error:
+        raise UsageError(f"the report cannot be written to {out}: {error}; give another folder with --out") from error
     if settings.output == "table":
         print_summary(document)
         click.echo(f"\n{out / 'report.html'}\n{out / 'report.json'}", err=True)

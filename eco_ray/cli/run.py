@@ -10,7 +10,7 @@ from eco_ray.cli.options import common_options
 from eco_ray.config import Settings
 
 
-@click.command(context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@click.command(context_settings={"allow_interspersed_args": False})
 @click.option("--deadline", help="Latest finish: 6h from now, or 2026-11-23T08:00Z.")
 @click.option("--max-delay", help="Latest finish, as a duration from now.")
 @click.option("--expected-duration", help="How long it computes: 3h.")

@@ -85,10 +85,13 @@ class Book:
                 free = free - job.spec.demand
         return free
 
-    def is_leaving(self, node: Node) -> bool:
-        """Whether an attempt on the node has been asked to leave it."""
+    def is_leaving(self, node: Node, now_s: float, limit_s: float) -> bool:
+        """Whether an attempt on the node was asked to leave it, not longer ago than `limit_s`."""
         leaving = (AttemptState.PAUSING, AttemptState.STOPPING)
-        return any(a.node == node.name and a.state in leaving for _, a in self.live())
+        return any(
+            a.node == node.name and a.state in leaving and now_s - (a.pause_asked_s or now_s) <= limit_s
+            for _, a in self.live()
+        )
 
     # -- plans -----------------------------------------------------------------------------------------------------
 

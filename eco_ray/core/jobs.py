@@ -180,7 +180,7 @@ class Attempt:
     started_s: float | None = None
     #: when a resumed attempt had restored its checkpoint and worked again
     productive_s: float | None = None
-    #: when a pause was asked for
+    #: when it was asked to pause, or began to be stopped
     pause_asked_s: float | None = None
     #: its last checkpoint; work after it is lost if the node is lost
     checkpoint_s: float | None = None

@@ -317,7 +317,8 @@ class Orchestrator:
             return []
         segment = job.plan.segments[0]
         node = self.book.nodes.get(segment.node)
-        if node is not None and not job.spec.demand.fits_in(self.book.free(node)) and self.book.is_leaving(node):
+        free = node is not None and job.spec.demand.fits_in(self.book.free(node))
+        if node is not None and not free and self.book.is_leaving(node, now_s, 2 * self.config.pause_timeout_s):
             return []  # whoever holds the place is on its way out
         if node is None or not job.spec.demand.fits_in(self.book.free(node)):
             # what was promised is not there (an overrun, or others' work): look for the next best place
@@ -365,7 +366,7 @@ class Orchestrator:
         attempt = job.live_attempt
         if attempt is None:
             return []
-        attempt = replace(attempt, state=AttemptState.STOPPING)
+        attempt = replace(attempt, state=AttemptState.STOPPING, pause_asked_s=now_s)
         self.book.set(replace(self._with_attempt(job, attempt), message=message), now_s, "stopping", message)
         return [StopAttempt(job.id, attempt)]
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from eco_ray.core.clock import Clock
 from eco_ray.core.cluster import Node
 from eco_ray.core.orchestrator import OrchestratorConfig
 from eco_ray.core.planner import PlannerConfig
-from eco_ray.errors import UsageError
+from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.on_ray import local_cluster
 from eco_ray.on_ray.connection import attached, connect
 from eco_ray.on_ray.local_cluster import ClusterRecord
@@ -72,6 +74,10 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
         planner, pause_timeout_s=cluster.pause_timeout_s * clock.speed, retry_delay_s=2.0 * clock.speed
     )
     store = open_store(settings.store_url)
+    kept_s = [float(row["updated_s"]) for row in store.signal_sources()]
+    if clock.speed != 1.0 and kept_s and max(kept_s) > clock.grid_s(time.time()):
+        # a fast clock was ahead when the cluster went down; time must not go back under a ledger that is kept
+        clock = Clock(clock.speed, time.time(), max(kept_s))
     store.put_meta(
         "clock",
         {"speed": clock.speed, "wall_origin_s": clock.wall_origin_s, "grid_origin_s": clock.grid_origin_s},
@@ -87,10 +93,7 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
         settings.store_url,
         cluster.planner.horizon_s,
     )
-    # node-local, and apart from other clusters on the machine
-    mark = hashlib.sha256(str(settings.state_dir.resolve()).encode()).hexdigest()[:12]
-    run_root = Path(tempfile.gettempdir()) / f"eco_ray-{os.getuid()}" / mark
-    fleet = FleetConfig(described, clock, settings.state_dir, run_root, cluster.sample_period_s)
+    fleet = FleetConfig(described, clock, settings.state_dir, _run_root(settings, record), cluster.sample_period_s)
     actor = ray.remote(
         num_cpus=0,
         name=CONTROLLER_NAME,
@@ -109,7 +112,12 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
 
 def down(settings: Settings) -> ClusterRecord | None:
     """End the cluster of the state directory; of one that we only attached to, end controller and agents."""
-    record = ClusterRecord.load(settings.state_dir)
+    try:
+        record = ClusterRecord.load(settings.state_dir)
+    except EcoRayError:
+        damaged = settings.state_dir / local_cluster.RECORD_NAME
+        damaged.rename(damaged.with_suffix(".damaged"))
+        raise
     if record is None:
         return None
     if record.temp_dir is None:
@@ -123,7 +131,14 @@ def down(settings: Settings) -> ClusterRecord | None:
             ray.get(handle.stop.remote(), timeout=10.0)
         ray.kill(handle, no_restart=True)
     local_cluster.stop(record, settings.state_dir)
+    shutil.rmtree(_run_root(settings, record), ignore_errors=True)
     return record
+
+
+def _run_root(settings: Settings, record: ClusterRecord) -> Path:
+    """Node-local directory of attempts, apart from other clusters and from earlier lives of this one."""
+    mark = hashlib.sha256(f"{settings.state_dir.resolve()} {record.address}".encode()).hexdigest()[:12]
+    return Path(tempfile.gettempdir()) / f"eco_ray-{os.getuid()}" / mark
 
 
 def _head_node_id() -> str:

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from eco_ray.config import Settings, load_settings
-from eco_ray.core.jobs import Job
+from eco_ray.core.jobs import Attempt, Job
 from eco_ray.core.ports import Store
 from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError
 from eco_ray.job_file import JobFile, load_job_file
 from eco_ray.on_ray.connection import cluster_of, connect, controller_handle
+from eco_ray.on_ray.logs import CHUNK_BYTES
 from eco_ray.on_ray.package import make_package
 from eco_ray.store import open_store
 
@@ -73,6 +74,12 @@ class Client:
         """When and where a job would run if it were submitted now. Raises as `submit`."""
         plan: dict[str, Any] = self._call(lambda c: c.plan.remote(job))
         return plan
+
+    def read_log(self, attempt: Attempt, offset: int) -> tuple[int, bytes]:
+        """Output of an attempt from an offset on, from its node; nothing where the node is gone."""
+        name = attempt.submission_id
+        found: tuple[int, bytes] = self._call(lambda c: c.read_log.remote(attempt.node, name, offset, CHUNK_BYTES))
+        return found
 
     def cancel(self, job_id: str) -> None:
         """End a job."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,19 @@ def cluster_of(state_dir: Path, address: str | None = None) -> ClusterRecord:
 
 def attached(address: str) -> ClusterRecord:
     """A record of a running cluster that somebody else started."""
+    host, _, port = address.rpartition(":")
+    env = {}
+    if port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=5.0).close()
+        except OSError as error:
+            raise UnreachableError(f"nothing answers at {address}: {error}; check --address") from error
+        if host in ("127.0.0.1", "localhost"):
+            env = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # else Ray looks for it at the machine's outer address
+    record = ClusterRecord("attached", address, "", os.environ.get("RAY_AUTH_TOKEN_PATH"), 8000, env)
+    connect(record)
     import ray
 
-    record = ClusterRecord("attached", address, "", os.environ.get("RAY_AUTH_TOKEN_PATH"), 8000, {})
-    connect(record)
     context = ray.get_runtime_context()
     record.address = context.gcs_address
     url = ray._private.worker.global_worker.node.webui_url or ""  # the only place that knows it

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -58,6 +59,9 @@ _LOOK_S = 1.0
 _LIST_S = 5.0
 #: how long a node's Ray resources need to settle after one of our attempts came or went [wall s]
 _SETTLE_S = 3.0
+#: job ids name folders and Ray submissions
+JOB_ID_LIMIT = 100
+_JOB_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{JOB_ID_LIMIT - 1}}}")
 _OPEN = [state for state in JobState if not state.is_final]
 T = TypeVar("T")
 
@@ -125,6 +129,14 @@ class Controller:
             return describe_plan(sketch, plan_job(sketch, book.situation(now_s), book.config), now_s, book.config)
 
         return self._ask(dry_run)
+
+    def read_log(self, node_name: str, submission_id: str, offset: int, limit: int) -> tuple[int, bytes]:
+        """Output of an attempt from its node; nothing where the node is gone."""
+        node = self._core.book.nodes.get(node_name)
+        if node is None or not _JOB_ID.fullmatch(submission_id):
+            return offset, b""
+        found: tuple[int, bytes] = self._fleet.call(node, lambda a: a.read_log.remote(submission_id, offset, limit))
+        return found
 
     def cancel(self, job_id: str) -> None:
         """End a job. Raises NotFoundError."""
@@ -289,6 +301,11 @@ class Controller:
         self._performer.perform(actions)
 
     def _submit(self, job_id: str, job: JobFile, package: str | None, nonce: str) -> str:
+        if not _JOB_ID.fullmatch(job_id):
+            raise UsageError(
+                f"job id {job_id[:120]!r} is not allowed: use 1 to {JOB_ID_LIMIT} letters, digits, '.', '_' or '-', "
+                "beginning with a letter or digit"
+            )
         known = self._core.book.jobs.get(job_id)
         if known is None and job_id in self._job_ids:
             known = self._store.get_job(job_id)

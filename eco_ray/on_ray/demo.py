@@ -32,6 +32,9 @@ REQUESTS = 200
 #: how long the jobs may take before the demo gives up [wall s]
 _TIMEOUT_S = 240.0
 
+#: file that marks a state directory as a demo's, which the next demo may empty
+_MARK = "made-by-eco-ray-demo"
+
 
 @dataclass(frozen=True)
 class Line:
@@ -91,9 +94,11 @@ class Demo:
         old = ClusterRecord.load(state_dir) if state_dir.exists() else None
         if old is not None and is_alive(old):
             raise UsageError(f"a cluster is up in {state_dir}; end it with `eco-ray down --state-dir {state_dir}`")
-        if state_dir.exists() and not (state_dir / "eco_ray.db").exists() and any(state_dir.iterdir()):
-            raise UsageError(f"{state_dir} holds other files than a demo's; give --state-dir an empty or new folder")
+        if state_dir.exists() and not (state_dir / _MARK).exists() and any(state_dir.iterdir()):
+            raise UsageError(f"{state_dir} is not of an earlier demo; give --state-dir an empty or new folder")
         shutil.rmtree(state_dir, ignore_errors=True)
+        state_dir.mkdir(parents=True, mode=0o700)
+        (state_dir / _MARK).touch()
 
     def _up(self, cluster: ClusterFile) -> Client:
         def clock() -> Clock:

@@ -146,7 +146,8 @@ class AgentActor(NodeAgent):
     """The agent as a Ray actor: it talks to the controller by its name."""
 
     def __init__(self, config: AgentConfig) -> None:
-        super().__init__(config, self._to_controller)
+        logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # no public call gives it (Ray 2.60)
+        super().__init__(replace(config, log_dir=logs), self._to_controller)
         self.start()
 
     @staticmethod

@@ -38,6 +38,11 @@ class RayJobStatus:
         return self.status in ("STOPPED", "SUCCEEDED", "FAILED")
 
 
+def kept_log(state_dir: Path, job_id: str, submission_id: str) -> Path:
+    """Where the end of an attempt's output is kept; beside it, in `.offset`, how much came before."""
+    return state_dir / "logs" / job_id / f"{submission_id}.log"
+
+
 def entrypoint_of(run: str) -> str:
     """The command for Ray's shell: `exec` lets SIGTERM reach the program itself instead of a shell around it."""
     try:
@@ -117,7 +122,7 @@ class Launcher:
         try:
             info = self.client.get_job_info(submission_id)
         except RuntimeError as error:
-            if "does not exist" in str(error) or "404" in str(error):
+            if _is_unknown(error):
                 return None
             raise
         return RayJobStatus(
@@ -133,7 +138,7 @@ class Launcher:
         try:
             self.client.stop_job(submission_id)
         except RuntimeError as error:
-            if "does not exist" not in str(error) and "404" not in str(error):
+            if not _is_unknown(error):
                 raise
 
     def ray_jobs(self) -> dict[str, tuple[str | None, dict[str, Any]]]:
@@ -150,20 +155,12 @@ class Launcher:
             found[info.job_id or info.submission_id] = (info.submission_id, facts)
         return found
 
-    def logs(self, submission_id: str) -> str:
-        """Output of a submission so far; empty when Ray has none (its node is gone)."""
-        try:
-            return str(self.client.get_job_logs(submission_id))
-        except RuntimeError:
-            return ""
-
-    def keep_log(self, job_id: str, submission_id: str) -> None:
-        """Copy the end of an attempt's output into the state directory, where it outlives the cluster."""
-        text = self.logs(submission_id)
-        if text:
-            folder = self._state_dir / "logs" / job_id
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            (folder / f"{submission_id}.log").write_text(text[-LOG_KEPT_BYTES:])
+    def keep_log(self, job_id: str, submission_id: str, offset: int, content: bytes) -> None:
+        """Keep the end of an attempt's output in the state directory, where it outlives the cluster."""
+        path = kept_log(self._state_dir, job_id, submission_id)
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.with_suffix(".offset").write_text(str(offset))
+        path.write_bytes(content)
 
     def remove_leftovers(self, submission_id: str) -> int:
         """Kill detached actors and remove placement groups that a finished submission left; returns how many."""
@@ -200,6 +197,11 @@ class Launcher:
             if status is None or status.is_final or time.monotonic() > deadline:
                 return status
             time.sleep(0.1)
+
+
+def _is_unknown(error: Exception) -> bool:
+    """Whether Ray's answer says that it does not know the submission."""
+    return "status code 404" in str(error)
 
 
 def _last_line(text: str) -> str:

@@ -70,7 +70,9 @@ class ClusterRecord:
         try:
             return cls(**json.loads(path.read_text()))
         except (ValueError, TypeError) as error:
-            raise EcoRayError(f"{path} is damaged ({error}); run `eco-ray down`, then `eco-ray up` again") from error
+            raise EcoRayError(
+                f"{path} is damaged ({error}); `eco-ray down` sets it aside; end that cluster's processes yourself"
+            ) from error
 
     def activate(self) -> None:
         """Set the environment that Ray needs in this process before it is imported."""
@@ -110,8 +112,9 @@ def start(name: str, nodes: Iterable[Node], head_cpus: float, serve_port: int, s
     """Start a head and one Ray node per given node, and write the record after each, so that `stop` finds them all."""
     token_file = write_token(state_dir)
     record = ClusterRecord(name, "", "", str(token_file), serve_port, cluster_env(token_file, state_dir))
-    record.activate()
     record.temp_dir = tempfile.mkdtemp(prefix="eco-", dir="/tmp")  # Ray's socket paths must be short
+    record.activate()
+    record.save(state_dir)  # before the first process, so that `stop` finds whatever was started
     dashboard_port = free_port()
     try:
         head = _start_node(
@@ -182,6 +185,7 @@ def _start_node(record: ClusterRecord, state_dir: Path, head: bool, **params: An
 def stop(record: ClusterRecord, state_dir: Path, grace_s: float = 3.0) -> None:
     """End the processes of a cluster that we started, with all their descendants, and remove its record."""
     roots = [pid for pid, ticks in record.processes if start_ticks(pid) == ticks]
+    roots += [pid for pid in _using(record.temp_dir) if pid not in roots]  # of a start that was cut short
     family = _with_descendants(roots)
     for pid in roots:
         _signal(pid, signal.SIGTERM)
@@ -224,6 +228,17 @@ def start_ticks(pid: int) -> int:
     except OSError:
         return 0
     return 0 if fields[0] == "Z" else int(fields[19])
+
+
+def _using(temp_dir: str | None) -> list[int]:
+    """Processes with Ray's temporary directory of this cluster, which no other has, on their command line."""
+    found = []
+    for entry in Path("/proc").iterdir() if temp_dir else ():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with suppress(OSError):
+                if f"{temp_dir}/".encode() in (entry / "cmdline").read_bytes():
+                    found.append(int(entry.name))
+    return found
 
 
 def _with_descendants(roots: list[int]) -> list[tuple[int, int]]:

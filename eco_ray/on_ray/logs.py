@@ -1,46 +1,55 @@
-"""Output of a job's attempts, from the state directory once they have ended, from Ray while they run."""
+"""Output of a job's attempts: from its node while it runs, from the state directory once it has ended."""
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from eco_ray.config import Settings
 from eco_ray.core.jobs import Attempt, Job
-from eco_ray.errors import EcoRayError
-from eco_ray.on_ray.connection import cluster_of
-from eco_ray.on_ray.launcher import Launcher
+from eco_ray.on_ray.launcher import kept_log
+
+#: what is read of a running attempt's output at once [bytes]
+CHUNK_BYTES = 262_144
+#: reads (attempt, offset) of a running attempt: (offset of what follows, bytes)
+Read = Callable[[Attempt, int], tuple[int, bytes]]
 
 
-def follow_logs(settings: Settings, get_job: Callable[[], Job], follow: bool) -> Iterator[str]:
-    """Pieces of output, attempt after attempt; with `follow` until the job has ended."""
-    launcher: Launcher | None = None
-    seen: dict[str, int] = {}
+def follow_logs(state_dir: Path, get_job: Callable[[], Job], read: Read, follow: bool) -> Iterator[str]:
+    """Pieces of output, attempt after attempt; with `follow` until the job has ended. What is lost is said."""
+    seen: dict[int, int] = {}
+    decoders: dict[int, codecs.IncrementalDecoder] = {}
     while True:
         job = get_job()
+        more = False
         for attempt in job.attempts:
-            text = _kept(settings, job.id, attempt)
-            if text is None:
-                try:
-                    launcher = launcher or _launcher(settings)
-                    text = launcher.logs(attempt.submission_id)
-                except EcoRayError:
-                    text = ""  # the cluster is down, and nothing was kept
-            start = seen.get(attempt.submission_id, 0)
-            if len(text) > start:
-                seen[attempt.submission_id] = len(text)
-                yield text[start:]
-        if not follow or (job.state.is_final and all(not a.state.is_live for a in job.attempts)):
+            offset = seen.get(attempt.number, 0)
+            start, content = _kept(state_dir, job.id, attempt, offset) or read(attempt, offset)
+            if start > offset:
+                yield f"... {start - offset} bytes are not kept ...\n"
+            if content:
+                decoder = decoders.setdefault(attempt.number, codecs.getincrementaldecoder("utf-8")("replace"))
+                yield decoder.decode(content)
+                more = True
+            seen[attempt.number] = max(start, offset) + len(content)
+        if more:
+            continue  # there may be more at once
+        if not follow or (job.state.is_final and _all_kept(state_dir, job)):
             return
-        time.sleep(0.5)
+        time.sleep(0.3)
 
 
-def _kept(settings: Settings, job_id: str, attempt: Attempt) -> str | None:
-    path = settings.state_dir / "logs" / job_id / f"{attempt.submission_id}.log"
-    return path.read_text() if not attempt.state.is_live and path.exists() else None
+def _kept(state_dir: Path, job_id: str, attempt: Attempt, offset: int) -> tuple[int, bytes] | None:
+    """What is kept of an ended attempt's output from an offset on; None: it is not there yet."""
+    path = kept_log(state_dir, job_id, attempt.submission_id)
+    if attempt.state.is_live or not path.exists():
+        return None
+    first = int(path.with_suffix(".offset").read_text())
+    return max(first, offset), path.read_bytes()[max(0, offset - first) :]
 
 
-def _launcher(settings: Settings) -> Launcher:
-    record = cluster_of(settings.state_dir, settings.address)
-    record.activate()
-    return Launcher(record.dashboard_url, settings.state_dir, settings.state_dir)
+def _all_kept(state_dir: Path, job: Job) -> bool:
+    """Whether nothing more can come: the outputs are kept, or were not within a moment of the end."""
+    ended = [a for a in job.attempts if not a.state.is_live]
+    return all(kept_log(state_dir, job.id, a.submission_id).exists() for a in ended[-1:])

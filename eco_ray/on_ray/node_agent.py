@@ -52,6 +52,8 @@ class AgentConfig:
     spool_dir: Path
     #: directories through which the node's attempts talk to it
     run_dir: Path
+    #: where Ray writes the output of the node's drivers
+    log_dir: Path = Path("/nonexistent")
     sample_period_s: float = 1.0
     #: other Ray nodes share the machine: only the processes below this node's raylet are its own
     shares_machine: bool = True
@@ -113,6 +115,18 @@ class NodeAgent:
     def collect(self, submission_id: str) -> dict[str, Any] | None:
         """The last report of an attempt, read now."""
         return self._read_report(self.config.run_dir / submission_id)
+
+    def read_log(self, submission_id: str, offset: int, limit: int) -> tuple[int, bytes]:
+        """Up to `limit` bytes of an attempt's output: (their offset, bytes). A negative offset counts from the end."""
+        path = self.config.log_dir / f"job-driver-{submission_id}.log"
+        try:
+            with path.open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                start = min(size, offset if offset >= 0 else max(0, size + offset))
+                file.seek(start)
+                return start, file.read(limit)
+        except OSError:
+            return max(0, offset), b""
 
     def clean_up(self, job_id: str, attempt: int, submission_id: str) -> int:
         """End what an ended attempt left running here, and remove its directory; returns the number of processes."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -13,10 +12,13 @@ from eco_ray.core.actions import Action, AskToCheckpoint, CleanUp, StartAttempt,
 from eco_ray.core.cluster import Node
 from eco_ray.core.events import AttemptExited
 from eco_ray.errors import EcoRayError
-from eco_ray.on_ray.launcher import Launcher
+from eco_ray.on_ray.launcher import LOG_KEPT_BYTES, Launcher
 from eco_ray.on_ray.watcher import Watcher
 
 log = logging.getLogger("eco_ray.performer")
+
+#: how long a launch is repeated while Ray's job API does not answer [wall s]
+_LAUNCH_PATIENCE_S = 300.0
 
 
 class Performer:
@@ -70,28 +72,40 @@ class Performer:
             log.exception("could not perform %s for %s", type(action).__name__, action.attempt.submission_id)
 
     def _launch(self, action: StartAttempt) -> None:
+        """Launch under the attempt's own id, and again until Ray has said whether it took it: never under another."""
         job, attempt = action.job, action.attempt
-        node = self._known.get(attempt.node)
-        try:
-            if node is None or node.ray_node_id is None:
-                raise EcoRayError(f"node {attempt.node} is gone")
-            cpus = job.spec.demand.cpus
-            self._fleet.agent(node).expect.remote(job.id, attempt.number, attempt.submission_id, cpus)
-            self._launcher.start(job, attempt, node.ray_node_id)
-        except Exception as error:
-            known = None
-            with contextlib.suppress(Exception):
-                known = self._launcher.status(attempt.submission_id)
-            if known is None:
-                self._watcher.forget(attempt.submission_id)
-                message = f"could not be launched: {error}"
-                self._post(AttemptExited(job.id, attempt.number, "refused", None, message[:500]))
+        give_up = time.monotonic() + _LAUNCH_PATIENCE_S
+        while True:
+            try:
+                node = self._known.get(attempt.node)
+                if node is None or node.ray_node_id is None or attempt.node not in self._present:
+                    raise EcoRayError(f"node {attempt.node} is gone")
+                cpus = job.spec.demand.cpus
+                self._fleet.agent(node).expect.remote(job.id, attempt.number, attempt.submission_id, cpus)
+                self._launcher.start(job, attempt, node.ray_node_id)
+            except Exception as error:
+                try:
+                    taken = self._launcher.status(attempt.submission_id) is not None
+                except Exception:
+                    log.exception("Ray does not say whether it took %s; asking again", attempt.submission_id)
+                    if time.monotonic() < give_up:
+                        time.sleep(1.0)
+                        continue
+                    return  # the watcher goes on asking, and ends it as lost when Ray does not know it
+                if not taken:
+                    self._watcher.forget(attempt.submission_id)
+                    message = f"could not be launched: {error}"
+                    self._post(AttemptExited(job.id, attempt.number, "refused", None, message[:500]))
+            return
 
     def _clean_up(self, action: CleanUp) -> None:
         attempt = action.attempt
-        self._launcher.keep_log(action.job_id, attempt.submission_id)
         node = self._known.get(attempt.node)
         if node is not None and attempt.node in self._present:
+            offset, content = self._fleet.call(
+                node, lambda a: a.read_log.remote(attempt.submission_id, -LOG_KEPT_BYTES, LOG_KEPT_BYTES)
+            )
+            self._launcher.keep_log(action.job_id, attempt.submission_id, offset, content)
             self._fleet.call(node, lambda a: a.clean_up.remote(action.job_id, attempt.number, attempt.submission_id))
         removed = self._launcher.remove_leftovers(attempt.submission_id)
         if removed:

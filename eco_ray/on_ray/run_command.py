@@ -46,7 +46,7 @@ def run_command(command: list[str], flags: Mapping[str, str | None], settings: S
         print(f"eco-ray: {error}\neco-ray: runs at once instead", file=sys.stderr, flush=True)  # noqa: T201
         os.execvp(command[0], command)  # noqa: S606 - the user's own command, in place of this process
     submission_id = metadata.get("job_submission_id")
-    return _run_as_job(client, job, submission_id or f"{job.name}-{secrets.token_hex(3)}", submission_id)
+    return _run_as_job(client, job, submission_id or f"{job.name}-{secrets.token_hex(6)}", submission_id)
 
 
 def _run_as_job(client: Client, job: JobFile, job_id: str, nonce: str | None) -> int:
@@ -61,7 +61,7 @@ def _run_as_job(client: Client, job: JobFile, job_id: str, nonce: str | None) ->
     client.submit(job, job_id, nonce)
     _say(f"job {job_id}: {client.job(job_id).message}")
     try:
-        for text in follow_logs(client.settings, lambda: client.job(job_id), follow=True):
+        for text in follow_logs(client.settings.state_dir, lambda: client.job(job_id), client.read_log, follow=True):
             sys.stdout.write(text)
             sys.stdout.flush()
     except KeyboardInterrupt:

@@ -27,6 +27,8 @@ _YOUNG_S = 4.0
 _STOP_AGAIN_S = 2.0
 #: answers of "no such job" before an attempt that had been there counts as lost
 _UNKNOWN_LIMIT = 5
+#: how long a launch may be unknown to Ray before it counts as lost [wall s]
+_LAUNCH_LIMIT_S = 60.0
 
 
 @dataclass
@@ -100,7 +102,9 @@ class Watcher:
         if status is None:
             # not there yet, or Ray's memory of it is gone; a launch that failed is reported by the launch itself
             watched.unknown += 1
-            if watched.running and watched.unknown >= _UNKNOWN_LIMIT:
+            unknown_s = now - watched.changed_mono_s
+            overdue = watched.running or unknown_s > _LAUNCH_LIMIT_S
+            if overdue and watched.unknown >= _UNKNOWN_LIMIT:
                 self._end(submission_id, watched, "lost", None)
             return
         watched.unknown = 0
