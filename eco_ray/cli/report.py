@@ -41,7 +41,7 @@ def print_summary(document: dict[str, Any]) -> None:
     rows = [
         {
             "job": job["id"],
-            "state": job["state"],
+            "state": job["state"] + (", late" if is_late(job) else ""),
             "where": " > ".join(s["zone"] for s in job["segments"]) or "-",
             "resumes": job["resumes"],
             "energy Wh": None if job["energy_j"] is None else job["energy_j"] / 3600,
@@ -62,6 +62,12 @@ def print_summary(document: dict[str, Any]) -> None:
         f"Unallocated: {totals['unallocated_j'] / 3600:.4g} Wh of {totals['node_energy_j'] / 3600:.4g} Wh; "
         f"residual {document['residual_mj']} mJ. Energies and carbon are {', '.join(natures) or 'unknown'}."
     )
+
+
+def is_late(job: dict[str, Any]) -> bool:
+    """Whether its last attempt ended after its deadline; times are ISO 8601 UTC and sort as text."""
+    ends = [segment["end"] for segment in job["segments"] if segment["end"]]
+    return bool(job["deadline"] and ends and max(ends) > job["deadline"])
 
 
 def result_of(job: dict[str, Any]) -> str:

@@ -394,6 +394,8 @@ class Controller:
     def _join(self, node: Node) -> None:
         self._known[node.name] = node
         self._fleet.agent(node)
+        if node.zone not in self._core.book.forecast:
+            self._forecast_until_s = 0.0  # a zone that is new here: ask for its forecast now
         self._handle(NodeJoined(node))
         facts = [
             {"name": n.name, "zone": n.zone, "pue": n.pue, "num_cpus": n.capacity.cpus, "power_source": n.power.source}

@@ -103,6 +103,11 @@ def _segment(segment: Mapping[str, Any], series: Mapping[str, Steps]) -> Iterabl
         return
     operational_g = segment["energy_j"] / J_PER_KWH * intensity * segment["pue"]
     yield from _same_g("arithmetic", "operational_g", segment["operational_g"], operational_g)
+    by_step, known = segment["energy_by_step"], series.get(segment["zone"])
+    if by_step and known:
+        means = [(known.mean(epoch_s(time), epoch_s(time)), energy_j) for time, energy_j in by_step]
+        stepwise_g = sum((mean or 0.0) * energy_j / J_PER_KWH * segment["pue"] for mean, energy_j in means)
+        yield from _same_g("series", "operational_g", segment["operational_g"], stepwise_g)
     pieces = series[segment["zone"]].pieces(*segment["metered_s"]) if segment["zone"] in series else None
     if pieces:  # the mean intensity of the metered intervals lies within what the zone had while they ran
         low, high = min(p.g_per_kwh for p in pieces), max(p.g_per_kwh for p in pieces)

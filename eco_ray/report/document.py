@@ -36,6 +36,7 @@ def build_report(store: Store, now_s: float) -> dict[str, Any]:
         home_zone=home_zone,
         home_pue=float(at_home[0].get("pue", 1.0)) if at_home else 1.0,
         home_steps=steps.get(home_zone) if home_zone else None,
+        steps=steps,
         nodes=nodes,
         zone_natures={zone: Nature(row["nature"]) for zone, row in sources.items()},
     )

@@ -45,6 +45,8 @@ class Setting:
     home_pue: float
     #: kept intensity of the home zone; None: nothing is known of it
     home_steps: Steps | None
+    #: kept intensity of every zone
+    steps: Mapping[str, Steps]
     #: the rows of the cluster's description, by node name
     nodes: Mapping[str, Mapping[str, Any]]
     #: nature of each zone's intensity
@@ -248,9 +250,27 @@ def _segment(stretch: Stretch, cpus: float | None, setting: Setting) -> dict[str
         "overhead": [list(span) for span in stretch.overhead],
         "intensity_g_per_kwh": intensity,
         "pue": facility_mj / energy_mj if energy_mj else float(node.get("pue", 1.0)),
+        "energy_by_step": _energy_by_step(rows, setting.steps.get(stretch.zone)),
         "metered_s": [min(row.start_s for row in rows), max(row.end_s for row in rows)] if rows else None,
         "embodied_g": _embodied_g(node, stretch.end_s - stretch.start_s, cpus),
     }
+
+
+def _energy_by_step(rows: Sequence[OwnerInterval], steps: Steps | None) -> list[list[Any]] | None:
+    """[time, J] per step of the zone's series, evenly within an interval; None where the series has a hole.
+
+    With the series of the report, sum(J / 3.6e6 * g_per_kwh * pue) is the attempt's carbon again.
+    """
+    by_time: dict[float, float] = {}
+    for row in rows:
+        pieces = steps.pieces(row.start_s, row.end_s) if steps else None
+        if steps is None or pieces is None:
+            return None
+        for piece in pieces:
+            part = piece.length_s / (row.end_s - row.start_s) if row.end_s > row.start_s else 1.0
+            time_s = steps.time_of(piece.start_s)
+            by_time[time_s] = by_time.get(time_s, 0.0) + part * row.energy_mj / MJ_PER_J
+    return [[iso(time_s), energy_j] for time_s, energy_j in sorted(by_time.items())]
 
 
 def _embodied_g(node: Mapping[str, Any], reserved_s: float, cpus: float | None) -> float | None:

@@ -54,6 +54,10 @@ class Steps:
         end_s = self.times_s[index] + self.step_s
         return min(end_s, self.times_s[index + 1]) if index + 1 < len(self.times_s) else end_s
 
+    def time_of(self, time_s: float) -> float:
+        """Start [s since epoch] of the step that a time is in."""
+        return self.times_s[bisect_right(self.times_s, time_s) - 1]
+
     def pieces(self, start_s: float, end_s: float) -> list[Piece] | None:
         """What is known of [start_s, end_s], step by step; None when a part of it is unknown.
 
