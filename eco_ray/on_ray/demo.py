@@ -24,7 +24,7 @@ from eco_ray.report import write_report
 from eco_ray.times import parse_instant
 
 #: when the demo's grid time begins: a summer Sunday, whose afternoon and night are clean and whose evening is not
-GRID_START = "2026-07-05T13:40Z"
+GRID_START = "2026-07-05T13:15Z"
 DEFAULT_SPEED = 600.0
 JOBS = ("train_mnist", "linear_regression", "softmax_regression")
 MODEL_JOB, MODEL_NAME, MODEL_VERSION = "train-mnist", "mnist", 1
