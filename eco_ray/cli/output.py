@@ -12,6 +12,9 @@ import click
 
 from eco_ray.config import Settings
 
+#: a pretty table of more rows than this takes seconds to lay out
+_PRETTY_ROWS = 200
+
 
 def emit(settings: Settings, value: Any, table: Sequence[Mapping[str, Any]] | None = None, empty: str = "") -> None:
     """Print a value as the settings say; `table` is what people see of it."""
@@ -35,7 +38,7 @@ def print_table(rows: Sequence[Mapping[str, Any]], empty: str = "") -> None:
     if not rows:
         click.echo(empty or "nothing to show", err=True)
         return
-    if not sys.stdout.isatty():  # plain columns for pipes and logs
+    if not sys.stdout.isatty() or len(rows) > _PRETTY_ROWS:  # plain columns for pipes, logs and long lists
         widths = {k: max(len(k), *(len(_cell(r.get(k))) for r in rows)) for k in rows[0]}
         for line in [{k: k for k in rows[0]}, *rows]:
             click.echo("  ".join(_cell(line.get(k)).ljust(widths[k]) for k in rows[0]).rstrip())
