@@ -34,7 +34,7 @@ TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
 LIMIT_S = 120.0
 #: starting a process takes so long on a busy machine; a job that starts within it did not wait for the grid [wall s]
-LAUNCH_S = 8.0
+LAUNCH_S = 10.0
 LEAST_RIGHT = 0.9
 
 Check = tuple[bool, str]
