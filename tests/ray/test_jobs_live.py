@@ -131,6 +131,9 @@ def test_bad_submissions_change_nothing_and_say_why(cluster: Cluster) -> None:
         cluster.client.submit(cluster.job("true", zones="XX"))
     with pytest.raises(InfeasibleError, match=r"asks for 64 CPUs.*largest allowed node has 1 CPUs"):
         cluster.client.submit(cluster.job("true", num_cpus="64"))
+    for job_id in ("../../outside", "..", "a/b", "", "x" * 101, "two words"):
+        with pytest.raises(UsageError, match="is not allowed: use 1 to 100 letters"):
+            cluster.client.submit(cluster.job("true"), job_id or " ")
     assert len(cluster.client.store.list_jobs()) == before
 
 
