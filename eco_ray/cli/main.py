@@ -22,6 +22,7 @@ from eco_ray.cli.options import LazyGroup, run
         "power": "eco_ray.cli.power:power",
         "ledger": "eco_ray.cli.ledger:ledger",
         "report": "eco_ray.cli.report:report",
+        "simulate": "eco_ray.cli.simulate:simulate",
         "config": "eco_ray.cli.config:config",
     },
     context_settings={"help_option_names": ["-h", "--help"]},

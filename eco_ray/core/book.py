@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from eco_ray.core.calendar import Calendar
 from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.decide import decided_once
 from eco_ray.core.explain import plan_message
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import TRANSITIONS, Attempt, AttemptState, Job, Plan, Reason, Segment
@@ -28,6 +29,8 @@ class Book:
         #: nodes that are there, by name
         self.nodes: dict[str, Node] = {}
         self.forecast: dict[str, IntensitySeries] = {}
+        #: intensity of the past, by zone
+        self.past: dict[str, IntensitySeries] = {}
         #: what others than our attempts hold, by node
         self.foreign: dict[str, Resources] = {}
         self.calendar = Calendar(config.slot_s)
@@ -39,7 +42,8 @@ class Book:
 
     def situation(self, now_s: float) -> Situation:
         """What a plan made now depends on."""
-        return Situation(now_s, list(self.nodes.values()), self.calendar, self.forecast, self.home_zone, self.foreign)
+        nodes = list(self.nodes.values())
+        return Situation(now_s, nodes, self.calendar, self.forecast, self.home_zone, self.foreign, self.past)
 
     # -- records ---------------------------------------------------------------------------------------------------
 
@@ -104,10 +108,12 @@ class Book:
     def replan(self, jobs: Iterable[Job], now_s: float, gain_pct: float) -> None:
         """Plan waiting jobs again in the given order; a plan that still holds is changed only for a worthwhile gain."""
         for job in jobs:
+            if decided_once(job.spec.policy) and self._holds(job.plan):
+                continue
             old, bare = job.plan, self._without_plan(job)
             situation = self.situation(now_s)
             new = plan_job(bare, situation, self.config)
-            if old is not None and all(s.node in self.nodes for s in old.segments):
+            if old is not None and self._holds(old):
                 # what it was promised, by what is known now
                 old_now = replace(old, carbon_g=segments_g(old.segments, job.spec, situation))
                 if not _better(job, new, old_now, gain_pct):
@@ -118,10 +124,25 @@ class Book:
                 continue
             self._adopt(bare, old, new, now_s)
 
+    def next_segment(self, job: Job, now_s: float) -> Job:
+        """The first stretch of a plan that stays as it is has passed."""
+        if job.plan is not None:
+            job = replace(job, plan=replace(job.plan, segments=job.plan.segments[1:]))
+        self.set(job, now_s)
+        return job
+
     def hold_node(self, job: Job, attempt: Attempt, now_s: float) -> None:
-        """Let a live job that has no better plan hold its node for a slot, whatever was promised to others."""
-        segment = Segment(attempt.node, attempt.zone, now_s, now_s + self.config.slot_s)
+        """Let a live job that has no better plan hold its node for a slot, whatever was promised to others.
+
+        What has run for long is expected to run on for longer: otherwise every job that overruns is asked every slot.
+        """
+        ran_s = now_s - (attempt.started_s if attempt.started_s is not None else now_s)
+        segment = Segment(attempt.node, attempt.zone, now_s, now_s + max(self.config.slot_s, ran_s / 20))
         self.set(replace(job, plan=Plan((segment,), None, None, now_s)), now_s)
+
+    def _holds(self, plan: Plan | None) -> bool:
+        """Whether the nodes of a plan are still there."""
+        return plan is not None and all(s.node in self.nodes for s in plan.segments)
 
     def _adopt(self, job: Job, old: Plan | None, plan: Plan | NoPlan, now_s: float) -> Job:
         found = None if isinstance(plan, NoPlan) else plan

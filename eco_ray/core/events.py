@@ -87,6 +87,8 @@ class ForecastArrived:
     """Intensity forecasts by zone; zones that are left out keep theirs."""
 
     series: Mapping[str, IntensitySeries]
+    #: what was, for policies that compare with the past 24 h
+    past: Mapping[str, IntensitySeries] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

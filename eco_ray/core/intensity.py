@@ -81,4 +81,7 @@ class IntensitySeries:
         integral = np.concatenate([[0.0], np.cumsum(values)])
         at_edges = np.interp(position - first, np.arange(len(values) + 1), integral)
         means: NDArray[np.float64] = np.diff(at_edges) / np.diff(position)
+        begin, end = (position[:-1] - first).astype(np.int64), np.ceil(position[1:] - first).astype(np.int64)
+        inside = end - begin == 1  # within one step: its value, to the last bit
+        means[inside] = values[begin[inside]]
         return means

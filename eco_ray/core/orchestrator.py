@@ -15,6 +15,7 @@ from eco_ray.core.actions import Action, AskToCheckpoint, CleanUp, StartAttempt,
 from eco_ray.core.attempts import exit_verdict, kept_work
 from eco_ray.core.book import Book
 from eco_ray.core.cluster import Resources
+from eco_ray.core.decide import decided_once
 from eco_ray.core.events import (
     AttemptExited,
     AttemptProgressed,
@@ -223,9 +224,12 @@ class Orchestrator:
             attempt, state=verdict.attempt_state, ended_s=ended_s, exit_code=event.exit_code, message=event.message
         )
         productive_s, progress = kept_work(job, ended)
+        # a plan that was made once and for all goes on after the pause that it asked for
+        keeps_plan = ended.state is AttemptState.PAUSED and decided_once(job.spec.policy) and not job.held
+        ahead = job.plan if keeps_plan and job.plan is not None and job.plan.start_s >= now_s else None
         job = replace(
             self._with_attempt(job, ended),
-            plan=None,
+            plan=ahead,
             productive_s=productive_s,
             progress=progress,
             has_checkpoint=job.has_checkpoint or ended.state is AttemptState.PAUSED,
@@ -245,7 +249,7 @@ class Orchestrator:
         job = replace(job, state=state, reason=reason, message=message)
         kind = verdict.attempt_state.value
         self.book.set(job, now_s, kind, f"attempt {attempt.number}: {verdict.message}")
-        if not job.held:
+        if not job.held and ahead is None:
             self.book.plan(job, now_s)
         return [clean_up, *self._start_waiting(now_s)]
 
@@ -253,6 +257,7 @@ class Orchestrator:
 
     def _on_forecast(self, event: ForecastArrived, _now_s: float) -> list[Action]:
         self.book.forecast.update(event.series)
+        self.book.past.update(event.past)
         self._line.changed()
         return []
 
@@ -297,7 +302,10 @@ class Orchestrator:
         if attempt.state is AttemptState.LAUNCHING or attempt.node not in self.book.nodes:
             self.book.hold_node(job, attempt, now_s)  # it cannot pause; its start or its loss will be reported
             return []
-        job = self.book.plan(job, now_s)
+        if job.plan is not None and len(job.plan.segments) > 1 and decided_once(job.spec.policy):
+            job = self.book.next_segment(job, now_s)
+        else:
+            job = self.book.plan(job, now_s)
         ahead = job.plan.segments[0] if job.plan else None
         if ahead is None or (ahead.node == attempt.node and ahead.start_s <= now_s):
             if ahead is None or ahead.end_s <= now_s + 1.0:  # nobody knows how long it still takes

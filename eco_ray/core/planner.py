@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_ray.core import policies
 from eco_ray.core.cluster import Node
+from eco_ray.core.decide import NAMES, Question, decide, window
 from eco_ray.core.jobs import Job, JobSpec, Plan, Reason, Segment
+from eco_ray.core.slots import ROUNDING, Costs, Interruptible, Run, SuspendCosts, cheapest_run, earliest_run
 from eco_ray.core.task import INSTANT_S, NoPlan, PlannerConfig, Situation, Task, segments_g
 from eco_ray.errors import InfeasibleError, NotFoundError
 
@@ -68,19 +70,17 @@ def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | No
     shown = max(slots, task.work_at_once)
     free = situation.fits(nodes, spec, task.first, shown)
     intensity = task.intensity(situation, shown)
-    cost_g = intensity * task.grams_per_intensity(shown)
-
-    runs = _greenest(task, situation, cost_g[:, :slots], intensity[:, :slots], free[:, :slots]) if slots > 0 else None
-    if runs is None:  # urgent, run-now, or no signal: the earliest start, whatever the grid says
-        runs = _earliest(task, free, cost_g, situation.home_zone)
-    if runs is None:
-        return NoPlan(
-            Reason.WAITING_FOR_CAPACITY,
-            f"needs {spec.demand} for {_hours(task.left_s)}; every allowed node is promised or in use until its "
-            "deadline, so it starts when one becomes free",
-        )
-    segments = task.segments(runs)
-    place = policies.run_now(np.where(free, 0.0, np.inf), task.work_at_once)
+    segments = _published(task, situation, intensity, free)
+    if segments is None:
+        runs = _runs(task, situation, slots, intensity, free)
+        if runs is None:
+            return NoPlan(
+                Reason.WAITING_FOR_CAPACITY,
+                f"needs {spec.demand} for {_hours(task.left_s)}; every allowed node is promised or in use until its "
+                "deadline, so it starts when one becomes free",
+            )
+        segments = task.segments(runs)
+    place = earliest_run(np.where(free, 0.0, np.inf), task.work_at_once)
     return Plan(
         segments,
         segments_g(segments, spec, situation),
@@ -88,6 +88,58 @@ def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | No
         situation.now_s,
         could_start_s=task.time_s(place[0][1]) if place else None,
     )
+
+
+def _runs(
+    task: Task, situation: Situation, slots: int, intensity: NDArray[np.float64], free: NDArray[np.bool_]
+) -> list[Run] | None:
+    """The planner's own choice, in whole slots: the greenest that ends in time, else the earliest."""
+    cost_g = intensity * task.grams_per_intensity(intensity.shape[1])
+    runs = None
+    if slots > 0 and task.job.spec.policy == "eco":
+        runs = _greenest(task, situation, cost_g[:, :slots], intensity[:, :slots], free[:, :slots])
+    # urgent, run-now, no signal, or no room for what a published policy wants: the earliest start
+    return runs or _earliest(task, free, cost_g, situation.home_zone)
+
+
+def _published(
+    task: Task, situation: Situation, intensity: NDArray[np.float64], free: NDArray[np.bool_]
+) -> tuple[Segment, ...] | None:
+    """The choice of a published policy on the node where it emits least; None where it has none or has begun."""
+    spec = task.job.spec
+    if spec.policy not in NAMES or spec.policy == "run-now" or task.current is not None:
+        return None
+    length_s = task.run_s
+    reach_s = max(spec.deadline_s - task.begin_s, length_s)
+    best: tuple[float, tuple[Segment, ...]] | None = None
+    for row, node in enumerate(task.nodes):
+        signal, past = situation.signal(node.zone), situation.past.get(node.zone)
+        outlook = task.outlook(np.where(free[row], intensity[row], np.nan), reach_s)
+        if signal is None or outlook is None:
+            continue
+        question = Question(
+            length_s=length_s,
+            max_wait_s=reach_s - length_s,
+            clock_s=task.begin_s,
+            interruptible=spec.suspend.allow and task.job.pausable,
+            past_g_per_kwh=past.values_g_per_kwh if past is not None else np.empty(0),
+            tolerance=ROUNDING,
+        )
+        place = replace(window(spec.policy, question), lead_s=0.0)  # nothing starts before it is known
+        segments = task.stretched(node, decide(spec.policy, outlook, question, place))
+        if not segments:
+            continue
+        known_g = segments_g(segments, spec, situation)
+        if known_g is not None and (best is None or known_g < best[0] * (1 - ROUNDING)):
+            best = known_g, segments
+    if best is None:
+        return None
+    if spec.min_saving_pct > 0:
+        now = _earliest(task, free, intensity, situation.home_zone)
+        now_g = segments_g(task.segments(now), spec, situation) if now else None
+        if now and now_g is not None and (now_g - best[0]) * 100 < spec.min_saving_pct * now_g:
+            return task.segments(now)
+    return best[1]
 
 
 def _allowed(spec: JobSpec, nodes: Sequence[Node]) -> list[Node]:
@@ -119,14 +171,14 @@ def _candidates(spec: JobSpec, situation: Situation, live_on: str | None) -> lis
 def _greenest(
     task: Task,
     situation: Situation,
-    cost_g: policies.Costs,
+    cost_g: Costs,
     intensity: NDArray[np.float64],
     free: NDArray[np.bool_],
-) -> list[policies.Run] | None:
+) -> list[Run] | None:
     """The runs with the least carbon that end by the deadline; None without the time or the signal to choose."""
     spec = task.job.spec
     overdue = task.current is not None and task.left_s <= 1.0  # nobody knows how long it still takes
-    if spec.policy == "run-now" or overdue:
+    if overdue:
         return None
     known = np.isfinite(intensity)
     if task.current is not None and not known[task.current, 0]:
@@ -144,36 +196,34 @@ def _greenest(
     return None
 
 
-def _choose(task: Task, situation: Situation, cost_g: policies.Costs) -> list[policies.Run] | None:
+def _choose(task: Task, situation: Situation, cost_g: Costs) -> list[Run] | None:
     """Runs by the policy of the job that give it time for its work and its resumes, or None."""
     spec = task.job.spec
-    if task.job.pausable and spec.suspend.allow and spec.policy == "eco":
+    if task.job.pausable and spec.suspend.allow:
         resume = math.floor(spec.suspend.resume_cost_s / task.slot_s)
-        costs = policies.SuspendCosts(
+        costs = SuspendCosts(
             resume=resume,
             resume_rest=spec.suspend.resume_cost_s / task.slot_s - resume,
             min_run=math.ceil(spec.suspend.min_run_s / task.slot_s - 1e-9),
             running_on=task.current,
             fresh=not task.job.has_checkpoint and task.current is None,
         )
-        table = policies.Interruptible(cost_g, min(cost_g.shape[1], task.slots(task.left_s) + _MORE_SLOTS), costs)
+        table = Interruptible(cost_g, min(cost_g.shape[1], task.slots(task.left_s) + _MORE_SLOTS), costs)
         runs = _enough(task, situation, table.runs)
         if runs is not None:
             return runs
     if task.current is not None:
         return None  # runs, and runs on
 
-    def window(work: int, since: int) -> list[policies.Run] | None:
+    def window(work: int, since: int) -> list[Run] | None:
         """The lowest window that starts in slot `since` or later."""
-        found = policies.lowest_window(cost_g[:, since:], work)
+        found = cheapest_run(cost_g[:, since:], work)
         return [(row, start + since, end + since) for row, start, end in found] if found else None
 
     return _enough(task, situation, window)
 
 
-def _enough(
-    task: Task, situation: Situation, policy: Callable[[int, int], list[policies.Run] | None]
-) -> list[policies.Run] | None:
+def _enough(task: Task, situation: Situation, policy: Callable[[int, int], list[Run] | None]) -> list[Run] | None:
     """The policy's choice, `policy(work, since)`, with as many slots as the work needs.
 
     Work is counted in whole slots, but resumes and the part of the first slot that is over take time as well: with too
@@ -181,7 +231,7 @@ def _enough(
     """
     least = task.slots(task.left_s)
 
-    def ask(since: int) -> list[policies.Run] | None:
+    def ask(since: int) -> list[Run] | None:
         work = least
         while work <= least + _MORE_SLOTS:
             runs = policy(work, since)
@@ -200,24 +250,24 @@ def _enough(
     return later if _grams(task, situation, later) < _grams(task, situation, runs) * (1 - 1e-9) else runs
 
 
-def _grams(task: Task, situation: Situation, runs: list[policies.Run]) -> float:
+def _grams(task: Task, situation: Situation, runs: list[Run]) -> float:
     known_g = segments_g(task.segments(runs), task.job.spec, situation)
     return math.inf if known_g is None else known_g
 
 
-def _gate(task: Task, situation: Situation, runs: list[policies.Run], cost_g: policies.Costs) -> list[policies.Run]:
+def _gate(task: Task, situation: Situation, runs: list[Run], cost_g: Costs) -> list[Run]:
     """Drop a choice that waits for less than the minimum saving against starting at once."""
     least_pct, work = task.job.spec.min_saving_pct, task.work_at_once
     if task.current is not None or runs[0][1] == 0 or least_pct <= 0 or work > cost_g.shape[1]:
         return runs
-    now = policies.run_now(cost_g[:, :work], work)
+    now = earliest_run(cost_g[:, :work], work)
     if now is None:
         return runs
     now_g = _grams(task, situation, now)
     return now if (now_g - _grams(task, situation, runs)) * 100 < least_pct * now_g else runs
 
 
-def _earliest(task: Task, free: NDArray[np.bool_], cost_g: policies.Costs, home_zone: str) -> list[policies.Run] | None:
+def _earliest(task: Task, free: NDArray[np.bool_], cost_g: Costs, home_zone: str) -> list[Run] | None:
     """The earliest start; of several places the home zone for run-now, else the cleanest, an unknown one last."""
     work = task.work_at_once
     if task.current is not None:
@@ -227,7 +277,7 @@ def _earliest(task: Task, free: NDArray[np.bool_], cost_g: policies.Costs, home_
         weights = np.broadcast_to(away, free.shape)
     else:
         weights = np.where(np.isfinite(cost_g), cost_g, 1e9 * (1 + away))
-    return policies.run_now(np.where(free, weights, np.inf), work)
+    return earliest_run(np.where(free, weights, np.inf), work)
 
 
 def _run_now_g(spec: JobSpec, situation: Situation, duration_s: float) -> float | None:

@@ -1,196 +1,280 @@
-"""Published and own policies for ONE job, each a small pure function.
+"""The published policies, each a small pure function of what is known about the intensity ahead and of one job.
 
-All of them choose slots on nodes from `cost_g`, shape (nodes, slots): the grams of running the job on that node in that
-slot; `inf` where it may not run. They return runs (node, first slot, end slot), in time order, or None where no choice
-exists. `work` is the number of slots of useful work. Among equal choices the earliest wins, then the first node.
+Times are seconds since the decision. `length_s` is the length that the policy believes in, `max_wait_s` how much later
+than at once the job may end. A policy returns spans (start, end) in which the job runs, in order of time, that sum to
+its length; an empty list where the outlook does not reach far enough or leaves no room. What a job really needs,
+what it costs to resume and which node it gets are the caller's business.
+
+Equal choices: the earliest. Windows whose sums differ by less than `tolerance` (relative) count as equal; with 0 the
+last bit of a sum decides, as it does in the published figures. Where the intensity never changes nobody waits.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
-Costs = NDArray[np.float64]
-#: (row of the node, first slot, slot after the last)
-Run = tuple[int, int, int]
+from eco_ray.core.outlook import S_PER_H, Outlook
 
-#: sums of the same grams in another order differ by less; nobody waits or moves for such a difference
-_ROUNDING = 1e-9
+#: (start, end) [s since the decision]
+Span = tuple[float, float]
 
+Floats = NDArray[np.float64]
 
-def window_costs(cost_g: Costs, work: int) -> Costs:
-    """Grams of each contiguous run: shape (nodes, slots - work + 1); column t starts at slot t."""
-    total, blocked = _sums(cost_g)
-    windows: Costs = total[:, work:] - total[:, : total.shape[1] - work]
-    windows[blocked[:, work:] > blocked[:, : blocked.shape[1] - work]] = np.inf
-    return windows
+DAY_S = 86_400
+#: the share of past values that count as clean for `threshold`
+THRESHOLD_QUANTILE = 0.3
 
 
-def run_now(cost_g: Costs, work: int) -> list[Run] | None:
-    """Start in the earliest slot from which the job can run to its end; on the cheapest such node."""
-    if work > cost_g.shape[1]:
-        return None
-    windows = window_costs(cost_g, work)
-    possible = np.isfinite(windows).any(axis=0)
-    if not possible.any():
-        return None
-    start = int(np.argmax(possible))
-    return [(_first_least(windows[:, start]), start, start + work)]
+def run_now(length_s: float) -> list[Span]:
+    """Start at submission."""
+    return [(0.0, length_s)]
 
 
-def lowest_window(cost_g: Costs, work: int) -> list[Run] | None:
-    """The contiguous run with the least carbon, over all nodes (GAIA, ASPLOS'24, without its hourly grid)."""
-    if work > cost_g.shape[1]:
-        return None
-    windows = window_costs(cost_g, work)
-    if not np.isfinite(windows).any():
-        return None
-    # over the transpose: among equals the earliest start, then the first node
-    start, node = divmod(_first_least(windows.T.ravel()), windows.shape[0])
-    return [(node, start, start + work)]
+def lowest_slot(outlook: Outlook, length_s: float, max_wait_s: float) -> list[Span]:
+    """Start in the cleanest step of the wait, whatever comes after it (GAIA, ASPLOS'24)."""
+    steps = int(np.searchsorted(outlook.edges_s[:-1], max_wait_s, side="right"))
+    start_s = outlook.edges_s[:steps]
+    if outlook.end_s < max_wait_s + length_s or np.isinf(outlook.g_per_kwh).any():
+        start_s = start_s[start_s + length_s <= outlook.end_s]
+        value = np.where(np.isinf(outlook.carbon(start_s, length_s)), np.inf, outlook.g_per_kwh[: len(start_s)])
+    else:
+        value = outlook.g_per_kwh[:steps]
+    if not len(value) or not np.isfinite(value.min()):
+        return []
+    start = float(start_s[int(np.argmin(value))])
+    return [(start, start + length_s)]
 
 
-@dataclass(frozen=True, slots=True)
-class SuspendCosts:
-    """What suspending costs, and where the job stands now."""
+def lowest_window(
+    outlook: Outlook, length_s: float, max_wait_s: float, every_s: float = S_PER_H, tolerance: float = 0.0
+) -> list[Span]:
+    """The contiguous run with the least carbon that starts a multiple of `every_s` from now.
 
-    #: slots that do no work at every start after the first
-    resume: int = 0
-    #: the rest of the resume time, as part of a slot: its grams are counted, its time is not
-    resume_rest: float = 0.0
-    #: slots of work that each run lasts at least (or what is left)
-    min_run: int = 1
-    #: row of the node that it runs on at slot 0, where going on is free; None: it does not run
-    running_on: int | None = None
-    #: nothing has run before, so the first start is free
-    fresh: bool = True
-
-
-def lowest_interruptible(cost_g: Costs, work: int, costs: SuspendCosts | None = None) -> list[Run] | None:
-    """The least carbon when the job may be suspended, resumed and moved: exact, by dynamic programming.
-
-    With no resume cost and no minimum run on one node this is wait-awhile (Let's Wait Awhile, Middleware'21): the
-    cheapest `work` slots.
+    With the expected length and hourly starts: lowest-window of GAIA (ASPLOS'24). With starts in every 30-minute slot:
+    the non-interruptible strategy of Let's Wait Awhile (Middleware'21).
     """
-    return Interruptible(cost_g, work, costs or SuspendCosts()).runs(work)
+    start_s = _starts(outlook, length_s, max_wait_s, every_s)
+    if not len(start_s):
+        return []
+    if outlook.is_flat:  # sums of equal numbers differ in their last bit
+        return run_now(length_s)
+    carbon = outlook.carbon(start_s, length_s)
+    least = carbon.min()
+    if not np.isfinite(least):
+        return []
+    best = int(np.argmax(carbon <= least * (1 + tolerance)))
+    return [(float(start_s[best]), float(start_s[best]) + length_s)]
 
 
-class Interruptible:
-    """The choices of `lowest_interruptible` for every amount of work up to a greatest one, from one computation.
+def carbon_time(
+    outlook: Outlook, length_s: float, max_wait_s: float, every_s: float = S_PER_H, tolerance: float = 0.0
+) -> list[Span]:
+    """The hourly start with the greatest saving per time to completion (Carbon-Time of GAIA, ASPLOS'24).
 
-    O(slots x nodes x work), vectorised over nodes and work, backwards in time. Three states: never started (only of a
-    fresh job, whose first start is free), off, and on a node.
+    Maximises (C(0) - C(o)) / (o + length). Where starting at once is not possible, the earliest possible start takes
+    the place of 0.
     """
+    start_s = _starts(outlook, length_s, max_wait_s, every_s)
+    carbon = outlook.carbon(start_s, length_s) if len(start_s) else np.empty(0)
+    possible = np.flatnonzero(np.isfinite(carbon))
+    if not len(possible):
+        return []
+    if outlook.is_flat:
+        return run_now(length_s)
+    start_s, carbon = start_s[possible], carbon[possible]
+    saving = carbon[0] - carbon
+    saving[saving <= carbon[0] * tolerance] = 0.0
+    best = int(np.argmax(saving / (start_s + length_s)))
+    return [(float(start_s[best]), float(start_s[best]) + length_s)]
 
-    def __init__(self, cost_g: Costs, most_work: int, costs: SuspendCosts) -> None:
-        nodes, self._slots = cost_g.shape
-        self._resume = costs.resume
-        #: a run lasts so many slots of work, or all that is left
-        self._min_run = min(max(1, costs.min_run), most_work)
-        self._running_on = costs.running_on
-        free_start = costs.fresh and (costs.resume > 0 or costs.resume_rest > 0)
-        heads = self._heads(cost_g, costs.resume, costs.resume_rest)
-        free_heads = self._heads(cost_g, 0, 0.0) if free_start else heads
 
-        shape = (self._slots + 1, most_work + 1)
-        # least grams from slot t with w slots of work left: off[t, w]; while on a node: on[t % depth, node, w]
-        off = np.full(shape, np.inf)
-        off[:, 0] = 0.0
-        depth = costs.resume + self._min_run + 1
-        on = np.full((depth, nodes, most_work + 1), np.inf)
-        on[:, :, 0] = 0.0
-        #: node to start on in slot t, -1: wait
-        self._begin = np.full(shape, -1, dtype=np.int32)
-        self._stop = np.ones((self._slots, nodes, most_work + 1), dtype=np.bool_)
-        self._start_g = np.empty((nodes, most_work + 1))
-        fresh, self._fresh_begin = (off.copy(), self._begin.copy()) if free_start else (off, self._begin)
-        for t in range(self._slots - 1, -1, -1):
-            self._begin[t], off[t] = self._start_or_wait(heads[t], on, t + costs.resume, off[t + 1])
-            if free_start:
-                self._fresh_begin[t], fresh[t] = self._start_or_wait(free_heads[t], on, t, fresh[t + 1])
-            go_on_g = cost_g[:, t, None] + on[(t + 1) % depth, :, :-1]
-            self._stop[t, :, 1:] = go_on_g > off[t, 1:] * (1 + _ROUNDING)
-            np.minimum(go_on_g, off[t, 1:], out=on[t % depth, :, 1:])
-        self._fresh_g, self._on_g = fresh, on[0]
-        self._fresh_resume = 0 if costs.fresh else costs.resume
+def wait_awhile(outlook: Outlook, length_s: float, max_wait_s: float, *, with_ties: bool = False) -> list[Span]:
+    """The cleanest seconds until the latest end (WaitAwhile of GAIA; interruptible strategy of Let's Wait Awhile).
 
-    def runs(self, work: int, since: int = 0) -> list[Run] | None:
-        """The runs for so much work, from slot `since` on; None where that is not possible."""
-        node = self._running_on if since == 0 else None
-        if work > self._slots - since:
-            return None
-        least_g = self._on_g[node, work] if node is not None else self._fresh_g[since, work]
-        return self._read(work, since, node) if np.isfinite(least_g) else None
+    `with_ties`: every step as clean as the last one that is needed is run, so that a job may run for too long: what
+    the published code of Let's Wait Awhile does.
+    """
+    ahead = outlook.until(length_s + max_wait_s)
+    value, step_s = ahead.g_per_kwh, np.diff(ahead.edges_s)
+    order = np.argsort(value, kind="stable")
+    order = order[: int(np.isfinite(value).sum())]
+    run_s = np.cumsum(step_s[order])
+    count = int(np.searchsorted(run_s, length_s - 1e-6)) + 1
+    if count > len(order):
+        return []
+    taken_s = step_s[order]
+    if with_ties:
+        count = int(np.searchsorted(value[order], value[order[count - 1]], side="right"))
+    else:
+        taken_s[count - 1] -= run_s[count - 1] - length_s
+    chosen = np.argsort(order[:count])
+    start_s = ahead.edges_s[order[:count]][chosen]
+    return _merged(zip(start_s.tolist(), (start_s + taken_s[:count][chosen]).tolist(), strict=True))
 
-    def _heads(self, cost_g: Costs, resume: int, rest: float) -> Costs:
-        """Grams of a start in slot t with w slots of work, up to a minimum run: shape (slots, nodes, w)."""
-        heads = np.full((self._slots, len(cost_g), self._min_run + 1), np.inf)
-        rest_g = rest * cost_g if rest else np.zeros_like(cost_g)
-        for work in range(1, min(self._min_run, self._slots - resume) + 1):
-            windows = window_costs(cost_g, resume + work)
-            heads[: windows.shape[1], :, work] = (windows + rest_g[:, : windows.shape[1]]).T
-        return heads
 
-    def _start_or_wait(self, heads: Any, on: Any, end: int, wait_g: Costs) -> tuple[NDArray[np.int64], Costs]:
-        """Node to start on (-1: wait) and the least grams, for each amount of work; `end`: when its work begins."""
-        start_g, least = self._start_g, self._min_run
-        start_g[:, :least] = heads[:, :least]
-        if end + least <= self._slots:
-            then = on[(end + least) % len(on)]
-            np.add(heads[:, least:], then[:, : then.shape[1] - least], out=start_g[:, least:])
+def threshold(
+    outlook: Outlook,
+    length_s: float,
+    max_wait_s: float,
+    past_g_per_kwh: Floats,
+    *,
+    interruptible: bool = True,
+    quantile: float = THRESHOLD_QUANTILE,
+) -> list[Span]:
+    """Run while the intensity is under the quantile of the past 24 h, or once the wait is used up.
+
+    The threshold policy of Ecovisor (ASPLOS'23) in a causal form. The outlook stands for what is read step by step; no
+    step is looked at before it begins. Not interruptible: once started it runs to its end. Without a past it runs now.
+    """
+    if not len(past_g_per_kwh):
+        return run_now(length_s)
+    limit = float(np.quantile(past_g_per_kwh, quantile))
+    wait_s, left_s = max_wait_s, length_s
+    spans: list[Span] = []
+    edges = outlook.edges_s.tolist()
+    for start_s, end_s, value in zip(edges, edges[1:], outlook.g_per_kwh.tolist(), strict=False):
+        going = bool(spans) and not interruptible
+        begin_s = start_s if value < limit or going else min(start_s + wait_s, end_s)
+        wait_s -= begin_s - start_s
+        stop_s = min(end_s, begin_s + left_s)
+        if stop_s > begin_s:
+            spans.append((begin_s, stop_s))
+            left_s -= stop_s - begin_s
+        if left_s <= 1e-6:
+            return _merged(spans)
+    return []
+
+
+def next_workday(finish_s: float) -> float:
+    """How long the end may wait: to 9:00 where the job would end outside 9-17 h, Monday to Friday [s].
+
+    `finish_s`: when it would end if it ran at once, on the clock that 9:00 is read from [s since epoch]. As in Let's
+    Wait Awhile (Middleware'21) the evening of a Friday waits until Saturday, and the weekend until Monday.
+    """
+    weekday, second = _weekday(finish_s)
+    nine = 9 * 3600 - second
+    if weekday == 5:
+        return nine + 2 * DAY_S
+    if weekday == 6 or second > 17 * 3600:
+        return nine + DAY_S
+    return max(nine, 0.0)
+
+
+def semi_weekly(finish_s: float) -> float:
+    """How long the end may wait: to the next Monday or Thursday 9:00 (Let's Wait Awhile) [s]; `finish_s` as above."""
+    weekday, second = _weekday(finish_s)
+    nine = 9 * 3600 - second
+    now = weekday * DAY_S + second
+    days = next(day for day in (0, 3, 7) if now <= day * DAY_S + 9 * 3600)
+    return nine + (days - weekday) * DAY_S
+
+
+def nightly(arrival_s: float) -> float:
+    """Time until the next 1:00, on the clock that it is read from [s since epoch] (Let's Wait Awhile) [s]."""
+    return float((3600 - arrival_s) % DAY_S)
+
+
+def carbon_scaler(
+    intensity_g_per_kwh: ArrayLike,
+    throughput_per_h: ArrayLike,
+    kwh_per_h: ArrayLike,
+    work: float,
+    hours: ArrayLike = 1.0,
+) -> NDArray[np.int64]:
+    """Workers in each slot for the least carbon of an elastic job: the greedy of CarbonScaler (SIGMETRICS'24).
+
+    intensity_g_per_kwh: shape (T,), inf where it may not run; throughput_per_h and kwh_per_h: shape (W+1,), of 0..W
+    workers; work: in units of throughput; hours: length of the slots, one number or shape (T,). Returns shape (T,).
+    Pairs (slot, next worker) are taken in the order of carbon per additional throughput until the work is done, which
+    is exact where throughput per worker does not increase. The last pair does too much: see `carbon_scaler_share`.
+    Raises ValueError where the work cannot be done or the tables do not fit each other.
+    """
+    intensity, gain, power, hours = _scaling(intensity_g_per_kwh, throughput_per_h, kwh_per_h, hours)
+    done = np.zeros(len(intensity), dtype=np.int64)
+    if work <= 0:
+        return done
+    with np.errstate(invalid="ignore"):
+        price = intensity[:, None] * power / np.maximum(gain, 1e-6)
+    price[np.isinf(intensity)] = np.inf
+    # a worker comes after those before it: it waits until the dearest of them is taken
+    price = np.maximum.accumulate(price, axis=1)
+    slot, worker = np.divmod(np.arange(price.size), price.shape[1])
+    order = np.lexsort((worker, slot, price.ravel()))
+    order = order[np.isfinite(price.ravel()[order])]
+    left = np.subtract.accumulate(np.concatenate([[work], (gain * hours[:, None]).ravel()[order]]))[1:]
+    if not (left <= 0).any():
+        raise ValueError(
+            f"{work:g} units of work in {len(intensity)} slots: {gain.shape[1]} workers do at most "
+            f"{work - left.min() if len(left) else 0:g}; allow more slots or workers"
+        )
+    np.add.at(done, slot[order[: int(np.argmax(left <= 0)) + 1]], 1)
+    return done
+
+
+def carbon_scaler_share(
+    intensity_g_per_kwh: ArrayLike,
+    throughput_per_h: ArrayLike,
+    kwh_per_h: ArrayLike,
+    work: float,
+    workers: NDArray[np.int64],
+    hours: ArrayLike = 1.0,
+) -> Floats:
+    """Share of each slot that the workers are needed for: shape (T,), in [0, 1].
+
+    What the workers of `carbon_scaler` do too much is left out where carbon per throughput is highest.
+    """
+    intensity, _, _, hours = _scaling(intensity_g_per_kwh, throughput_per_h, kwh_per_h, hours)
+    throughput, kwh = np.asarray(throughput_per_h, dtype=np.float64), np.asarray(kwh_per_h, dtype=np.float64)
+    share: Floats = (workers > 0).astype(np.float64)
+    spare = float((throughput[workers] * hours).sum()) - work
+    with np.errstate(invalid="ignore", divide="ignore"):
+        price = np.where(workers > 0, kwh[workers] * intensity / throughput[workers], -np.inf)
+    for slot in np.argsort(-price, kind="stable"):
+        if spare <= 0 or workers[slot] == 0:
+            break
+        work_here = throughput[workers[slot]] * hours[slot]
+        cut = min(spare, work_here)
+        share[slot] -= cut / work_here
+        spare -= cut
+    return share
+
+
+def _scaling(
+    intensity: ArrayLike, throughput: ArrayLike, kwh: ArrayLike, hours: ArrayLike
+) -> tuple[Floats, Floats, Floats, Floats]:
+    """Inputs of `carbon_scaler` as arrays: intensity (T,), throughput and kWh of each next worker (W,), hours (T,)."""
+    intensity = np.asarray(intensity, dtype=np.float64)
+    throughput, kwh = np.asarray(throughput, dtype=np.float64), np.asarray(kwh, dtype=np.float64)
+    if intensity.ndim != 1 or throughput.ndim != 1 or throughput.shape != kwh.shape or len(throughput) < 2:
+        raise ValueError(
+            f"intensity of shape {intensity.shape}, throughput of {throughput.shape}, kWh of {kwh.shape}: "
+            "need (T,), (W+1,) and (W+1,) with W >= 1"
+        )
+    each_h: Floats = np.array(np.broadcast_to(np.asarray(hours, dtype=np.float64), intensity.shape))
+    return intensity, np.asarray(np.diff(throughput)), np.asarray(np.diff(kwh)), each_h
+
+
+def _starts(outlook: Outlook, length_s: float, max_wait_s: float, every_s: float) -> Floats:
+    """Multiples of `every_s` in [0, max_wait] from which the run is known to its end."""
+    last = min(max_wait_s, outlook.end_s - length_s)
+    return np.arange(int((last + 1e-6) // every_s) + 1) * every_s if last > -1e-6 else np.empty(0)
+
+
+def _merged(spans: Sequence[Span] | zip[Span]) -> list[Span]:
+    """Spans in order of time, with those that touch as one."""
+    merged: list[Span] = []
+    for start_s, end_s in spans:
+        if merged and start_s <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], end_s)
         else:
-            start_g[:, least:] = np.inf
-        node = start_g.argmin(axis=0)
-        least_g = np.minimum.reduce(start_g, axis=0)
-        starts = least_g <= wait_g * (1 + _ROUNDING)
-        return np.where(starts, node, -1), np.where(starts, least_g, wait_g)
-
-    def _read(self, work: int, since: int, node: int | None) -> list[Run]:
-        """Follow the decisions until no work is left."""
-        runs: list[Run] = []
-        t = start = since
-        left = work
-        begin, resume = self._fresh_begin, self._fresh_resume
-        if node is not None:
-            begin, resume = self._begin, self._resume
-        while left:
-            if node is not None and not self._stop[t, node, left]:
-                t, left = t + 1, left - 1
-                continue
-            if node is not None and t > start:
-                runs.append((node, start, t))
-            node = None
-            if begin[t, left] < 0:
-                t += 1
-                continue
-            node, start = int(begin[t, left]), t
-            useful = min(self._min_run, left)
-            t, left = t + resume + useful, left - useful
-            begin, resume = self._begin, self._resume
-        if node is not None:
-            runs.append((node, start, t))
-        return runs
+            merged.append((start_s, end_s))
+    return merged
 
 
-def runs_g(cost_g: Costs, runs: list[Run]) -> float:
-    """Grams of a choice of runs."""
-    return float(sum(cost_g[node, start:end].sum() for node, start, end in runs))
-
-
-def _sums(cost_g: Costs) -> tuple[Costs, Costs]:
-    """Running sums of the finite grams and of the blocked slots, from 0: shape (nodes, slots + 1) each."""
-    blocked = np.isinf(cost_g)
-    zeros = np.zeros((len(cost_g), 1))
-    finite = np.where(blocked, 0.0, cost_g)
-    return (
-        np.concatenate([zeros, np.cumsum(finite, axis=1)], axis=1),
-        np.concatenate([zeros, np.cumsum(blocked, axis=1)], axis=1),
-    )
-
-
-def _first_least(values: Costs) -> int:
-    """Index of the first value that is the least but for rounding."""
-    return int(np.argmax(values <= values.min() * (1 + _ROUNDING)))
+def _weekday(time_s: float) -> tuple[int, float]:
+    """Day of the week (0 is Monday) and second of the day."""
+    day, second = divmod(time_s, DAY_S)
+    return int(day + 3) % 7, second

@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from eco_ray.core.calendar import Calendar
 from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.decide import Stretch
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobSpec, Reason, Segment
-from eco_ray.core.policies import Run
+from eco_ray.core.outlook import Outlook
+from eco_ray.core.slots import Run
 from eco_ray.core.units import MJ_PER_J, grams
 
 #: shorter than any time that matters [s]
@@ -52,6 +54,8 @@ class Situation:
     home_zone: str
     #: what others than our attempts hold now, by node; taken to stay
     foreign: Mapping[str, Resources] = field(default_factory=dict)
+    #: intensity of the past 24 h by zone, for policies that compare with it
+    past: Mapping[str, IntensitySeries] = field(default_factory=dict)
 
     def signal(self, zone: str) -> IntensitySeries | None:
         """The forecast of a zone, if it is of the home zone's kind: series of different kinds are not compared."""
@@ -162,6 +166,29 @@ class Task:
             )
             for i, (row, start, end) in enumerate(runs)
         )
+
+    def stretched(self, node: Node, stretches: Sequence[Stretch]) -> tuple[Segment, ...]:
+        """What a policy chose, on a node. A start after a pause begins earlier, by what it takes to resume."""
+        segments: list[Segment] = []
+        for start_s, end_s, _ in stretches:
+            begin_s = start_s + self.begin_s
+            if segments:
+                begin_s = max(begin_s - self.job.spec.suspend.resume_cost_s, segments[-1].end_s)
+            segments.append(Segment(node.name, node.zone, begin_s, end_s + self.begin_s))
+        return tuple(segments)
+
+    def outlook(self, g_per_kwh: NDArray[np.float64], reach_s: float) -> Outlook | None:
+        """One node's intensity in the slots from the earliest start on (nan: it may not run), up to `reach_s`.
+
+        Equal neighbours become one step. None where the job may not run at all.
+        """
+        if np.isnan(g_per_kwh).all():
+            return None
+        value = np.where(np.isnan(g_per_kwh), np.inf, g_per_kwh)
+        first = np.flatnonzero(np.append(True, value[1:] != value[:-1]))
+        edges_s = (self.first + np.append(first, len(value)).astype(np.float64)) * self.slot_s - self.begin_s
+        edges_s[0] = 0.0
+        return Outlook(edges_s, value[first]).until(reach_s)
 
     def grams_per_intensity(self, slots: int) -> NDArray[np.float64]:
         """Grams of each node in each slot per g/kWh; the first slot counts from the earliest start."""

@@ -1,14 +1,22 @@
-"""Reading a CSV file of times and intensities; every fault is a UsageError with file, line, value, limit and cure."""
+"""Reading a CSV file of times and intensities, plain or gzipped.
+
+Every fault is a UsageError with file, line, value, limit and cure. Only the columns and the rows that are asked for are
+parsed and checked; of the other rows only the time is looked at.
+"""
 
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import math
+import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +24,14 @@ from numpy.typing import NDArray
 from eco_ray.errors import UsageError
 from eco_ray.grid.asking import iso
 
+#: of the text: of a .gz once unpacked
 MAX_BYTES = 200_000_000
-#: no plant emits more over its life cycle per kWh; a larger value is another unit (g/MWh, lbs/MWh)
-MAX_G_PER_KWH = 3000.0
+#: no plant emits more over its life cycle per kWh; a larger mean is another unit (g/MWh, lbs/MWh)
+MAX_MEAN_G_PER_KWH = 3000.0
+#: one value may stand out, for example where nearly all of the electricity of an hour was imported
+MAX_G_PER_KWH = 100_000.0
+#: history that is read before the time asked for: a week for a weekly profile, and a day so that it is a whole one [s]
+LOOK_BACK_S = 8 * 86_400.0
 
 Values = NDArray[np.float64]
 
@@ -28,11 +41,15 @@ class Table:
     """A CSV file as numbers, with what is needed to point at a row."""
 
     path: Path
-    #: header of the value columns
+    #: header of the value columns that were asked for
     names: list[str]
-    #: line in the file of each row
+    #: line in the file of each row that was kept
     lines: array[int]
     times_s: Values
+    #: times of every row of the file, kept or not, in its order [s since epoch]
+    file_times_s: Values
+    #: of the first row's time as written, 0 where it has none [s]
+    utc_offset_s: float
     #: shape (rows, columns); NaN where a column has ended
     values: Values
     #: row at which each column ends early
@@ -44,8 +61,17 @@ def wrong(table: Table, row: int, value: str, limit: str, cure: str) -> UsageErr
     return UsageError(f"{table.path}, line {table.lines[row]}: {value}; {limit}; {cure}")
 
 
-def read(path: Path, check_header: Callable[[Path, list[str]], None]) -> Table:
-    """The file as numbers; times and values are still to be checked with `increasing` and `column`."""
+def read(
+    path: Path,
+    choose: Callable[[Path, list[str]], list[int]],
+    start_s: float | None = None,
+    end_s: float | None = None,
+) -> Table:
+    """The file as numbers; times and values are still to be checked with `increasing` and `column`.
+
+    `choose` checks the header and gives the columns to read. Kept are the rows of [start_s - LOOK_BACK_S, end_s), and
+    the row that holds `start_s` where it is older; None: no limit.
+    """
     rows = _rows(path)
     _, cells = next(rows, (1, []))
     header = [cell.strip() for cell in cells]
@@ -53,23 +79,21 @@ def read(path: Path, check_header: Callable[[Path, list[str]], None]) -> Table:
         raise UsageError(
             f"{path}, line 1: the file is empty; a header and two rows are needed; write time,ZONE,... first"
         )
-    check_header(path, header)
-    return _numbers(path, header[1:], rows)
+    chosen = choose(path, header)
+    span = (-math.inf if start_s is None else start_s, math.inf if end_s is None else end_s)
+    return _numbers(path, header, chosen, rows, span)
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number and cells of every row that is not blank."""
     try:
-        size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise UsageError(
-                f"{path}, line 1: {size} bytes; the limit is {MAX_BYTES}; cut it to the zones and years that you need"
-            )
-        with path.open(encoding="utf-8-sig", newline="") as file:
+        with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             for row in reader:
                 if row:
                     yield reader.line_num, row
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UsageError(f"{path}: is not a whole gzip file ({error}); copy it again or unpack it") from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror}); give the path of a CSV file") from error
     except UnicodeDecodeError as error:
@@ -78,6 +102,25 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise UsageError(
             f"{path}, line {reader.line_num}: {error}; save the file as plain comma-separated text"
         ) from error
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The bytes of the file, or those that a .gz unpacks to, after checking that they are not too many."""
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise UsageError(
+            f"{path}, line 1: {size} bytes; the limit is {MAX_BYTES}; cut it to the zones and years that you need"
+        )
+    if path.suffix.lower() != ".gz":
+        return path.open("rb")
+    with gzip.open(path) as packed:
+        data = packed.read(MAX_BYTES + 1)  # a small .gz may unpack to anything
+    if len(data) > MAX_BYTES:
+        raise UsageError(
+            f"{path}, line 1: more than {MAX_BYTES} bytes once unpacked, which is the limit; "
+            "cut it to the zones and years that you need"
+        )
+    return io.BytesIO(data)
 
 
 def is_time(cell: str) -> bool:
@@ -89,26 +132,59 @@ def is_time(cell: str) -> bool:
     return True
 
 
-def _numbers(path: Path, names: list[str], rows: Iterator[tuple[int, list[str]]]) -> Table:
-    times_s, numbers, lines = array("d"), array("d"), array("q")
+def _numbers(
+    path: Path,
+    header: list[str],
+    chosen: list[int],
+    rows: Iterator[tuple[int, list[str]]],
+    span: tuple[float, float],
+) -> Table:
+    names = [header[index] for index in chosen]
+    times_s, file_times_s, numbers, lines = array("d"), array("d"), array("d"), array("q")
     ends: list[int | None] = [None] * len(names)
-    for line, row in rows:
-        if len(row) != len(names) + 1:
+    utc_offset_s = 0.0
+    for line, time_s, row in _needed(path, rows, file_times_s, *span):
+        if len(row) != len(header):
             raise UsageError(
-                f"{path}, line {line}: {len(row)} cells; the header has {len(names) + 1}; add or remove the difference"
+                f"{path}, line {line}: {len(row)} cells; the header has {len(header)}; add or remove the difference"
             )
-        times_s.append(_time_s(path, line, row[0]))
+        if not lines:
+            utc_offset_s = _utc_offset_s(row[0])
+        times_s.append(time_s)
+        cells = [row[index] for index in chosen]
         try:
-            numbers.extend([float(cell) for cell in row[1:]])  # the whole row at once: the common case is the fast one
+            numbers.extend([float(cell) for cell in cells])  # the whole row at once: the common case is the fast one
         except ValueError:
-            numbers.extend(_slow_row(path, line, row[1:], names, ends, lines))
+            numbers.extend(_slow_row(path, line, cells, names, ends, lines))
         else:
             for name, end in zip(names, ends, strict=True):
                 if end is not None:
                     raise _gap(path, lines[end], name, line)
         lines.append(line)
-    shape = (len(lines), len(names))
-    return Table(path, names, lines, np.array(times_s), np.array(numbers).reshape(shape), ends)
+    values = np.array(numbers).reshape(len(lines), len(names))
+    return Table(path, names, lines, np.array(times_s), np.array(file_times_s), utc_offset_s, values, ends)
+
+
+def _needed(
+    path: Path, rows: Iterator[tuple[int, list[str]]], file_times_s: array[float], start_s: float, end_s: float
+) -> Iterator[tuple[int, float, list[str]]]:
+    """Line, time and cells of the rows that [start_s, end_s) needs; `file_times_s` gets the time of every row."""
+    older: tuple[int, float, list[str]] | None = None
+    begun = False
+    for line, row in rows:
+        time_s = _time_s(path, line, row[0])
+        file_times_s.append(time_s)
+        if time_s >= end_s:
+            continue
+        if time_s < start_s - LOOK_BACK_S:
+            older = line, time_s, row
+            continue
+        if older and not begun and time_s > start_s:  # a step longer than LOOK_BACK_S: the older row holds start_s
+            yield older
+        begun = True
+        yield line, time_s, row
+    if older and not begun:
+        yield older
 
 
 def _slow_row(
@@ -158,8 +234,15 @@ def _time_s(path: Path, line: int, cell: str) -> float:
     return aware.timestamp()
 
 
+def _utc_offset_s(cell: str) -> float:
+    offset = datetime.fromisoformat(cell.strip()).utcoffset()
+    return offset.total_seconds() if offset else 0.0
+
+
 def increasing(table: Table, what: str) -> None:
     """Refuse a table without rows, and times that repeat or go back."""
+    if len(table.lines) == 0 and len(table.file_times_s):
+        raise outside(table, what)
     if len(table.lines) == 0:
         raise UsageError(f"{table.path}, line 1: no row after the header; at least one {what} is needed; add it")
     for row in np.flatnonzero(np.diff(table.times_s) <= 0)[:1] + 1:
@@ -174,8 +257,16 @@ def increasing(table: Table, what: str) -> None:
         )
 
 
+def outside(table: Table, what: str) -> UsageError:
+    """The error for a file none of whose rows lies in the span that was asked for."""
+    return UsageError(
+        f"{table.path}, line 1: no {what} in the span that was asked for; the file has {iso(table.file_times_s.min())} "
+        f"to {iso(table.file_times_s.max())}; ask for a time in it or give a file that covers yours"
+    )
+
+
 def column(table: Table, index: int, lowest: float = 0.0) -> Values:
-    """The values of a column up to its end, read-only, after checking each."""
+    """The values of a column up to its end, read-only, after checking each; see `plausible` for their mean."""
     values = np.ascontiguousarray(table.values[: table.ends[index], index])
     bad = np.flatnonzero(~((values >= lowest) & (values <= MAX_G_PER_KWH)))  # true for NaN, too
     if len(bad):
@@ -188,3 +279,16 @@ def column(table: Table, index: int, lowest: float = 0.0) -> Values:
         )
     values.flags.writeable = False
     return values
+
+
+def plausible(table: Table, name: str, values: Values) -> None:
+    """Refuse values whose mean says that they are in another unit."""
+    mean = float(values.mean())
+    if mean > MAX_MEAN_G_PER_KWH:
+        raise wrong(
+            table,
+            0,
+            f"{name} has a mean of {mean:g} gCO2e/kWh from here on",
+            f"{MAX_MEAN_G_PER_KWH:g} is the limit for a mean",
+            "correct it; g/MWh are divided by 1000, lbs/MWh multiplied by 0.4536",
+        )

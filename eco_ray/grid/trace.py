@@ -1,7 +1,7 @@
 """Carbon intensity from CSV files: a trace of what was and, where there are any, the forecasts that were issued.
 
 Trace: the first column is the time (any name; ISO 8601, UTC where it has no offset), then one column per zone in
-gCO2e/kWh, at any regular step of an hour or less. A column may end early (empty cells at its end), never start late.
+gCO2e/kWh, at any regular step of whole seconds. A column may end early (empty cells at its end), never start late.
 
     time,DE,FR                          issue_utc,h0,h1,h2
     2025-06-01T00:00Z,310.2,41.0        2025-06-01T00:00,312.0,305.5,299.1
@@ -10,6 +10,8 @@ gCO2e/kWh, at any regular step of an hour or less. A column may end early (empty
 Forecast of one zone (on the right): the time of issue, then the hourly values from that time on. `forecast` reads only
 the newest row that had been issued by `now`. Without a forecast file the trace itself is returned and its source says
 "perfect foresight": fine for a demonstration, flattering in an evaluation.
+
+Either file may be gzipped (NAME.csv.gz). With a span, `start_s` to `end_s`, rows that it does not need are not checked.
 """
 
 from __future__ import annotations
@@ -24,11 +26,11 @@ import numpy as np
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, UsageError
-from eco_ray.grid.asking import check_span, iso, unknown_zone
-from eco_ray.grid.csv_table import Table, Values, column, increasing, is_time, read, wrong
+from eco_ray.grid.asking import MAX_NAMES, check_span, iso, nearest, unknown_zone
+from eco_ray.grid.csv_table import Table, Values, column, increasing, is_time, outside, plausible, read, wrong
 
-#: coarsest step of a trace, and the step of a forecast [s]
-MAX_STEP_S = 3600.0
+#: step of a forecast [s]
+FORECAST_STEP_S = 3600.0
 #: a forecast from a model without bounds undershoots zero where the grid is nearly clean; down to here it is read as 0
 LOWEST_FORECAST_G_PER_KWH = -50.0
 
@@ -43,18 +45,30 @@ class CsvTrace:
         kind: SignalKind = SignalKind.AVERAGE_LIFECYCLE,
         name: str | None = None,
         nature: Nature = Nature.MODELLED,
+        *,
+        columns: Mapping[str, str] | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
     ) -> None:
         """Read and check the files. Trace and forecasts must be of the same `kind`: no file says which it is.
 
+        `columns` maps each zone that is wanted to the name of its column; None: every column is a zone. With `start_s`
+        and `end_s` [s since epoch] only the rows of [start_s - 8 days, end_s) are read and checked.
         `nature` is `modelled` by default, for no meter counts grams: a published series is generation times factors.
         """
         self.name = name or f"trace {path.name}"
         self._kind = kind
         self._nature = nature
         self._file = path.name
-        table = read(path, _trace_header)
+        table = read(path, lambda file, header: _trace_header(file, header, columns), start_s, end_s)
         self._start_s, self._step_s = _regular(table)
-        self._values = {zone: column(table, index) for index, zone in enumerate(table.names)}
+        if start_s is not None and table.times_s[-1] + self._step_s <= start_s:
+            raise outside(table, "time")
+        self._utc_offset_s = table.utc_offset_s
+        self._values = {}
+        for index, zone in enumerate(columns or table.names):
+            self._values[zone] = column(table, index)
+            plausible(table, f"column {table.names[index]}", self._values[zone])
         self._forecasts = {}
         for zone, file in (forecasts or {}).items():
             if zone not in self._values:
@@ -62,21 +76,45 @@ class CsvTrace:
                     f"{path}: no column for zone {zone!r}, for which the forecast {file} was given; the columns are "
                     f"{', '.join(self._values)}; add the column or leave the forecast out"
                 )
-            self._forecasts[zone] = _Forecast.read(file)
+            self._forecasts[zone] = ForecastFile.read(file, start_s, end_s)
 
     def zones(self) -> tuple[str, ...]:
-        """The zone columns, in the order of the file."""
+        """The zones, in the order of the file, or of `columns` where they were given."""
         return tuple(self._values)
+
+    @property
+    def start_s(self) -> float:
+        """Start of the first row that was read [s since epoch]."""
+        return self._start_s
+
+    @property
+    def step_s(self) -> float:
+        """Time from each row to the next [s]."""
+        return self._step_s
+
+    @property
+    def utc_offset_s(self) -> float:
+        """What the file's own clock is ahead of UTC, as written in the first row that was read; 0 if not said [s]."""
+        return self._utc_offset_s
+
+    def end_s(self, zone: str) -> float:
+        """End of the last row that has a value for the zone [s since epoch]."""
+        return self._start_s + self._step_s * len(self._known(zone, self._start_s, self._start_s))
+
+    def rows(self, zone: str, start_s: float, end_s: float) -> IntensitySeries:
+        """What the trace knows of [start_s, end_s], which may be less than all of it; `actual` asks for all of it."""
+        values = self._known(zone, start_s, end_s)
+        begin_s, finish_s = self._start_s, self._start_s + self._step_s * len(values)
+        if end_s <= begin_s or start_s >= finish_s:
+            raise self._uncovered(zone, start_s, end_s)
+        return self._slice(zone, max(start_s, begin_s), min(end_s, finish_s), self._file, None)
 
     def actual(self, zone: str, start_s: float, end_s: float) -> IntensitySeries:
         """The rows of the trace that cover [start_s, end_s]."""
         values = self._known(zone, start_s, end_s)
         begin_s, finish_s = self._start_s, self._start_s + self._step_s * len(values)
         if start_s < begin_s or end_s > finish_s or start_s == finish_s:
-            raise EcoRayError(
-                f"{self._file}: zone {zone} is not known over {iso(start_s)}..{iso(end_s)}: the trace covers "
-                f"{iso(begin_s)} to {iso(finish_s)}; ask for a time in it or load a longer trace"
-            )
+            raise self._uncovered(zone, start_s, end_s)
         return self._slice(zone, start_s, end_s, self._file, None)
 
     def forecast(self, zone: str, now_s: float, end_s: float) -> IntensitySeries:
@@ -97,6 +135,12 @@ class CsvTrace:
             raise unknown_zone(zone, self._values, self._file, "use one of these or add a column for it")
         check_span(zone, start_s, end_s)
         return self._values[zone]
+
+    def _uncovered(self, zone: str, start_s: float, end_s: float) -> EcoRayError:
+        return EcoRayError(
+            f"{self._file}: zone {zone} is not known over {iso(start_s)}..{iso(end_s)}: the trace covers "
+            f"{iso(self._start_s)} to {iso(self.end_s(zone))}; ask for a time in it or load a longer trace"
+        )
 
     def _slice(self, zone: str, start_s: float, end_s: float, source: str, issued_s: float | None) -> IntensitySeries:
         first, last = _steps(start_s - self._start_s, end_s - self._start_s, self._step_s)
@@ -121,17 +165,17 @@ class CsvTrace:
             )
         issue_s = float(forecast.issues_s[row])
         values = forecast.values[row]
-        until_s = issue_s + MAX_STEP_S * len(values)
+        until_s = issue_s + FORECAST_STEP_S * len(values)
         if now_s >= until_s:
             raise EcoRayError(
                 f"{forecast.file}: no forecast for zone {zone} reaches {iso(now_s)}: the newest by then is of "
                 f"{iso(issue_s)} and ends at {iso(until_s)}; load a file with later issues"
             )
-        first, last = _steps(now_s - issue_s, end_s - issue_s, MAX_STEP_S)
+        first, last = _steps(now_s - issue_s, end_s - issue_s, FORECAST_STEP_S)
         return IntensitySeries(
             zone=zone,
-            start_s=issue_s + first * MAX_STEP_S,
-            step_s=MAX_STEP_S,
+            start_s=issue_s + first * FORECAST_STEP_S,
+            step_s=FORECAST_STEP_S,
             values_g_per_kwh=values[first:last],  # a slice ends where the forecast does
             kind=self._kind,
             source=f"{forecast.file}, forecast issued {iso(issue_s)}{forecast.remark}",
@@ -147,8 +191,8 @@ def _steps(from_s: float, to_s: float, step_s: float) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Forecast:
-    """The forecasts of one zone, oldest first."""
+class ForecastFile:
+    """The forecasts of one zone, oldest first; value h of an issue holds for an hour from issue + h hours on."""
 
     file: str
     #: times of issue [s], increasing
@@ -164,19 +208,22 @@ class _Forecast:
         return f" ({self.negatives} values below 0 in the file are read as 0)" if self.negatives else ""
 
     @classmethod
-    def read(cls, path: Path) -> _Forecast:
-        table = read(path, _forecast_header)
+    def read(cls, path: Path, start_s: float | None = None, end_s: float | None = None) -> ForecastFile:
+        """The issues of [start_s - 8 days, end_s), and the one in force at `start_s` where that is older."""
+        table = read(path, _forecast_header, start_s, end_s)
         increasing(table, "issue")
         for index, name in enumerate(table.names):
             if (end := table.ends[index]) is not None:
                 raise wrong(table, end, f"column {name} is empty", "every issue needs a value for each hour", "fill it")
             column(table, index, LOWEST_FORECAST_G_PER_KWH)
+        plausible(table, "the forecast", table.values)
         values = np.maximum(table.values, 0.0)
         values.flags.writeable = False
         return cls(path.name, table.times_s, values, int((table.values < 0).sum()))
 
 
-def _trace_header(path: Path, header: list[str]) -> None:
+def _trace_header(path: Path, header: list[str], columns: Mapping[str, str] | None) -> list[int]:
+    """Index of the column of each zone, in the order of `columns`, or of the file."""
     if len(header) < 2:
         raise UsageError(
             f"{path}, line 1: no zone column in {','.join(header)[:80]!r}; at least one is needed after the time; "
@@ -186,15 +233,31 @@ def _trace_header(path: Path, header: list[str]) -> None:
         raise UsageError(
             f"{path}, line 1: {header[0]!r} is a time, not a header; write time,ZONE,... as the first line"
         )
-    seen = set()
-    for number, name in enumerate(header[1:], start=2):
-        if not name or name in seen:
+    if columns is not None:
+        for zone, name in columns.items():
+            if name not in header[1:]:
+                raise _unknown_column(path, zone, name, header[1:])
+    wanted = header[1:] if columns is None else columns.values()
+    where: dict[str, int] = {}
+    for index, name in enumerate(header[1:], start=1):
+        if (not name or name in where) and name in wanted:
             what = "is there twice" if name else "is empty"
-            raise UsageError(f"{path}, line 1: column {number} {name!r} {what}; each zone has one column; rename it")
-        seen.add(name)
+            raise UsageError(f"{path}, line 1: column {index + 1} {name!r} {what}; each zone has one column; rename it")
+        where[name] = index
+    return [where[name] for name in wanted]
 
 
-def _forecast_header(path: Path, header: list[str]) -> None:
+def _unknown_column(path: Path, zone: str, name: str, known: list[str]) -> UsageError:
+    near = nearest(name, known)
+    hint = f"; nearest name: {near}" if near else ""
+    more = f" and {len(known) - MAX_NAMES} more" if len(known) > MAX_NAMES else ""
+    return UsageError(
+        f"{path}, line 1: no column {name!r} for zone {zone}{hint}; the columns are {', '.join(known[:MAX_NAMES])}"
+        f"{more}; give a zone that has a column, or the name of its column as {zone}=COLUMN"
+    )
+
+
+def _forecast_header(path: Path, header: list[str]) -> list[int]:
     wanted = ["issue_utc", *(f"h{hour}" for hour in range(max(1, len(header) - 1)))]
     if header != wanted:
         number = next((i for i, (a, b) in enumerate(zip(header, wanted, strict=False)) if a != b), len(header))
@@ -203,23 +266,26 @@ def _forecast_header(path: Path, header: list[str]) -> None:
             f"{path}, line 1: column {number + 1} of the header is {got}; {wanted[number]} is needed; "
             "write issue_utc,h0,h1,... with one column per hour"
         )
+    return list(range(1, len(header)))
 
 
 def _regular(table: Table) -> tuple[float, float]:
     """Start and step [s] of a trace, after checking that its rows are in order and evenly spaced."""
     increasing(table, "time")
-    if len(table.lines) < 2:
-        raise wrong(table, 0, "the only row", "two are needed to know the step", "add the next one")
     gaps = np.diff(table.times_s)
-    sizes, counts = np.unique(gaps, return_counts=True)
+    every = gaps if len(gaps) > 1 else np.diff(table.file_times_s)  # too few were kept: all rows tell the usual step
+    every = every[every > 0]
+    if len(every) == 0:
+        raise wrong(table, 0, "the only row", "two are needed to know the step", "add the next one")
+    sizes, counts = np.unique(every, return_counts=True)
     step_s = float(sizes[np.argmax(counts)])  # the usual step, so that an odd one is found even at the start
-    if step_s > MAX_STEP_S or step_s % 1:
+    if step_s % 1:
         raise wrong(
             table,
-            1,
+            min(1, len(gaps)),
             f"the step is {step_s:g} s",
-            f"the limit is {MAX_STEP_S:g} s, in whole seconds",
-            "give an hourly or finer trace",
+            "it must be in whole seconds",
+            "give a trace with times on full seconds",
         )
     for row in np.flatnonzero(gaps != step_s)[:1]:
         fault = "a gap" if gaps[row] > step_s else "an extra row"

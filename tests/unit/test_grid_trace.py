@@ -1,5 +1,6 @@
 """CSV traces and forecasts: what is read, what is never read, and what each fault says."""
 
+import gzip
 import random
 import time
 from datetime import UTC, datetime, timedelta
@@ -13,7 +14,8 @@ from hypothesis import strategies as st
 from eco_ray.core.intensity import SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
-from eco_ray.grid import CsvTrace, ModelledProfile, open_grid
+from eco_ray.grid import CsvTrace, ModelledProfile, csv_table, open_grid
+from eco_ray.grid.trace import ForecastFile
 
 DAY0 = datetime(2025, 6, 1, tzinfo=UTC)
 START = DAY0.timestamp()
@@ -70,8 +72,8 @@ def test_times_are_utc_unless_they_say_otherwise(tmp_path, times):
     assert source.actual("DE", START, START + 2 * HOUR).values_g_per_kwh.tolist() == [1, 2]
 
 
-@pytest.mark.parametrize("minutes", [5, 15, 30, 60])
-def test_any_regular_step_up_to_an_hour(tmp_path, minutes):
+@pytest.mark.parametrize("minutes", [1, 5, 15, 30, 60, 120, 24 * 60, 7 * 24 * 60])
+def test_any_regular_step(tmp_path, minutes):
     rows = [f"{stamp(i * minutes / 60)},{i}" for i in range(20)]
     series = CsvTrace(write(tmp_path / "ci.csv", "t,DE", *rows)).actual("DE", START, START + 20 * minutes * 60)
     assert series.step_s == minutes * 60
@@ -191,20 +193,238 @@ def test_a_forecast_never_reads_the_future(tmp_path, now, ahead, seed):
     def value() -> str:
         return f"{numbers.uniform(0, 900):.3f}"
 
+    now_s, end_s = START + now * HOUR, START + (now + ahead) * HOUR  # rounded: 29.99...9 h may be 30 h
     issues = [[stamp(6 * i), *(value() for _ in range(48))] for i in range(12)]
-    changed = [row if 6 * i <= now else [row[0], *(value() for _ in row[1:])] for i, row in enumerate(issues)]
+    changed = [
+        row if START + 6 * i * HOUR <= now_s else [row[0], *(value() for _ in row[1:])] for i, row in enumerate(issues)
+    ]
     head = "issue_utc," + ",".join(f"h{h}" for h in range(48))
     answers = []
     for rows, first in ((issues, 100.0), (changed, 700.0)):
         file = write(tmp_path / "de.csv", head, *(",".join(row) for row in rows))
         source = CsvTrace(trace(tmp_path / "ci.csv", first=first), {"DE": file})
-        answers.append(source.forecast("DE", START + now * HOUR, START + (now + ahead) * HOUR))
+        answers.append(source.forecast("DE", now_s, end_s))
     before, after = answers
     assert before.values_g_per_kwh.tolist() == after.values_g_per_kwh.tolist()
     assert (before.start_s, before.issued_s, before.source) == (after.start_s, after.issued_s, after.source)
     assert before.issued_s is not None
-    assert START + (now - 6) * HOUR < before.issued_s <= START + now * HOUR
-    assert before.covers(START + now * HOUR, min(START + (now + ahead) * HOUR, before.issued_s + 48 * HOUR))
+    assert now_s - 6 * HOUR < before.issued_s <= now_s
+    assert before.covers(now_s, min(end_s, before.issued_s + 48 * HOUR))
+
+
+# --- only some columns, only a span
+
+DAYS = 30
+NOW = START + 20 * 24 * HOUR  # the span of these tests is the 21st and 22nd day
+END = NOW + 48 * HOUR
+NEED = 12 * 24  # its first row: 8 days before
+
+
+def long_trace(path: Path, changes: dict[int, str], head: str = "time,direct,DE,junk") -> Path:
+    """Hourly rows of DAYS days; the value of hour h is h, and `changes` replace whole rows."""
+    rows = [changes.get(h, f"{stamp(h)},{h},{2 * h},-") for h in range(DAYS * 24)]
+    return write(path, head, *(row for row in rows if row != "gone"))
+
+
+def test_zones_take_the_columns_that_are_named(tmp_path):
+    path = long_trace(tmp_path / "ci.csv", {})
+    source = CsvTrace(path, columns={"FR": "DE", "AU-SA": "direct", "DE": "DE"})
+    assert source.zones() == ("FR", "AU-SA", "DE")
+    for zone, value in {"FR": 10, "AU-SA": 5, "DE": 10}.items():
+        series = source.actual(zone, START + 5 * HOUR, START + 6 * HOUR)
+        assert (series.zone, series.values_g_per_kwh.tolist()) == (zone, [value])
+
+
+def test_a_column_that_is_not_asked_for_may_be_anything(tmp_path):
+    source = CsvTrace(write(tmp_path / "ci.csv", "t,DE,,x,x", f"{T[0]},1,,,", f"{T[1]},2,,-9,z"), columns={"DE": "DE"})
+    assert source.zones() == ("DE",)
+
+
+def test_a_column_that_is_not_there_is_refused(tmp_path):
+    path = long_trace(tmp_path / "ci.csv", {})
+    with pytest.raises(
+        UsageError,
+        match=r"ci\.csv, line 1: no column 'drect' for zone AU-SA; nearest name: direct; the columns are "
+        r"direct, DE, junk; give a zone that has a column, or .*AU-SA=COLUMN",
+    ):
+        CsvTrace(path, columns={"DE": "DE", "AU-SA": "drect"})
+    with pytest.raises(UsageError, match="no column 'time'"):
+        CsvTrace(path, columns={"DE": "time"})
+    with pytest.raises(UsageError, match=r"line 1: column 3 'x' is there twice"):
+        CsvTrace(write(tmp_path / "ci.csv", "t,x,x", f"{T[0]},1,1"), columns={"DE": "x"})
+    many = write(tmp_path / "ci.csv", "t," + ",".join(f"Z{i}" for i in range(123)))
+    with pytest.raises(UsageError, match=r"Z38, Z39 and 83 more; give"):
+        CsvTrace(many, columns={"DE": "DE"})
+
+
+WANT = {"AU-SA": "direct"}
+
+
+def test_only_the_rows_of_a_span_are_read_from_eight_days_before(tmp_path):
+    source = CsvTrace(long_trace(tmp_path / "ci.csv", {}), columns=WANT, start_s=NOW, end_s=END)
+    assert source.start_s == START + NEED * HOUR
+    assert source.end_s("AU-SA") == END
+    assert source.step_s == HOUR
+    assert source.actual("AU-SA", NOW, END).values_g_per_kwh.tolist() == list(range(480, 528))
+
+
+@pytest.mark.parametrize(
+    ("hour", "row"),
+    [
+        (NEED - 1, "{},nan,1,-"),
+        (NEED - 1, "{},-5,1,-"),
+        (NEED - 1, "{},word,1,-"),
+        (NEED - 1, "{},,1,-"),
+        (NEED - 1, "{},1e9,1,-"),
+        (NEED - 1, "{}"),
+        (NEED - 1, "gone"),
+        (528, "{},-5,1,-"),
+        (528, "{},word,1,-"),
+        (600, "{}"),
+        (600, "gone"),
+        (600, "2025-06-01,1,1,1"),
+    ],
+)
+def test_rows_outside_of_the_span_are_not_checked(tmp_path, hour, row):
+    path = long_trace(tmp_path / "ci.csv", {hour: row.format(stamp(hour))})
+    source = CsvTrace(path, columns=WANT, start_s=NOW, end_s=END)
+    assert source.rows("AU-SA", START, END + HOUR).values_g_per_kwh.tolist() == list(range(NEED, 528))
+    if row != "2025-06-01,1,1,1":
+        with pytest.raises(UsageError):
+            CsvTrace(path, columns=WANT)
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ("{},nan,1,-", r"column direct is nan gCO2e/kWh; 0 to"),
+        ("{},-5,1,-", r"column direct is -5 gCO2e/kWh; 0 to"),
+        ("{},word,1,-", r"column direct is 'word', not a number"),
+        ("{},,1,-", r"column direct is empty, and has"),
+        ("{}", r"1 cells; the header has 4"),
+    ],
+)
+@pytest.mark.parametrize("hour", [NEED + 1, 526])
+def test_rows_of_the_span_are_checked(tmp_path, hour, row, message):
+    path = long_trace(tmp_path / "ci.csv", {hour: row.format(stamp(hour))})
+    with pytest.raises(UsageError, match=rf"ci\.csv, line {hour + 2}: {message}"):
+        CsvTrace(path, columns=WANT, start_s=NOW, end_s=END)
+
+
+def test_a_column_may_end_within_the_span(tmp_path):
+    path = long_trace(tmp_path / "ci.csv", {527: f"{stamp(527)},,1,-"})
+    assert CsvTrace(path, columns=WANT, start_s=NOW, end_s=END).end_s("AU-SA") == END - HOUR
+
+
+def test_a_gap_and_a_mean_count_within_the_span(tmp_path):
+    with pytest.raises(UsageError, match=r"ci\.csv, line 502: a gap: .*; the step is 3600 s"):
+        CsvTrace(long_trace(tmp_path / "ci.csv", {500: "gone"}), columns=WANT, start_s=NOW, end_s=END)
+    high = {h: f"{stamp(h)},50000,1,1" for h in range(NEED)}
+    path = long_trace(tmp_path / "ci.csv", high)
+    assert CsvTrace(path, columns=WANT, start_s=NOW, end_s=END).start_s == START + NEED * HOUR
+    with pytest.raises(UsageError, match=r"line 2: column direct has a mean of \d+"):
+        CsvTrace(path, columns=WANT)
+    one = long_trace(tmp_path / "ci.csv", {500: f"{stamp(500)},50000,1,1"})
+    assert CsvTrace(one, columns=WANT).rows("AU-SA", NOW, END).values_g_per_kwh.max() == 50_000
+
+
+@pytest.mark.parametrize("start", [-100, 1000])
+def test_a_span_that_the_file_does_not_have_is_refused(tmp_path, start):
+    path = long_trace(tmp_path / "ci.csv", {})
+    begin = START + start * 24 * HOUR
+    message = r"no time in the span that was asked for; the file has 2025-06-01T00:00:00Z to 2025-06-30T23:00:00Z"
+    with pytest.raises(UsageError, match=rf"ci\.csv, line 1: {message}; ask for"):
+        CsvTrace(path, columns=WANT, start_s=begin, end_s=begin + HOUR)
+
+
+def test_a_short_span_of_a_coarse_trace(tmp_path):
+    """One row holds all of it, and the other rows tell how long that row is."""
+    daily = write(tmp_path / "daily.csv", "t,DE", *(f"{stamp(24 * day)},{day}" for day in range(3)))
+    source = CsvTrace(daily, start_s=START, end_s=START + HOUR)
+    assert source.step_s == 24 * HOUR
+    assert source.actual("DE", START, START + HOUR).values_g_per_kwh.tolist() == [0]
+    monthly = write(tmp_path / "monthly.csv", "t,DE", *(f"{stamp(720 * month)},{month}" for month in range(4)))
+    for first, value in ((700, 0), (720, 1), (1439, 1), (2800, 3)):
+        begin = START + first * HOUR
+        source = CsvTrace(monthly, start_s=begin, end_s=begin + HOUR)
+        assert source.actual("DE", begin, begin + HOUR).values_g_per_kwh.tolist() == [value]
+    with pytest.raises(UsageError, match="no time in the span"):
+        CsvTrace(monthly, start_s=START + 2880 * HOUR, end_s=START + 2900 * HOUR)
+
+
+def test_a_gap_is_no_step_where_a_span_keeps_only_two_rows(tmp_path):
+    daily = write(tmp_path / "daily.csv", "t,DE", *(f"{stamp(24 * day)},{day}" for day in (0, 2, 3, 4)))
+    with pytest.raises(UsageError, match=r"daily\.csv, line 3: a gap: .*; the step is 86400 s"):
+        CsvTrace(daily, start_s=START, end_s=START + 49 * HOUR)
+
+
+def test_rows_are_what_is_known_of_a_span(tmp_path):
+    source = CsvTrace(trace(tmp_path / "ci.csv", hours=3))
+    for start, end, values in [(-5, 9, [100, 101, 102]), (1, 2, [101]), (-2, 1, [100]), (2.5, 4, [102])]:
+        series = source.rows("DE", START + start * HOUR, START + end * HOUR)
+        assert series.values_g_per_kwh.tolist() == values
+    for start, end in [(-2, 0), (3, 4)]:
+        with pytest.raises(EcoRayError, match=r"zone DE is not known over .*T00:00:00Z to 2025-06-01T03:00:00Z; ask"):
+            source.rows("DE", START + start * HOUR, START + end * HOUR)
+    with pytest.raises(NotFoundError, match="no zone 'PL'"):
+        source.end_s("PL")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "offset_s"),
+    [
+        ("2025-06-01T00:00", "2025-06-01T01:00", 0),
+        ("2025-06-01T00:00Z", "2025-06-01T01:00Z", 0),
+        ("2025-06-01T02:00+02:00", "2025-06-01T01:00Z", 7200),
+        ("2025-05-31T19:30-04:30", "2025-06-01T01:00", -16_200),
+    ],
+)
+def test_the_files_own_clock_is_known(tmp_path, first, second, offset_s):
+    assert CsvTrace(write(tmp_path / "ci.csv", "t,DE", f"{first},1", f"{second},2")).utc_offset_s == offset_s
+
+
+def test_gzipped_files_are_read_and_broken_ones_refused(tmp_path):
+    data = trace(tmp_path / "ci.csv").read_bytes()
+    path = tmp_path / "ci.csv.gz"
+    path.write_bytes(gzip.compress(data))
+    ahead = tmp_path / "de.csv.GZ"
+    ahead.write_bytes(gzip.compress(forecast(tmp_path / "de.csv", {0: 500}).read_bytes()))
+    source = CsvTrace(path, {"DE": ahead})
+    assert source.actual("DE", START, START + HOUR).values_g_per_kwh.tolist() == [100]
+    assert source.forecast("DE", START, START + HOUR).values_g_per_kwh.tolist() == [500]
+    for broken in (data, path.read_bytes()[:-9], path.read_bytes()[:30] + bytes(50)):
+        path.write_bytes(broken)
+        with pytest.raises(UsageError, match=r"ci\.csv\.gz: is not a whole gzip file \(.+\); copy it again"):
+            CsvTrace(path)
+
+
+def test_what_a_gz_unpacks_to_is_bounded(tmp_path, monkeypatch):
+    monkeypatch.setattr(csv_table, "MAX_BYTES", 10_000)
+    path = tmp_path / "bomb.csv.gz"
+    path.write_bytes(gzip.compress(b"x" * 1_000_000))
+    with pytest.raises(UsageError, match=r"bomb\.csv\.gz, line 1: more than 10000 bytes once unpacked, .*; cut it"):
+        CsvTrace(path)
+
+
+def test_a_forecast_file_alone_and_only_its_issues_of_a_span(tmp_path):
+    rows = [f"{stamp(24 * day)},{day},{day + 0.5}" for day in range(30)]
+    path = write(tmp_path / "de.csv", "issue_utc,h0,h1", *rows)
+    whole = ForecastFile.read(path)
+    assert whole.values.shape == (30, 2)
+    assert whole.issues_s.tolist() == [START + 24 * day * HOUR for day in range(30)]
+    rows[11], rows[22], rows[23] = f"{stamp(264)},-999,1", f"{stamp(528)},word,", f"{stamp(552)}"
+    write(path, "issue_utc,h0,h1", *rows)
+    with pytest.raises(UsageError, match=r"de\.csv, line 24: column h0 is 'word'"):
+        ForecastFile.read(path)
+    some = ForecastFile.read(path, NOW, END)
+    assert some.issues_s.tolist() == [START + 24 * day * HOUR for day in range(12, 22)]
+    assert some.values[0].tolist() == [12, 12.5]
+    source = CsvTrace(long_trace(tmp_path / "ci.csv", {}), {"AU-SA": path}, columns=WANT, start_s=NOW, end_s=END)
+    assert source.forecast("AU-SA", NOW, END).values_g_per_kwh.tolist() == [20, 20.5]
+    rows[20] = f"{stamp(480)},nan,1"
+    write(path, "issue_utc,h0,h1", *rows)
+    with pytest.raises(UsageError, match=r"de\.csv, line 22: column h0 is nan"):
+        ForecastFile.read(path, NOW, END)
 
 
 # --- faults
@@ -242,24 +462,31 @@ BAD_TRACES = {
         ["t,DE", f"{T[1]},1", f"{T[0]},1", f"{T[2]},1"],
         r"line 3: time 2025-06-01T00:00:00Z comes after 2025-06-01T01:00:00Z; times must increase; sort",
     ),
-    "coarse": (
-        ["t,DE", f"{T[0]},1", f"{T[2]},1", f"{T[4]},1"],
-        r"line 3: the step is 7200 s; the limit is 3600 s.*; give an hourly or finer",
+    "gap in a coarse trace": (
+        ["t,DE", f"{stamp(0)},1", f"{stamp(24)},1", f"{stamp(72)},1"],
+        r"line 4: a gap: 2025-06-04T00:00:00Z follows 2025-06-02T00:00:00Z; the step is 86400 s; add the missing",
     ),
     "fractional step": (
         ["t,DE", "2025-06-01T00:00:00,1", "2025-06-01T00:00:00.500,1"],
-        r"line 3: the step is 0\.5 s; the limit is 3600 s, in whole seconds",
+        r"line 3: the step is 0\.5 s; it must be in whole seconds; give a trace",
     ),
     "not a time": (["t,DE", f"{T[0]},1", "noon,2"], r"line 3: 'noon' is not a time; ISO 8601 is needed; write it as"),
     "not a number": (["t,DE", f"{T[0]},1", f"{T[1]},low"], r"line 3: column DE is 'low', not a number; .*; correct"),
     "decimal comma": (["t,DE", f"{T[0]},1", f'{T[1]},"2,5"'], r"line 3: column DE is '2,5', not a number; .*point"),
     "NaN": (
         ["t,DE", f"{T[0]},1", f"{T[1]},nan"],
-        r"line 3: column DE is nan gCO2e/kWh; 0 to 3000 is possible; correct",
+        r"line 3: column DE is nan gCO2e/kWh; 0 to 100000 is possible; correct",
     ),
-    "infinite": (["t,DE", f"{T[0]},inf", f"{T[1]},1"], r"line 2: column DE is inf gCO2e/kWh; 0 to 3000"),
-    "negative": (["t,DE", f"{T[0]},1", f"{T[1]},-0.1"], r"line 3: column DE is -0\.1 gCO2e/kWh; 0 to 3000 is possible"),
-    "other unit": (["t,DE", f"{T[0]},1", f"{T[1]},3000.1"], r"line 3: column DE is 3000\.1 gCO2e/kWh; .*g/MWh"),
+    "infinite": (["t,DE", f"{T[0]},inf", f"{T[1]},1"], r"line 2: column DE is inf gCO2e/kWh; 0 to 100000"),
+    "negative": (
+        ["t,DE", f"{T[0]},1", f"{T[1]},-0.1"],
+        r"line 3: column DE is -0\.1 gCO2e/kWh; 0 to 100000 is possible",
+    ),
+    "far too large": (["t,DE", f"{T[0]},1", f"{T[1]},100001"], r"line 3: column DE is 100001 gCO2e/kWh; .*g/MWh"),
+    "other unit": (
+        ["t,FR,DE", f"{T[0]},1,3000", f"{T[1]},1,3000.2"],
+        r"line 2: column DE has a mean of 3000\.1 gCO2e/kWh .*; 3000 is the limit for a mean; correct it; g/MWh",
+    ),
     "empty inside": (
         ["t,DE,FR", f"{T[0]},1,1", f"{T[1]},,1", f"{T[2]},1,"],
         r"line 3: column DE is empty, and has a value again in line 4; only the end .*; fill the gap",
@@ -295,8 +522,12 @@ BAD_FORECASTS = {
     "issue twice": (["issue_utc,h0", f"{T[0]},1", f"{T[0]},1"], r"line 3: issue 2025-06-01T00:00:00Z is there twice"),
     "unsorted": (["issue_utc,h0", f"{T[1]},1", f"{T[0]},1"], r"line 3: issue .* comes after"),
     "empty cell": (["issue_utc,h0,h1", f"{T[0]},1,1", f"{T[1]},1,"], r"line 3: column h1 is empty; every issue needs"),
-    "far below zero": (["issue_utc,h0", f"{T[0]},-51"], r"line 2: column h0 is -51 gCO2e/kWh; -50 to 3000 is possible"),
-    "other unit": (["issue_utc,h0", f"{T[0]},1e6"], r"line 2: column h0 is 1e\+06 gCO2e/kWh; -50 to 3000"),
+    "far below zero": (["issue_utc,h0", f"{T[0]},-51"], r"line 2: column h0 is -51 gCO2e/kWh; -50 to 1.* possible"),
+    "far too large": (["issue_utc,h0", f"{T[0]},1e6"], r"line 2: column h0 is 1e\+06 gCO2e/kWh; -50 to 100000"),
+    "other unit": (
+        ["issue_utc,h0,h1", f"{T[0]},3000,3002"],
+        r"line 2: the forecast has a mean of 3001 gCO2e/kWh .*; 3000 is the limit for a mean; correct",
+    ),
     "NaN": (["issue_utc,h0", f"{T[0]},NaN"], r"line 2: column h0 is nan gCO2e/kWh"),
 }
 
@@ -377,6 +608,12 @@ def test_real_traces_and_forecasts_are_read():
     assert len(series.values_g_per_kwh) == 25
     with pytest.raises(NotFoundError, match="nearest name: DE"):
         source.actual("DEU", now, now)
+    started = time.process_time()
+    two = CsvTrace(SHARED / "em2022_hourly_123zones.csv.gz", columns={"AU-SA": "AU-SA", "home": "DE"})
+    assert time.process_time() - started < 0.5
+    assert two.actual("home", now, now + HOUR).values_g_per_kwh.tolist() == (
+        source.actual("DE", now, now + HOUR).values_g_per_kwh.tolist()
+    )
     half_hourly = CsvTrace(SHARED / "lwa2020_30min_DE_GB_FR.csv")
     assert half_hourly.actual("GB", START - 5 * 366 * 86400, START - 5 * 365 * 86400).step_s == 1800
     assert np.isfinite(

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eco_ray.core.policies import (
+from eco_ray.core.slots import (
     SuspendCosts,
-    lowest_interruptible,
-    lowest_window,
-    run_now,
+    cheapest_interruptible,
+    cheapest_run,
+    earliest_run,
     runs_g,
     window_costs,
 )
@@ -44,7 +44,7 @@ def test_window_costs_are_sums_and_blocked_windows_are_infinite():
     ],
 )
 def test_run_now(rows, work, expected):
-    assert run_now(costs(*rows), work) == expected
+    assert earliest_run(costs(*rows), work) == expected
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_run_now(rows, work, expected):
     ],
 )
 def test_lowest_window(rows, work, expected):
-    assert lowest_window(costs(*rows), work) == expected
+    assert cheapest_run(costs(*rows), work) == expected
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_lowest_window(rows, work, expected):
     ],
 )
 def test_lowest_interruptible(rows, work, rule, expected):
-    assert lowest_interruptible(costs(*rows), work, SuspendCosts(**rule)) == expected
+    assert cheapest_interruptible(costs(*rows), work, SuspendCosts(**rule)) == expected
 
 
 # -- against trying everything ---------------------------------------------------------------------------------------
@@ -180,7 +180,7 @@ def problems(draw):
 def test_lowest_interruptible_is_the_least_of_all_schedules(problem):
     cost_g, work, rule = problem
     least_g = least_by_trying(cost_g, work, rule)
-    runs = lowest_interruptible(cost_g, work, rule)
+    runs = cheapest_interruptible(cost_g, work, rule)
     if least_g is None:
         assert runs is None
         return
@@ -202,13 +202,13 @@ row = st.lists(st.floats(0, 1e6), min_size=1, max_size=60)
 @given(row, st.data())
 def test_with_free_suspension_on_one_node_it_is_the_cheapest_slots(values, data):
     work = data.draw(st.integers(1, len(values)))
-    runs = lowest_interruptible(costs(values), work)
+    runs = cheapest_interruptible(costs(values), work)
     assert runs is not None
     assert sum(end - start for _, start, end in runs) == work
     assert runs_g(costs(values), runs) == pytest.approx(sum(sorted(values)[:work]), rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize("policy", [run_now, lowest_window, lowest_interruptible])
+@pytest.mark.parametrize("policy", [earliest_run, cheapest_run, cheapest_interruptible])
 @given(value=st.floats(0.001, 1e6), nodes=st.integers(1, 4), slots=st.integers(1, 200), data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_constant_costs_give_run_now(policy, value, nodes, slots, data):
@@ -222,12 +222,12 @@ def test_constant_costs_give_run_now(policy, value, nodes, slots, data):
 def test_more_time_is_never_worse(problem, more):
     cost_g, work, rule = problem
     longer = np.hstack([cost_g, np.array(more)[: len(cost_g), None]])
-    before = lowest_interruptible(cost_g, work, rule)
-    after = lowest_interruptible(longer, work, rule)
+    before = cheapest_interruptible(cost_g, work, rule)
+    after = cheapest_interruptible(longer, work, rule)
     if before is not None:
         assert after is not None
         assert paid_g(longer, after, work, rule)[0] <= paid_g(cost_g, before, work, rule)[0] * (1 + 1e-6)
-    window, later = lowest_window(cost_g, work), lowest_window(longer, work)
+    window, later = cheapest_run(cost_g, work), cheapest_run(longer, work)
     if window is not None:
         assert later is not None
         assert runs_g(longer, later) <= runs_g(cost_g, window) * (1 + 1e-6)

@@ -1,0 +1,172 @@
+"""Asks a published policy by its name: one table for the live planner, the dry run and the simulator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from eco_ray.core import policies
+from eco_ray.core.outlook import S_PER_H, Outlook
+from eco_ray.core.policies import Floats, Span
+
+#: the slots of Let's Wait Awhile [s]
+LWA_SLOT_S = 1800.0
+
+#: (start, end, workers) [s since the decision]
+Stretch = tuple[float, float, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a policy is told about one job."""
+
+    #: the length that is believed in, on one worker [s]
+    length_s: float
+    #: how much later than at once it may end [s]
+    max_wait_s: float
+    #: time of the decision on the clock that 9:00 and 1:00 are read from [s since epoch]
+    clock_s: float = 0.0
+    interruptible: bool = False
+    #: 1: not elastic; throughput and power grow in proportion
+    max_workers: int = 1
+    #: intensity of the past 24 h, oldest first [g/kWh]
+    past_g_per_kwh: Floats = field(default_factory=lambda: np.empty(0))
+    #: the inclusive window of Let's Wait Awhile, one slot too long, and its ties
+    published_quirks: bool = False
+    #: windows that differ by less count as equal (relative)
+    tolerance: float = 0.0
+
+    @property
+    def _extra_s(self) -> float:
+        return LWA_SLOT_S if self.published_quirks else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Between which times a job may run."""
+
+    #: earliest start before the decision [s], > 0 only for work that is known in advance
+    lead_s: float
+    #: latest end after that of a run without delay [s]
+    wait_s: float
+    #: how far the outlook should reach [s since the decision]
+    reach_s: float
+
+
+def window(policy: str, question: Question) -> Window:
+    """The window in which a policy looks for a place, from the decision on."""
+    length_s, wait_s, lead_s = question.length_s, question.max_wait_s, 0.0
+    if policy == "next-workday":
+        wait_s = policies.next_workday(question.clock_s + length_s)
+    elif policy == "semi-weekly":
+        wait_s = policies.semi_weekly(question.clock_s + length_s)
+    elif policy == "nightly":
+        until_s = policies.nightly(question.clock_s)
+        lead_s = wait_s if until_s == 0 else 0.0  # what comes at 1:00 is one of a series, known before
+        wait_s = until_s + wait_s
+    return Window(lead_s, wait_s, wait_s + length_s + question._extra_s)
+
+
+def decide(policy: str, outlook: Outlook, question: Question, place: Window | None = None) -> list[Stretch]:
+    """When the job runs, by the named policy; empty where the outlook does not reach far enough or leaves no room.
+
+    The outlook begins at the earliest start of the window (`place`, or what `window` says), and so do the times that
+    come back. Raises KeyError for a name that is not in `NAMES`.
+    """
+    place = place or window(policy, question)
+    wait_s = place.wait_s + place.lead_s
+    if policy == "carbon-scaler":
+        return _scaled(outlook.until(question.length_s + wait_s), question)
+    return [(start, end, 1) for start, end in POLICIES[policy](outlook, question, wait_s)]
+
+
+def _run_now(outlook: Outlook, question: Question, _wait_s: float) -> list[Span]:
+    if question.published_quirks:  # the baseline of Let's Wait Awhile is not quite at once
+        return policies.lowest_window(outlook, question.length_s, LWA_SLOT_S, LWA_SLOT_S)
+    return policies.run_now(question.length_s)
+
+
+def _lowest_slot(outlook: Outlook, question: Question, wait_s: float) -> list[Span]:
+    return policies.lowest_slot(outlook, question.length_s, wait_s)
+
+
+def _lowest_window(outlook: Outlook, question: Question, wait_s: float) -> list[Span]:
+    if question.published_quirks:
+        return _best_mean(outlook, question, wait_s)
+    return policies.lowest_window(outlook, question.length_s, wait_s, S_PER_H, question.tolerance)
+
+
+def _carbon_time(outlook: Outlook, question: Question, wait_s: float) -> list[Span]:
+    return policies.carbon_time(outlook, question.length_s, wait_s, S_PER_H, question.tolerance)
+
+
+def _wait_awhile(outlook: Outlook, question: Question, wait_s: float) -> list[Span]:
+    quirks = question.published_quirks
+    return policies.wait_awhile(outlook, question.length_s, wait_s + question._extra_s, with_ties=quirks)
+
+
+def _threshold(outlook: Outlook, question: Question, wait_s: float) -> list[Span]:
+    return policies.threshold(
+        outlook, question.length_s, wait_s, question.past_g_per_kwh, interruptible=question.interruptible
+    )
+
+
+def _best_mean(outlook: Outlook, question: Question, wait_s: float) -> list[Span]:
+    """Both strategies of Let's Wait Awhile in a window that its calendar gave."""
+    if question.interruptible:
+        return _wait_awhile(outlook, question, wait_s)
+    wait_s += question._extra_s
+    return policies.lowest_window(outlook, question.length_s, wait_s, LWA_SLOT_S, question.tolerance)
+
+
+def _nightly(outlook: Outlook, question: Question, wait_s: float) -> list[Span]:
+    """Around 1:00 the window is meant to include both ends: there is no quirk in it."""
+    return _best_mean(outlook, replace(question, published_quirks=False), wait_s)
+
+
+def _scaled(outlook: Outlook, question: Question) -> list[Stretch]:
+    """CarbonScaler for a job whose throughput and power grow in proportion to its workers."""
+    if not np.isfinite(outlook.g_per_kwh).any():
+        return []
+    hours = np.diff(outlook.edges_s) / S_PER_H
+    table = np.arange(question.max_workers + 1, dtype=np.float64)
+    work = question.length_s / S_PER_H
+    try:
+        workers = policies.carbon_scaler(outlook.g_per_kwh, table, table, work, hours)
+    except ValueError:  # no room for all of it
+        return []
+    share = policies.carbon_scaler_share(outlook.g_per_kwh, table, table, work, workers, hours)
+    stretches: list[Stretch] = []
+    for slot in np.flatnonzero(share > 0):
+        start_s, count = float(outlook.edges_s[slot]), int(workers[slot])
+        end_s = start_s + float(share[slot] * hours[slot] * S_PER_H)
+        if stretches and stretches[-1][1:] == (start_s, count):
+            stretches[-1] = (stretches[-1][0], end_s, count)
+        else:
+            stretches.append((start_s, end_s, count))
+    return stretches
+
+
+#: the published policies by name
+POLICIES: dict[str, Callable[[Outlook, Question, float], list[Span]]] = {
+    "run-now": _run_now,
+    "lowest-slot": _lowest_slot,
+    "lowest-window": _lowest_window,
+    "carbon-time": _carbon_time,
+    "wait-awhile": _wait_awhile,
+    "threshold": _threshold,
+    "next-workday": _best_mean,
+    "semi-weekly": _best_mean,
+    "nightly": _nightly,
+}
+NAMES = (*POLICIES, "carbon-scaler")
+
+
+def decided_once(policy: str) -> bool:
+    """Whether a plan of the policy stays as it was made at submission, as published, while its place is there.
+
+    run-now is taken again, because what it wants is the earliest place.
+    """
+    return policy in NAMES and policy != "run-now"

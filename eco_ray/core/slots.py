@@ -1,0 +1,196 @@
+"""Choices of slots for ONE job on nodes that others use too, each a pure function.
+
+All of them choose slots on nodes from `cost_g`, shape (nodes, slots): the grams of running the job on that node in that
+slot; `inf` where it may not run. They return runs (node, first slot, end slot), in time order, or None where no choice
+exists. `work` is the number of slots of useful work. Among equal choices the earliest wins, then the first node.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Costs = NDArray[np.float64]
+#: (row of the node, first slot, slot after the last)
+Run = tuple[int, int, int]
+
+#: sums of the same grams in another order differ by less; nobody waits or moves for such a difference
+ROUNDING = 1e-9
+
+
+def window_costs(cost_g: Costs, work: int) -> Costs:
+    """Grams of each contiguous run: shape (nodes, slots - work + 1); column t starts at slot t."""
+    total, blocked = _sums(cost_g)
+    windows: Costs = total[:, work:] - total[:, : total.shape[1] - work]
+    windows[blocked[:, work:] > blocked[:, : blocked.shape[1] - work]] = np.inf
+    return windows
+
+
+def earliest_run(cost_g: Costs, work: int) -> list[Run] | None:
+    """Start in the earliest slot from which the job can run to its end; on the cheapest such node."""
+    if work > cost_g.shape[1]:
+        return None
+    windows = window_costs(cost_g, work)
+    possible = np.isfinite(windows).any(axis=0)
+    if not possible.any():
+        return None
+    start = int(np.argmax(possible))
+    return [(_first_least(windows[:, start]), start, start + work)]
+
+
+def cheapest_run(cost_g: Costs, work: int) -> list[Run] | None:
+    """The contiguous run with the least carbon, over all nodes at any slot."""
+    if work > cost_g.shape[1]:
+        return None
+    windows = window_costs(cost_g, work)
+    if not np.isfinite(windows).any():
+        return None
+    # over the transpose: among equals the earliest start, then the first node
+    start, node = divmod(_first_least(windows.T.ravel()), windows.shape[0])
+    return [(node, start, start + work)]
+
+
+@dataclass(frozen=True, slots=True)
+class SuspendCosts:
+    """What suspending costs, and where the job stands now."""
+
+    #: slots that do no work at every start after the first
+    resume: int = 0
+    #: the rest of the resume time, as part of a slot: its grams are counted, its time is not
+    resume_rest: float = 0.0
+    #: slots of work that each run lasts at least (or what is left)
+    min_run: int = 1
+    #: row of the node that it runs on at slot 0, where going on is free; None: it does not run
+    running_on: int | None = None
+    #: nothing has run before, so the first start is free
+    fresh: bool = True
+
+
+def cheapest_interruptible(cost_g: Costs, work: int, costs: SuspendCosts | None = None) -> list[Run] | None:
+    """The least carbon when the job may be suspended, resumed and moved: exact, by dynamic programming.
+
+    With no resume cost and no minimum run on one node this is wait-awhile (Let's Wait Awhile, Middleware'21): the
+    cheapest `work` slots.
+    """
+    return Interruptible(cost_g, work, costs or SuspendCosts()).runs(work)
+
+
+class Interruptible:
+    """The choices of `cheapest_interruptible` for every amount of work up to a greatest one, from one computation.
+
+    O(slots x nodes x work), vectorised over nodes and work, backwards in time. Three states: never started (only of a
+    fresh job, whose first start is free), off, and on a node.
+    """
+
+    def __init__(self, cost_g: Costs, most_work: int, costs: SuspendCosts) -> None:
+        nodes, self._slots = cost_g.shape
+        self._resume = costs.resume
+        #: a run lasts so many slots of work, or all that is left
+        self._min_run = min(max(1, costs.min_run), most_work)
+        self._running_on = costs.running_on
+        free_start = costs.fresh and (costs.resume > 0 or costs.resume_rest > 0)
+        heads = self._heads(cost_g, costs.resume, costs.resume_rest)
+        free_heads = self._heads(cost_g, 0, 0.0) if free_start else heads
+
+        shape = (self._slots + 1, most_work + 1)
+        # least grams from slot t with w slots of work left: off[t, w]; while on a node: on[t % depth, node, w]
+        off = np.full(shape, np.inf)
+        off[:, 0] = 0.0
+        depth = costs.resume + self._min_run + 1
+        on = np.full((depth, nodes, most_work + 1), np.inf)
+        on[:, :, 0] = 0.0
+        #: node to start on in slot t, -1: wait
+        self._begin = np.full(shape, -1, dtype=np.int32)
+        self._stop = np.ones((self._slots, nodes, most_work + 1), dtype=np.bool_)
+        self._start_g = np.empty((nodes, most_work + 1))
+        fresh, self._fresh_begin = (off.copy(), self._begin.copy()) if free_start else (off, self._begin)
+        for t in range(self._slots - 1, -1, -1):
+            self._begin[t], off[t] = self._start_or_wait(heads[t], on, t + costs.resume, off[t + 1])
+            if free_start:
+                self._fresh_begin[t], fresh[t] = self._start_or_wait(free_heads[t], on, t, fresh[t + 1])
+            go_on_g = cost_g[:, t, None] + on[(t + 1) % depth, :, :-1]
+            self._stop[t, :, 1:] = go_on_g > off[t, 1:] * (1 + ROUNDING)
+            np.minimum(go_on_g, off[t, 1:], out=on[t % depth, :, 1:])
+        self._fresh_g, self._on_g = fresh, on[0]
+        self._fresh_resume = 0 if costs.fresh else costs.resume
+
+    def runs(self, work: int, since: int = 0) -> list[Run] | None:
+        """The runs for so much work, from slot `since` on; None where that is not possible."""
+        node = self._running_on if since == 0 else None
+        if work > self._slots - since:
+            return None
+        least_g = self._on_g[node, work] if node is not None else self._fresh_g[since, work]
+        return self._read(work, since, node) if np.isfinite(least_g) else None
+
+    def _heads(self, cost_g: Costs, resume: int, rest: float) -> Costs:
+        """Grams of a start in slot t with w slots of work, up to a minimum run: shape (slots, nodes, w)."""
+        heads = np.full((self._slots, len(cost_g), self._min_run + 1), np.inf)
+        rest_g = rest * cost_g if rest else np.zeros_like(cost_g)
+        for work in range(1, min(self._min_run, self._slots - resume) + 1):
+            windows = window_costs(cost_g, resume + work)
+            heads[: windows.shape[1], :, work] = (windows + rest_g[:, : windows.shape[1]]).T
+        return heads
+
+    def _start_or_wait(self, heads: Any, on: Any, end: int, wait_g: Costs) -> tuple[NDArray[np.int64], Costs]:
+        """Node to start on (-1: wait) and the least grams, for each amount of work; `end`: when its work begins."""
+        start_g, least = self._start_g, self._min_run
+        start_g[:, :least] = heads[:, :least]
+        if end + least <= self._slots:
+            then = on[(end + least) % len(on)]
+            np.add(heads[:, least:], then[:, : then.shape[1] - least], out=start_g[:, least:])
+        else:
+            start_g[:, least:] = np.inf
+        node = start_g.argmin(axis=0)
+        least_g = np.minimum.reduce(start_g, axis=0)
+        starts = least_g <= wait_g * (1 + ROUNDING)
+        return np.where(starts, node, -1), np.where(starts, least_g, wait_g)
+
+    def _read(self, work: int, since: int, node: int | None) -> list[Run]:
+        """Follow the decisions until no work is left."""
+        runs: list[Run] = []
+        t = start = since
+        left = work
+        begin, resume = self._fresh_begin, self._fresh_resume
+        if node is not None:
+            begin, resume = self._begin, self._resume
+        while left:
+            if node is not None and not self._stop[t, node, left]:
+                t, left = t + 1, left - 1
+                continue
+            if node is not None and t > start:
+                runs.append((node, start, t))
+            node = None
+            if begin[t, left] < 0:
+                t += 1
+                continue
+            node, start = int(begin[t, left]), t
+            useful = min(self._min_run, left)
+            t, left = t + resume + useful, left - useful
+            begin, resume = self._begin, self._resume
+        if node is not None:
+            runs.append((node, start, t))
+        return runs
+
+
+def runs_g(cost_g: Costs, runs: list[Run]) -> float:
+    """Grams of a choice of runs."""
+    return float(sum(cost_g[node, start:end].sum() for node, start, end in runs))
+
+
+def _sums(cost_g: Costs) -> tuple[Costs, Costs]:
+    """Running sums of the finite grams and of the blocked slots, from 0: shape (nodes, slots + 1) each."""
+    blocked = np.isinf(cost_g)
+    zeros = np.zeros((len(cost_g), 1))
+    finite = np.where(blocked, 0.0, cost_g)
+    return (
+        np.concatenate([zeros, np.cumsum(finite, axis=1)], axis=1),
+        np.concatenate([zeros, np.cumsum(blocked, axis=1)], axis=1),
+    )
+
+
+def _first_least(values: Costs) -> int:
+    """Index of the first value that is the least but for rounding."""
+    return int(np.argmax(values <= values.min() * (1 + ROUNDING)))

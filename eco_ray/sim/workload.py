@@ -1,0 +1,38 @@
+"""Jobs of a simulation, as arrays: one entry per job, times in whole seconds since the simulation's start."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """J jobs in order of arrival. Times are multiples of the resolution: floored, and a length is at least one tick."""
+
+    #: what the schedule calls them
+    ids: Sequence[str]
+    #: shape (J,), since the simulation's start; may be after its end [s]
+    arrival_s: Ints
+    #: true length on one worker [s]
+    length_s: Ints
+    #: what a policy is told of the length [s]; 0: nothing
+    expected_s: Ints
+    #: per worker
+    cpus: Floats
+    gpus: Floats
+    #: how much later than at once a job may finish [s]
+    max_wait_s: Ints
+    #: 1: not elastic
+    max_workers: Ints
+    #: allowed zones as indices into the simulation's zones; empty: all
+    zones: Sequence[tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
