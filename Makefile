@@ -41,7 +41,7 @@ unit: install ## Unit tests only: no Ray, seconds
 	$(BIN)/python -m pytest tests/unit
 
 test: lint unit ## Lint, then all tests except the slow ones
-	$(BIN)/python -m pytest tests/contract -m "not slow"
+	$(BIN)/python -m pytest tests/contract tests/reference -m "not slow"
 	$(BIN)/python -m pytest tests/ray tests/e2e -m "not slow"
 
 test-all: test ## The same, then the long fault and soak tests

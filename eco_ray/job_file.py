@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 #: longest command [bytes]
 MAX_RUN_BYTES = 32 << 10
 #: policies that decide something in this version
-POLICIES = ("eco", "run-now", "lowest-window")
+POLICIES = ("eco", "run-now", "lowest-slot", "lowest-window", "carbon-time", "wait-awhile", "threshold")
 #: policies that job files may name and that this version does not have
-LATER_POLICIES = ("lowest-slot", "carbon-time", "wait-awhile", "carbon-scaler", "threshold")
+LATER_POLICIES = ("carbon-scaler",)
 
 
 def _run(value: str) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import os
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,24 +13,39 @@ import click
 
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
+from eco_ray.cli.simulation_setup import describe, make_setup
 from eco_ray.config import Settings
-from eco_ray.errors import UsageError
+from eco_ray.errors import EcoRayError, UsageError
 
 if TYPE_CHECKING:
-    from eco_ray.grid.trace import CsvTrace
     from eco_ray.scenario_file import Scenario
-    from eco_ray.sim.foresight import Foresight
     from eco_ray.sim.simulate import Setup, Simulated
-    from eco_ray.sim.trace import Trace
-    from eco_ray.sim.workload import Workload
 
-#: what a time of 1 means in the jobs file [s]
-_UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
-#: history that causal forecasts look back on [s]
-_HISTORY_S = 8 * 86_400.0
+#: where a command line is kept for the page that shows it
+_ARGUMENTS = "eco_ray.simulate.arguments"
+#: columns of the table of policies
+_COLUMNS = (
+    "policy",
+    "saved_pct",
+    "carbon_g",
+    "mean_delay_h",
+    "p95_delay_h",
+    "peak_cpus",
+    "missed_deadlines",
+    "resumes",
+)
 
 
-@click.command()
+class _Remembering(click.Command):
+    """A command that knows how it was called."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keep the arguments, then parse them."""
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+@click.command(cls=_Remembering)
 @click.argument("scenario", type=click.Path(path_type=Path, exists=True, dir_okay=False), required=False)
 @click.option("--jobs", type=click.Path(path_type=Path), help="CSV: job_id,arrival_s,duration_s,cpus,... (or GAIA's).")
 @click.option("--workload", help="Instead of --jobs: lets-wait-awhile-ml or nightly, generated with --seed.")
@@ -85,6 +102,8 @@ def simulate(
     if schedule is not None and (described.compare or names == ("bound",)):
         what = "--compare" if described.compare else "a bound"
         raise UsageError(f"--schedule with {what}: one policy that runs something is needed; name it with --policy")
+    if html is not None and not described.compare:
+        raise UsageError(f"--html {html}: the page compares policies; name them with --compare P,P,...")
     setup = make_setup(described)
     if described.compare:
         _compare(setup, described, html or Path("eco-ray-simulation.html"), settings)
@@ -123,7 +142,40 @@ def _run(setup: Setup, policy: str) -> tuple[dict[str, Any], Simulated]:
 
 
 def _compare(setup: Setup, described: Scenario, html: Path, settings: Settings) -> None:
-    raise UsageError("--compare comes with the page")
+    """Every policy on the same setup: one table, and the page."""
+    from eco_ray.report.simulation import Comparison, PolicyRun, write_comparison
+
+    # looked at first, as what runs before the page may take an hour; a device is written to, not replaced
+    place = html if html.exists() and not html.is_file() else html.absolute().parent
+    if html.is_dir() or not os.access(place, os.W_OK):
+        raise UsageError(f"{html}: the page cannot be written there; give a file in a folder of yours with --html")
+    documents, runs = [], []
+    for policy in dict.fromkeys(described.compare):
+        try:
+            document, done = _run(setup, policy)
+        except EcoRayError as error:
+            raise type(error)(f"--compare, policy {policy}: {error}") from error
+        documents.append(document)
+        runs.append(PolicyRun(policy, document, *done.load, done.delay_h))
+    zones = {}
+    for trace in setup.traces:
+        truth = trace.outlook(0.0, setup.span_s)
+        zones[trace.zone] = (truth.edges_s[:-1], truth.g_per_kwh)
+    jobs = described.jobs.name if described.jobs is not None else described.workload
+    arguments = click.get_current_context().meta.get(_ARGUMENTS, ())
+    comparison = Comparison(
+        title=f"{jobs} in {', '.join(zones)}" if len(zones) <= 4 else f"{jobs} in {len(zones)} zones",
+        command=shlex.join(["eco-ray", "simulate", *arguments]),
+        begin_s=setup.begin_s,
+        span_s=setup.span_s,
+        zones=zones,
+        notes=describe(described, setup),
+        runs=runs,
+    )
+    write_comparison(html, comparison)
+    rows = [{key: document[key] for key in _COLUMNS} for document in documents]
+    emit(settings, {"policies": documents, "html": str(html)}, table=rows)
+    click.echo(f"{html}", err=True)
 
 
 def _zones(text: str) -> dict[str, str]:
@@ -149,124 +201,6 @@ def _forecasts(given: tuple[str, ...]) -> dict[str, str]:
             raise UsageError(f"--forecast {text!r} {what}; write oracle, profile, persistence, week-mean or ZONE=FILE")
         forecasts[key] = source
     return forecasts
-
-
-def make_setup(described: Scenario) -> Setup:
-    """Open what a scenario names. Raises UsageError."""
-    from eco_ray.grid.trace import CsvTrace
-    from eco_ray.sim.simulate import Setup
-    from eco_ray.sim.trace import Trace
-    from eco_ray.times import parse_instant
-
-    begin_s = parse_instant(described.start) if described.start is not None else None
-    wanted_s = described.hours * 3600 if described.hours is not None else None
-    end_s = begin_s + wanted_s if begin_s is not None and wanted_s is not None else None
-    file = CsvTrace(described.intensity, columns=described.zones, start_s=begin_s, end_s=end_s)
-    begin_s = file.start_s if begin_s is None else begin_s
-    known_s = min(file.end_s(zone) for zone in described.zones) - begin_s
-    if begin_s < file.start_s or known_s <= 0:
-        from eco_ray.times import iso_utc
-
-        raise UsageError(
-            f"{described.intensity}: start {iso_utc(begin_s)} is outside the file, which covers {iso_utc(file.start_s)} "
-            f"to {iso_utc(begin_s + known_s)}; choose a start inside it"
-        )
-    span_s = int(known_s if wanted_s is None else min(wanted_s, known_s))
-    resolution_s = int(described.resolution)
-    traces = [
-        Trace.of(file.rows(zone, max(file.start_s, begin_s - _HISTORY_S), begin_s + span_s), begin_s, resolution_s)
-        for zone in described.zones
-    ]
-    span_s = min([span_s, *(trace.end_s for trace in traces)])
-    return Setup(
-        workload=_workload(described, span_s),
-        traces=traces,
-        beliefs=[_belief(described, file, trace, begin_s, begin_s + span_s) for trace in traces],
-        begin_s=begin_s,
-        span_s=span_s,
-        resolution_s=resolution_s,
-        watts_per_cpu=described.watts_per_cpu,
-        capacity_cpus=(described.capacity_cpus,) * len(traces) if described.capacity_cpus is not None else None,
-        nodes=_nodes(described),
-        interruptible=described.interruptible,
-        published_quirks=described.published_quirks,
-        resume_cost_s=int(described.resume_cost),
-        min_run_s=int(described.min_run),
-        min_saving_pct=described.min_saving_pct,
-        utc_offset_s=int(file.utc_offset_s),
-    )
-
-
-def _nodes(described: Scenario) -> tuple[Any, ...]:
-    from eco_ray.core.cluster import Node, Resources
-
-    return tuple(
-        Node(
-            node.name,
-            node.zone,
-            Resources(float(node.num_cpus), float(node.num_gpus), node.memory_gb),
-            node.power.to_curve(),
-            node.pue,
-        )
-        for node in described.nodes
-    )
-
-
-def _workload(described: Scenario, span_s: int) -> Workload:
-    if described.jobs is None:
-        from eco_ray.sim import paper_workloads as papers
-
-        wait_s, tick_s = int(described.max_delay_long), int(described.resolution)
-        if described.workload == "nightly":
-            return papers.nightly(max_wait_s=int(described.max_delay_short), resolution_s=tick_s)
-        return papers.lets_wait_awhile_ml(described.seed, max_wait_s=wait_s, resolution_s=tick_s)
-    from eco_ray.sim.jobs_csv import read_jobs
-
-    largest = max((float(node.num_cpus) for node in described.nodes), default=described.capacity_cpus)
-    return read_jobs(
-        described.jobs,
-        resolution_s=int(described.resolution),
-        zones=list(described.zones),
-        span_s=span_s,
-        time_unit_s=_UNIT_S[described.time_unit],
-        short_max_s=int(described.short_max),
-        max_delay_short_s=int(described.max_delay_short),
-        max_delay_long_s=int(described.max_delay_long),
-        knows_duration=described.knows_duration,
-        capacity_cpus=largest,
-    )
-
-
-def _belief(described: Scenario, file: CsvTrace, trace: Trace, begin_s: float, end_s: float) -> Foresight:
-    """What is believed to come in a zone."""
-    from eco_ray.sim import foresight
-
-    source = described.forecast.get(trace.zone, described.forecast.get("*", "oracle"))
-    if source == "oracle":
-        return foresight.Known(trace)
-    if source == "profile":
-        from eco_ray.grid.profile import ModelledProfile
-        from eco_ray.sim.trace import Trace as SimTrace
-
-        series = ModelledProfile().actual(trace.zone, begin_s - 3600, end_s + 3600)
-        return foresight.Known(SimTrace.of(series, begin_s, int(described.resolution)))
-    if 86_400 % trace.step_s:
-        raise UsageError(
-            f"--forecast {source}: zone {trace.zone} has steps of {trace.step_s} s, which do not fill a day; "
-            "use oracle or profile, or a trace whose steps divide 24 h"
-        )
-    if source == "persistence":
-        return foresight.persistence(trace)
-    if source == "week-mean":
-        return foresight.week_mean(trace)
-    if "*" in described.forecast and trace.zone not in described.forecast and len(described.zones) > 1:
-        raise UsageError(
-            f"--forecast {source}: one file for the zones {', '.join(described.zones)}; say whose it is: ZONE={source}"
-        )
-    from eco_ray.grid.trace import ForecastFile
-
-    issued = ForecastFile.read(Path(source), begin_s, end_s)
-    return foresight.issued(issued.issues_s - begin_s, issued.values, trace)
 
 
 def write_schedule(path: Path, setup: Setup, done: Simulated) -> None:

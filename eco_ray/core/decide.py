@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -26,6 +26,8 @@ class Question:
     length_s: float
     #: how much later than at once it may end [s]
     max_wait_s: float
+    #: whether that is the job's own wish, which no calendar may overstep
+    owns_wait: bool = False
     #: time of the decision on the clock that 9:00 and 1:00 are read from [s since epoch]
     clock_s: float = 0.0
     interruptible: bool = False
@@ -58,10 +60,10 @@ class Window:
 def window(policy: str, question: Question) -> Window:
     """The window in which a policy looks for a place, from the decision on."""
     length_s, wait_s, lead_s = question.length_s, question.max_wait_s, 0.0
-    if policy == "next-workday":
-        wait_s = policies.next_workday(question.clock_s + length_s)
-    elif policy == "semi-weekly":
-        wait_s = policies.semi_weekly(question.clock_s + length_s)
+    if policy in ("next-workday", "semi-weekly"):
+        calendar = policies.next_workday if policy == "next-workday" else policies.semi_weekly
+        calendar_s = calendar(question.clock_s + length_s)
+        wait_s = min(calendar_s, wait_s) if question.owns_wait else calendar_s
     elif policy == "nightly":
         until_s = policies.nightly(question.clock_s)
         lead_s = wait_s if until_s == 0 else 0.0  # what comes at 1:00 is one of a series, known before
@@ -80,6 +82,28 @@ def decide(policy: str, outlook: Outlook, question: Question, place: Window | No
     if policy == "carbon-scaler":
         return _scaled(outlook.until(question.length_s + wait_s), question)
     return [(start, end, 1) for start, end in POLICIES[policy](outlook, question, wait_s)]
+
+
+def resumed(stretches: Sequence[Stretch], resume_s: float, latest_s: float) -> list[Stretch]:
+    """The stretches with what it takes to resume: each one after a pause begins with `resume_s` without work.
+
+    A start is earlier by that, so that all the time which the policy chose does work. Where the pause is too short for
+    it, the work is made up for at the end; and where there is no time for that until `latest_s`, there is no pause.
+    """
+    if resume_s <= 0:
+        return list(stretches)
+    made: list[Stretch] = []
+    for start_s, end_s, workers in stretches:
+        if not made or start_s <= made[-1][1]:
+            made.append((start_s, end_s, workers))
+        elif start_s - resume_s >= made[-1][1]:
+            made.append((start_s - resume_s, end_s, workers))
+        elif stretches[-1][1] + resume_s <= latest_s:
+            made.append((start_s, end_s, workers))
+            latest_s -= resume_s
+        else:
+            made.append((made[-1][1], end_s, workers))
+    return made
 
 
 def _run_now(outlook: Outlook, question: Question, _wait_s: float) -> list[Span]:

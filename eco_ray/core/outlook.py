@@ -37,8 +37,8 @@ class Outlook:
             g = np.where(blocked, 0.0, g)
             blocked_s = np.zeros(len(g) + 1)
             np.cumsum(blocked * length_s, out=blocked_s[1:])
-        # the division by S_PER_H comes last: a step of an hour then counts exactly as its intensity
-        np.cumsum(g * length_s / S_PER_H, out=total[1:])
+        # hours first: a step of one hour then counts as its intensity, to the last bit
+        np.cumsum(g * (length_s / S_PER_H), out=total[1:])
         object.__setattr__(self, "_sum", total)
         object.__setattr__(self, "_blocked_s", blocked_s)
 

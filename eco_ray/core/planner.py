@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eco_ray.core.cluster import Node
-from eco_ray.core.decide import NAMES, Question, decide, window
+from eco_ray.core.decide import NAMES, Question, decide, resumed, window
 from eco_ray.core.jobs import Job, JobSpec, Plan, Reason, Segment
 from eco_ray.core.slots import ROUNDING, Costs, Interruptible, Run, SuspendCosts, cheapest_run, earliest_run
 from eco_ray.core.task import INSTANT_S, NoPlan, PlannerConfig, Situation, Task, segments_g
@@ -126,7 +126,8 @@ def _published(
             tolerance=ROUNDING,
         )
         place = replace(window(spec.policy, question), lead_s=0.0)  # nothing starts before it is known
-        segments = task.stretched(node, decide(spec.policy, outlook, question, place))
+        stretches = decide(spec.policy, outlook, question, place)
+        segments = task.stretched(node, resumed(stretches, spec.suspend.resume_cost_s, reach_s))
         if not segments:
             continue
         known_g = segments_g(segments, spec, situation)

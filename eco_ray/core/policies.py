@@ -205,12 +205,13 @@ def carbon_scaler(
     order = np.lexsort((worker, slot, price.ravel()))
     order = order[np.isfinite(price.ravel()[order])]
     left = np.subtract.accumulate(np.concatenate([[work], (gain * hours[:, None]).ravel()[order]]))[1:]
-    if not (left <= 0).any():
+    enough = left <= 1e-9 * work  # the last bit of a sum must not take a worker more
+    if not enough.any():
         raise ValueError(
-            f"{work:g} units of work in {len(intensity)} slots: {gain.shape[1]} workers do at most "
+            f"{work:g} units of work in {len(intensity)} slots: {len(gain)} workers do at most "
             f"{work - left.min() if len(left) else 0:g}; allow more slots or workers"
         )
-    np.add.at(done, slot[order[: int(np.argmax(left <= 0)) + 1]], 1)
+    np.add.at(done, slot[order[: int(np.argmax(enough)) + 1]], 1)
     return done
 
 
@@ -246,21 +247,25 @@ def _scaling(
     intensity: ArrayLike, throughput: ArrayLike, kwh: ArrayLike, hours: ArrayLike
 ) -> tuple[Floats, Floats, Floats, Floats]:
     """Inputs of `carbon_scaler` as arrays: intensity (T,), throughput and kWh of each next worker (W,), hours (T,)."""
-    intensity = np.asarray(intensity, dtype=np.float64)
-    throughput, kwh = np.asarray(throughput, dtype=np.float64), np.asarray(kwh, dtype=np.float64)
-    if intensity.ndim != 1 or throughput.ndim != 1 or throughput.shape != kwh.shape or len(throughput) < 2:
+    values: Floats = np.array(intensity, dtype=np.float64)
+    rate, energy = np.array(throughput, dtype=np.float64), np.array(kwh, dtype=np.float64)
+    if values.ndim != 1 or rate.ndim != 1 or rate.shape != energy.shape or len(rate) < 2:
         raise ValueError(
-            f"intensity of shape {intensity.shape}, throughput of {throughput.shape}, kWh of {kwh.shape}: "
+            f"intensity of shape {values.shape}, throughput of {rate.shape}, kWh of {energy.shape}: "
             "need (T,), (W+1,) and (W+1,) with W >= 1"
         )
-    each_h: Floats = np.array(np.broadcast_to(np.asarray(hours, dtype=np.float64), intensity.shape))
-    return intensity, np.asarray(np.diff(throughput)), np.asarray(np.diff(kwh)), each_h
+    each_h: Floats = np.full(values.shape, np.asarray(hours, dtype=np.float64))
+    gain: Floats = rate[1:] - rate[:-1]
+    power: Floats = energy[1:] - energy[:-1]
+    return values, gain, power, each_h
 
 
 def _starts(outlook: Outlook, length_s: float, max_wait_s: float, every_s: float) -> Floats:
     """Multiples of `every_s` in [0, max_wait] from which the run is known to its end."""
     last = min(max_wait_s, outlook.end_s - length_s)
-    return np.arange(int((last + 1e-6) // every_s) + 1) * every_s if last > -1e-6 else np.empty(0)
+    count = int((last + 1e-6) // every_s) + 1 if last > -1e-6 else 0
+    starts: Floats = np.arange(count, dtype=np.float64) * every_s
+    return starts
 
 
 def _merged(spans: Sequence[Span] | zip[Span]) -> list[Span]:

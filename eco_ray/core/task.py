@@ -168,12 +168,12 @@ class Task:
         )
 
     def stretched(self, node: Node, stretches: Sequence[Stretch]) -> tuple[Segment, ...]:
-        """What a policy chose, on a node. A start after a pause begins earlier, by what it takes to resume."""
+        """Stretches since the earliest start, as segments on a node; those that touch are one."""
         segments: list[Segment] = []
         for start_s, end_s, _ in stretches:
             begin_s = start_s + self.begin_s
-            if segments:
-                begin_s = max(begin_s - self.job.spec.suspend.resume_cost_s, segments[-1].end_s)
+            if segments and begin_s <= segments[-1].end_s:
+                begin_s = segments.pop().start_s
             segments.append(Segment(node.name, node.zone, begin_s, end_s + self.begin_s))
         return tuple(segments)
 

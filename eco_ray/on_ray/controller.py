@@ -38,6 +38,7 @@ from eco_ray.core.events import (
 from eco_ray.core.explain import describe_plan
 from eco_ray.core.jobs import Job, JobState, Reason
 from eco_ray.core.orchestrator import Orchestrator, OrchestratorConfig
+from eco_ray.core.policies import DAY_S
 from eco_ray.core.planner import check_feasible, plan_job
 from eco_ray.core.ports import GridSource, Store
 from eco_ray.errors import EcoRayError, UsageError
@@ -422,14 +423,17 @@ class Controller:
         if now_s < self._forecast_until_s:
             return
         self._forecast_until_s = (now_s // 3600.0 + 1) * 3600.0
-        series = {}
+        series, past = {}, {}
         for zone in sorted({node.zone for node in self._known.values()}):
             try:
                 series[zone] = self._grid.forecast(zone, now_s, now_s + self.config.horizon_s + 3600.0)
             except EcoRayError as error:
                 log.warning("no forecast for zone %s: %s", zone, error)
+            with contextlib.suppress(EcoRayError):  # only the policy `threshold` looks back; without a past it runs now
+                hour_s = now_s // 3600.0 * 3600.0
+                past[zone] = self._grid.actual(zone, hour_s - DAY_S, hour_s)
         if series:
-            self._handle(ForecastArrived(series))
+            self._handle(ForecastArrived(series, past))
 
     def _packages(self) -> Path:
         return self.config.state_dir / "packages"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_ray.core.decide import Question, Stretch, Window, decide, window
+from eco_ray.core.decide import Question, Stretch, Window, decide, resumed, window
 from eco_ray.core.outlook import Outlook
 from eco_ray.sim.foresight import Foresight, Known
 from eco_ray.sim.schedule import Row, Schedule
@@ -59,6 +59,7 @@ def run_batch(workload: Workload, traces: Sequence[Trace], beliefs: Sequence[For
     arrivals, lengths = workload.arrival_s.tolist(), workload.length_s.tolist()
     expected, waits = workload.expected_s.tolist(), workload.max_wait_s.tolist()
     workers = workload.max_workers.tolist()
+    owns = workload.owns_wait.tolist() if workload.owns_wait is not None else [False] * len(workload)
     every_zone = tuple(range(len(traces)))
     for job, (arrival_s, length_s) in enumerate(zip(arrivals, lengths, strict=True)):
         if arrival_s + length_s > rules.span_s:
@@ -66,6 +67,7 @@ def run_batch(workload: Workload, traces: Sequence[Trace], beliefs: Sequence[For
         question = Question(
             length_s=float(expected[job] or rules.assumed_length_s),
             max_wait_s=float(waits[job]),
+            owns_wait=owns[job],
             clock_s=rules.clock_s + arrival_s,
             interruptible=rules.interruptible,
             max_workers=workers[job],
@@ -79,6 +81,7 @@ def run_batch(workload: Workload, traces: Sequence[Trace], beliefs: Sequence[For
         if rules.policy in CALENDAR:
             latest_s[job] = arrival_s + length_s + place.wait_s
         zone, plan = _best(arrival_s, question, place, workload.zones[job] or every_zone, traces, beliefs, rules)
+        plan = resumed(plan, rules.resume_cost_s, place.lead_s + question.length_s + place.wait_s)
         ran = _run(plan, float(length_s), rules.resume_cost_s)
         resumes[job] = sum(1 for before, after in itertools.pairwise(ran) if after[0] > before[1])
         begin_s = arrival_s - place.lead_s
@@ -124,25 +127,20 @@ def _believed_g(outlook: Outlook, plan: Sequence[Stretch]) -> float:
 
 
 def _run(plan: Sequence[Stretch], length_s: float, resume_cost_s: float) -> list[Stretch]:
-    """What happens when a job of this true length follows a plan.
+    """What happens when a job of this true length follows a plan, in which each start after a pause resumes first.
 
-    A job that is shorter than believed ends early; one that is longer runs on after the plan's end. A start after the
-    first begins earlier by the resume cost, so that all planned seconds do work; where the pause is not longer than
-    that, there is none: the job works on.
+    A job that is shorter than believed ends early; one that is longer runs on after the plan's end.
     """
     ran: list[Stretch] = []
     left_s = length_s
-    for planned_s, end_s, workers in plan:
-        start_s = begin_s = planned_s
-        if ran and planned_s > ran[-1][1]:
-            begin_s = max(planned_s - resume_cost_s, ran[-1][1])
-            start_s = begin_s if begin_s == ran[-1][1] else planned_s
-        stop_s = min(end_s, start_s + left_s / workers)
-        if ran and begin_s == ran[-1][1] and workers == ran[-1][2]:
+    for start_s, end_s, workers in plan:
+        works_s = start_s + (resume_cost_s if ran and start_s > ran[-1][1] else 0.0)
+        stop_s = max(min(end_s, works_s + left_s / workers), start_s)
+        if ran and start_s == ran[-1][1] and workers == ran[-1][2]:
             ran[-1] = (ran[-1][0], stop_s, workers)
         else:
-            ran.append((begin_s, stop_s, workers))
-        left_s -= (stop_s - start_s) * workers
+            ran.append((start_s, stop_s, workers))
+        left_s -= max(0.0, stop_s - works_s) * workers
         if left_s <= 1e-6:
             return ran
     start_s, end_s, workers = ran[-1]

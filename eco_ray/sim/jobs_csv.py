@@ -87,6 +87,7 @@ def read_jobs(
     elif knows_duration == "mean":
         expected_s = np.where(expected_s > 0, expected_s, _mean_s(length, length_s, short, short_max_s, resolution_s))
     ids, allowed = _ids(sheet), _zones(sheet, zones)
+    own_s = _own_wait_s(sheet, arrival, length, arrival_s + length_s)
     order = np.argsort(arrival, kind="stable")
     return Workload(
         ids=[ids[row] for row in order],
@@ -95,9 +96,10 @@ def read_jobs(
         expected_s=expected_s[order],
         cpus=_cpus(sheet, capacity_cpus)[order],
         gpus=np.nan_to_num(gpus, nan=0.0)[order],
-        max_wait_s=_max_wait_s(sheet, arrival, length, arrival_s + length_s, queue_wait_s)[order],
+        max_wait_s=sheet.floor(np.where(np.isnan(own_s), queue_wait_s, own_s))[order],
         max_workers=np.nan_to_num(workers, nan=1.0).astype(np.int64)[order],
         zones=[allowed[row] for row in order],
+        owns_wait=~np.isnan(own_s)[order],
     )
 
 
@@ -267,8 +269,8 @@ def _zones(sheet: _Sheet, zones: Sequence[str]) -> list[tuple[int, ...]]:
     return [known.get(cell, ()) for cell in sheet.cells.get("zones", ("",) * sheet.count)]
 
 
-def _max_wait_s(sheet: _Sheet, arrival: Floats, length: Floats, earliest_s: Ints, queue_wait_s: Ints) -> Ints:
-    """What each job may be late [s]; `earliest_s` is the end of a job that starts at once, in whole ticks."""
+def _own_wait_s(sheet: _Sheet, arrival: Floats, length: Floats, earliest_s: Ints) -> Floats:
+    """How late a row allows its job to be [s], NaN: it does not say; `earliest_s`: its end at once, in whole ticks."""
     delay, deadline = sheet.seconds("max_delay_s"), sheet.seconds("deadline_s")
     delay = sheet.usable("max_delay_s", delay, delay >= 0, "0 or more is needed", _MEND)
     deadline = sheet.usable("deadline_s", deadline, np.isfinite(deadline), "a number is needed", _MEND)
@@ -278,8 +280,8 @@ def _max_wait_s(sheet: _Sheet, arrival: Floats, length: Floats, earliest_s: Ints
     for row in np.flatnonzero(sheet.checked & late & (spare < 0))[:1]:
         limit = f"at the earliest it ends at {arrival[row] + length[row]:.9g} s, after its {length[row]:.9g} s"
         raise sheet.wrong(int(row), "deadline_s", limit, "give a later deadline, a shorter job or an empty cell")
-    wait = np.fmin(delay, np.maximum(spare, 0.0))  # the smaller of those that are given
-    return sheet.floor(np.where(np.isnan(wait), queue_wait_s, wait))
+    own_s: Floats = np.fmin(delay, np.maximum(spare, 0.0))  # the smaller of those that are given
+    return own_s
 
 
 def _told_s(sheet: _Sheet) -> Ints:

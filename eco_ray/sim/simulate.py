@@ -186,7 +186,8 @@ def _submissions(setup: Setup, policy: str) -> tuple[Floats, list[Submission]]:
         believed_s = float(work.expected_s[index]) or PlannerConfig().assumed_duration_s
         wait_s = float(work.max_wait_s[index])
         if policy in CALENDAR:
-            asked = Question(believed_s, wait_s, setup.begin_s + setup.utc_offset_s + arrival_s)
+            owns = work.owns_wait is not None and bool(work.owns_wait[index])
+            asked = Question(believed_s, wait_s, owns, setup.begin_s + setup.utc_offset_s + arrival_s)
             wait_s = window(policy, asked).wait_s
             latest_s[index] = arrival_s + length_s + wait_s
         deadline_s = max(min(arrival_s + believed_s + wait_s, setup.span_s), arrival_s + believed_s)

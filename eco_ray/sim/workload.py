@@ -33,6 +33,8 @@ class Workload:
     max_workers: Ints
     #: allowed zones as indices into the simulation's zones; empty: all
     zones: Sequence[tuple[int, ...]]
+    #: shape (J,): whether the wait was asked for, job by job, and so binds calendars, too; None: it never was
+    owns_wait: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
