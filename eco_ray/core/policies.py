@@ -124,7 +124,7 @@ def threshold(
     interruptible: bool = True,
     quantile: float = THRESHOLD_QUANTILE,
 ) -> list[Span]:
-    """Run while the intensity is under the quantile of the past 24 h, or once the wait is used up.
+    """Run while the intensity is not above the quantile of the past 24 h, or once the wait is used up.
 
     The threshold policy of Ecovisor (ASPLOS'23) in a causal form. The outlook stands for what is read step by step; no
     step is looked at before it begins. Not interruptible: once started it runs to its end. Without a past it runs now.
@@ -137,7 +137,12 @@ def threshold(
     edges = outlook.edges_s.tolist()
     for start_s, end_s, value in zip(edges, edges[1:], outlook.g_per_kwh.tolist(), strict=False):
         going = bool(spans) and not interruptible
-        begin_s = start_s if value < limit or going else min(start_s + wait_s, end_s)
+        if value == np.inf:  # no room: it has to wait, too
+            if going or end_s - start_s > wait_s:
+                return []
+            begin_s = end_s
+        else:
+            begin_s = start_s if value <= limit or going else min(start_s + wait_s, end_s)
         wait_s -= begin_s - start_s
         stop_s = min(end_s, begin_s + left_s)
         if stop_s > begin_s:

@@ -38,8 +38,8 @@ from eco_ray.core.events import (
 from eco_ray.core.explain import describe_plan
 from eco_ray.core.jobs import Job, JobState, Reason
 from eco_ray.core.orchestrator import Orchestrator, OrchestratorConfig
-from eco_ray.core.policies import DAY_S
 from eco_ray.core.planner import check_feasible, plan_job
+from eco_ray.core.policies import DAY_S
 from eco_ray.core.ports import GridSource, Store
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.job_file import JobFile
