@@ -14,6 +14,7 @@ from eco_ray.core.decide import decided_once
 from eco_ray.core.explain import plan_message
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import TRANSITIONS, Attempt, AttemptState, Job, Plan, Reason, Segment
+from eco_ray.core.market import Cleared
 from eco_ray.core.planner import NoPlan, PlannerConfig, Situation, plan_job, segments_g
 from eco_ray.core.ports import LogEntry
 
@@ -29,6 +30,9 @@ class Book:
         #: nodes that are there, by name
         self.nodes: dict[str, Node] = {}
         self.forecast: dict[str, IntensitySeries] = {}
+        #: what capacity is worth, as last cleared, and the pool of each node in it
+        self.market: Cleared | None = None
+        self.pools: dict[str, int] = {}
         #: intensity of the past, by zone
         self.past: dict[str, IntensitySeries] = {}
         #: what others than our attempts hold, by node
@@ -43,7 +47,17 @@ class Book:
     def situation(self, now_s: float) -> Situation:
         """What a plan made now depends on."""
         nodes = list(self.nodes.values())
-        return Situation(now_s, nodes, self.calendar, self.forecast, self.home_zone, self.foreign, self.past)
+        return Situation(
+            now_s,
+            nodes,
+            self.calendar,
+            self.forecast,
+            self.home_zone,
+            self.foreign,
+            self.market,
+            self.pools,
+            self.past,
+        )
 
     # -- records ---------------------------------------------------------------------------------------------------
 
@@ -124,6 +138,19 @@ class Book:
                 continue
             self._adopt(bare, old, new, now_s)
 
+    def lift(self, jobs: Iterable[Job]) -> list[Job]:
+        """Take the plans of jobs out of the calendar, to plan all of them anew with `place`."""
+        return [self._without_plan(job) for job in jobs]
+
+    def place(self, job: Job, old: Plan | None, now_s: float) -> Job:
+        """Plan a job that was lifted; what comes out as it was is no change."""
+        new = plan_job(job, self.situation(now_s), self.config)
+        if old is not None and not isinstance(new, NoPlan) and _same(old, new, now_s):
+            job = replace(job, plan=old)
+            self._keep(job)
+            return job
+        return self._adopt(job, old, new, now_s)
+
     def next_segment(self, job: Job, now_s: float) -> Job:
         """The first stretch of a plan that stays as it is has passed."""
         if job.plan is not None:
@@ -194,3 +221,12 @@ def _better(job: Job, new: Plan | NoPlan, old: Plan, gain_pct: float) -> bool:
     if new.start_s < old.start_s and new.carbon_g <= old.carbon_g:
         return True
     return new.carbon_g <= old.carbon_g * (1 - gain_pct / 100)
+
+
+def _same(old: Plan, new: Plan, now_s: float) -> bool:
+    """Whether two plans mean the same from now on."""
+
+    def ahead(plan: Plan) -> list[tuple[str, float, float]]:
+        return [(s.node, round(max(s.start_s, now_s), 3), round(s.end_s, 3)) for s in plan.segments if s.end_s > now_s]
+
+    return ahead(old) == ahead(new)

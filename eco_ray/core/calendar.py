@@ -51,6 +51,18 @@ class Calendar:
             result[row] = (free + 1e-9 >= wanted).all(axis=1)
         return result
 
+    def held_mean(self, name: str, edges_s: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Mean of what a node has promised between edges [s since epoch]: shape (len(edges) - 1, 3)."""
+        if name not in self._held:
+            return np.zeros((len(edges_s) - 1, 3))
+        first = max(self.slot_of(float(edges_s[0])), self._first)
+        count = math.ceil(float(edges_s[-1]) / self.slot_s) - first
+        total = np.concatenate([np.zeros((1, 3)), np.cumsum(self._view(name, first, count), axis=0)])
+        position = np.clip(edges_s / self.slot_s - first, 0, count)
+        at = np.stack([np.interp(position, np.arange(count + 1), total[:, r]) for r in range(3)], axis=1)
+        mean: NDArray[np.float64] = np.diff(at, axis=0) / np.maximum(np.diff(position), 1e-9)[:, None]
+        return mean
+
     def forget_before(self, time_s: float) -> None:
         """Drop slots that are over, so that a long life does not grow memory."""
         passed = self.slot_of(time_s) - self._first

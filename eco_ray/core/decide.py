@@ -98,9 +98,9 @@ def resumed(stretches: Sequence[Stretch], resume_s: float, latest_s: float) -> l
             made.append((start_s, end_s, workers))
         elif start_s - resume_s >= made[-1][1]:
             made.append((start_s - resume_s, end_s, workers))
-        elif stretches[-1][1] + resume_s <= latest_s:
+        elif stretches[-1][1] + resume_s * workers <= latest_s:  # one worker makes up for all
             made.append((start_s, end_s, workers))
-            latest_s -= resume_s
+            latest_s -= resume_s * workers
         else:
             made.append((made[-1][1], end_s, workers))
     return made
@@ -132,6 +132,7 @@ def _wait_awhile(outlook: Outlook, question: Question, wait_s: float) -> list[Sp
 
 
 def _threshold(outlook: Outlook, question: Question, wait_s: float) -> list[Span]:
+    wait_s = min(wait_s, max(0.0, outlook.end_s - question.length_s))
     return policies.threshold(
         outlook, question.length_s, wait_s, question.past_g_per_kwh, interruptible=question.interruptible
     )
@@ -154,18 +155,17 @@ def _scaled(outlook: Outlook, question: Question) -> list[Stretch]:
     """CarbonScaler for a job whose throughput and power grow in proportion to its workers."""
     if not np.isfinite(outlook.g_per_kwh).any():
         return []
-    hours = np.diff(outlook.edges_s) / S_PER_H
+    step_s = np.diff(outlook.edges_s)  # per second, not per hour: sums of whole seconds are exact
     table = np.arange(question.max_workers + 1, dtype=np.float64)
-    work = question.length_s / S_PER_H
     try:
-        workers = policies.carbon_scaler(outlook.g_per_kwh, table, table, work, hours)
+        workers = policies.carbon_scaler(outlook.g_per_kwh, table, table, question.length_s, step_s)
     except ValueError:  # no room for all of it
         return []
-    share = policies.carbon_scaler_share(outlook.g_per_kwh, table, table, work, workers, hours)
+    share = policies.carbon_scaler_share(outlook.g_per_kwh, table, table, question.length_s, workers, step_s)
     stretches: list[Stretch] = []
     for slot in np.flatnonzero(share > 0):
         start_s, count = float(outlook.edges_s[slot]), int(workers[slot])
-        end_s = start_s + float(share[slot] * hours[slot] * S_PER_H)
+        end_s = start_s + round(float(share[slot] * step_s[slot]), 6)
         if stretches and stretches[-1][1:] == (start_s, count):
             stretches[-1] = (stretches[-1][0], end_s, count)
         else:

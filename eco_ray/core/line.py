@@ -6,7 +6,9 @@ import heapq
 from collections.abc import Iterator
 
 from eco_ray.core.book import Book
-from eco_ray.core.jobs import Job
+from eco_ray.core.clearing import Clearing
+from eco_ray.core.jobs import AttemptState, Job
+from eco_ray.core.task import work_left_s
 
 
 def urgency(job: Job) -> tuple[int, float]:
@@ -17,8 +19,12 @@ def urgency(job: Job) -> tuple[int, float]:
 class Line:
     """The waiting jobs of a book. `changed` says that there may be something better for them."""
 
-    def __init__(self, book: Book, limit: int, gain_pct: float) -> None:
+    def __init__(self, book: Book, now_s: float, limit: int, gain_pct: float, market_limit: int = 1000) -> None:
         self._book = book
+        self._clearing = Clearing(book, now_s)
+        #: with more jobs than this they are not planned together
+        self._market_limit = market_limit
+        self._market_step = int(now_s // book.config.market_step_s)
         #: the most urgent jobs without a place, and as many others in turn, are planned again per call
         self._limit = limit
         #: a new plan replaces an old one only if it saves this much more [%]
@@ -38,8 +44,33 @@ class Line:
         """Capacity, forecasts or plans have changed."""
         self._changed = self._round_wanted = True
 
+    def submitted(self, job: Job, now_s: float) -> None:
+        """A job came in: the market learns of it, and is held at once where it found no place in time."""
+        self._clearing.submitted(job, now_s)
+        job = self._book.jobs.get(job.id, job)
+        late = job.plan is None or job.plan.end_s > job.spec.deadline_s + 1e-6
+        if job.spec.policy == "eco" and late:
+            self._hold_market(now_s)
+
+    def _hold_market(self, now_s: float) -> None:
+        """Plan all jobs of the policy eco together: the tightest first, as nothing else can make room for it."""
+        book = self._book
+        jobs = [job for job in book.jobs.values() if job.spec.policy == "eco" and not job.held and _free(job, now_s)]
+        if len(jobs) > self._market_limit:
+            return
+        old = {job.id: job.plan for job in jobs}
+        lifted = book.lift(jobs)
+        self._clearing.clear(lifted, now_s)
+        slack = {job.id: job.spec.deadline_s - work_left_s(job, now_s, book.config) for job in lifted}
+        for job in sorted(lifted, key=lambda job: (-job.spec.priority, slack[job.id])):
+            book.place(job, old[job.id], now_s)
+
     def replan(self, now_s: float) -> None:
         """Use what became free: at once for jobs that wait for a place, in turn and once per slot for all others."""
+        step = int(now_s // self._book.config.market_step_s)
+        if step != self._market_step:
+            self._market_step = step
+            self._hold_market(now_s)
         if self._changed:
             placeless = (j for j in self.waiting() if j.plan is None or j.spec.policy == "run-now")
             first = heapq.nsmallest(self._limit, placeless, key=urgency)
@@ -54,3 +85,13 @@ class Line:
         turn = [self._book.jobs.get(self._round.pop()) for _ in range(min(self._limit, len(self._round)))]
         due = [j for j in turn if j is not None and j.live_attempt is None and not j.held]
         self._book.replan(due, now_s, self._gain_pct)
+
+
+def _free(job: Job, now_s: float) -> bool:
+    """Whether its plan may change now: it waits, or runs and may be paused, and did so long enough."""
+    attempt = job.live_attempt
+    if attempt is None:
+        return True
+    if attempt.state is not AttemptState.RUNNING or not (job.pausable and job.spec.suspend.allow):
+        return False
+    return now_s - (attempt.started_s or now_s) >= job.spec.suspend.min_run_s

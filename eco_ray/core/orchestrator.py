@@ -68,7 +68,7 @@ class Orchestrator:
         #: open jobs, nodes, forecasts and plans
         self.book = Book(home_zone, now_s, self.config.planner)
         self.take_changes = self.book.take_changes
-        self._line = Line(self.book, self.config.replan_limit, self.config.replan_gain_pct)
+        self._line = Line(self.book, now_s, self.config.replan_limit, self.config.replan_gain_pct)
         self._handlers: dict[type, Callable[[Any, float], list[Action]]] = {
             JobSubmitted: self._on_submitted,
             JobCancelled: self._on_cancelled,
@@ -130,7 +130,8 @@ class Orchestrator:
         )
         self.book.set(job, now_s, "submitted", f"deadline {event.spec.deadline_s - now_s:.0f} s from now")
         self.book.plan(job, now_s)
-        return self._start_if_due(job.id, now_s)
+        self._line.submitted(job, now_s)
+        return [*self._leave_early(now_s), *self._start_if_due(job.id, now_s)]
 
     def _on_cancelled(self, event: JobCancelled, now_s: float) -> list[Action]:
         job = self._job(event.job_id)
@@ -291,7 +292,7 @@ class Orchestrator:
             elif attempt.state is not AttemptState.STOPPING:
                 actions += self._check_plan(job, attempt, now_s)
         self._line.replan(now_s)
-        return actions + self._start_waiting(now_s)
+        return actions + self._leave_early(now_s) + self._start_waiting(now_s)
 
     # -- starting, pausing, stopping -------------------------------------------------------------------------------
 
@@ -313,6 +314,18 @@ class Orchestrator:
             return []
         _, message = plan_message(job, job.plan, now_s, self.config.planner) if job.plan else ("", "")
         return self._ask_to_pause(job, f"pauses: {message}", now_s)
+
+    def _leave_early(self, now_s: float) -> list[Action]:
+        """Ask those to pause whose place was given to another job before their stretch was over."""
+        actions: list[Action] = []
+        for job, attempt in self.book.live():
+            ahead = job.plan.segments[0] if job.plan else None
+            if attempt.state is not AttemptState.RUNNING or ahead is None or attempt.node not in self.book.nodes:
+                continue  # what is lost will be reported
+            if ahead.start_s > now_s + 1e-6 or ahead.node != attempt.node:
+                _, message = plan_message(job, job.plan, now_s, self.config.planner) if job.plan else ("", "")
+                actions += self._ask_to_pause(job, f"pauses: {message}", now_s)
+        return actions
 
     def _start_waiting(self, now_s: float) -> list[Action]:
         due = [j for j in self._line.waiting() if j.plan is not None and j.plan.start_s <= now_s + 1e-6]

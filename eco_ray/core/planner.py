@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 from eco_ray.core.cluster import Node
 from eco_ray.core.decide import NAMES, Question, decide, resumed, window
 from eco_ray.core.jobs import Job, JobSpec, Plan, Reason, Segment
-from eco_ray.core.slots import ROUNDING, Costs, Interruptible, Run, SuspendCosts, cheapest_run, earliest_run
+from eco_ray.core.slots import (
+    ROUNDING,
+    Costs,
+    Interruptible,
+    Run,
+    SuspendCosts,
+    cheapest_run,
+    cheapest_slots,
+    earliest_run,
+)
 from eco_ray.core.task import INSTANT_S, NoPlan, PlannerConfig, Situation, Task, segments_g
 from eco_ray.errors import InfeasibleError, NotFoundError
 
@@ -200,7 +209,18 @@ def _greenest(
 def _choose(task: Task, situation: Situation, cost_g: Costs) -> list[Run] | None:
     """Runs by the policy of the job that give it time for its work and its resumes, or None."""
     spec = task.job.spec
-    if task.job.pausable and spec.suspend.allow:
+    cost_g = cost_g + task.market_g(situation, cost_g)
+    if task.job.pausable and spec.suspend.allow and spec.suspend.resume_cost_s == 0 and spec.suspend.min_run_s == 0:
+
+        def slots(work: int, since: int) -> list[Run] | None:
+            """The cheapest slots from slot `since` on."""
+            found = cheapest_slots(cost_g[:, since:], work, task.current if since == 0 else None)
+            return [(row, start + since, end + since) for row, start, end in found] if found else None
+
+        runs = _enough(task, situation, slots)
+        if runs is not None:
+            return runs
+    elif task.job.pausable and spec.suspend.allow:
         resume = math.floor(spec.suspend.resume_cost_s / task.slot_s)
         costs = SuspendCosts(
             resume=resume,

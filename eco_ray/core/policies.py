@@ -230,15 +230,16 @@ def carbon_scaler_share(
 ) -> Floats:
     """Share of each slot that the workers are needed for: shape (T,), in [0, 1].
 
-    What the workers of `carbon_scaler` do too much is left out where carbon per throughput is highest.
+    What the workers of `carbon_scaler` do too much is left out where carbon per throughput is highest; of equal slots
+    in the latest, so that nobody waits for nothing.
     """
     intensity, _, _, hours = _scaling(intensity_g_per_kwh, throughput_per_h, kwh_per_h, hours)
     throughput, kwh = np.asarray(throughput_per_h, dtype=np.float64), np.asarray(kwh_per_h, dtype=np.float64)
     share: Floats = (workers > 0).astype(np.float64)
     spare = float((throughput[workers] * hours).sum()) - work
     with np.errstate(invalid="ignore", divide="ignore"):
-        price = np.where(workers > 0, kwh[workers] * intensity / throughput[workers], -np.inf)
-    for slot in np.argsort(-price, kind="stable"):
+        price = np.where(workers > 0, kwh[workers] / throughput[workers] * intensity, -np.inf)
+    for slot in np.lexsort((-np.arange(len(price)), -price)):
         if spare <= 0 or workers[slot] == 0:
             break
         work_here = throughput[workers[slot]] * hours[slot]

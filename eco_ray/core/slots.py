@@ -78,6 +78,30 @@ def cheapest_interruptible(cost_g: Costs, work: int, costs: SuspendCosts | None 
     return Interruptible(cost_g, work, costs or SuspendCosts()).runs(work)
 
 
+def cheapest_slots(cost_g: Costs, work: int, running_on: int | None = None) -> list[Run] | None:
+    """The `work` cheapest slots, each on its cheapest node: the least carbon where suspending costs nothing.
+
+    The same as `Interruptible` without resume cost and minimum run, in one sort. Where nodes cost the same, the job
+    stays where it was.
+    """
+    least = cost_g.min(axis=0)
+    order = np.argsort(least, kind="stable")[:work]
+    if len(order) < work or not np.isfinite(least[order[-1]]):
+        return None
+    chosen = np.sort(order)
+    best = cost_g.argmin(axis=0)
+    runs: list[Run] = []
+    node = running_on
+    for slot in chosen.tolist():
+        if node is None or cost_g[node, slot] > least[slot] * (1 + ROUNDING):
+            node = int(best[slot])
+        if runs and runs[-1][0] == node and runs[-1][2] == slot:
+            runs[-1] = (node, runs[-1][1], slot + 1)
+        else:
+            runs.append((node, slot, slot + 1))
+    return runs
+
+
 class Interruptible:
     """The choices of `cheapest_interruptible` for every amount of work up to a greatest one, from one computation.
 

@@ -14,10 +14,17 @@ from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.decide import Stretch
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobSpec, Reason, Segment
+from eco_ray.core.market import Cleared
 from eco_ray.core.outlook import Outlook
 from eco_ray.core.slots import Run
 from eco_ray.core.units import MJ_PER_J, grams
 
+Floats = NDArray[np.float64]
+
+#: part of the market's prices that a job pays: at the full price it would not care whether it gets a scarce slot
+PRICE_WEIGHT = 0.9
+#: a slot that the market meant for a job is worth more than any other [g]
+_OWN_G = 1e12
 #: shorter than any time that matters [s]
 INSTANT_S = 1e-6
 
@@ -30,6 +37,8 @@ class PlannerConfig:
     slot_s: float = 900.0
     #: how far ahead it plans at most [s]
     horizon_s: float = 96 * 3600.0
+    #: length of a step of the market, in which all jobs are planned together; a multiple of a slot [s]
+    market_step_s: float = 3600.0
     #: assumed duration of a job that says nothing and has reported nothing [s]
     assumed_duration_s: float = 3600.0
 
@@ -54,6 +63,10 @@ class Situation:
     home_zone: str
     #: what others than our attempts hold now, by node; taken to stay
     foreign: Mapping[str, Resources] = field(default_factory=dict)
+    #: what capacity is worth to the other jobs; None: it is not scarce
+    market: Cleared | None = None
+    #: pool of each node in the market, by name
+    pools: Mapping[str, int] = field(default_factory=dict)
     #: intensity of the past 24 h by zone, for policies that compare with it
     past: Mapping[str, IntensitySeries] = field(default_factory=dict)
 
@@ -197,6 +210,39 @@ class Task:
         lengths_s[0] -= self.passed_s
         per_s = [grams(node.attributed_power_w(demand) * MJ_PER_J, 1.0, node.pue) for node in self.nodes]
         return np.outer(per_s, lengths_s)
+
+    def market_g(self, situation: Situation, cost_g: Floats) -> Floats:
+        """What each slot costs this job beside its own grams: shape of `cost_g` (nodes, slots), inf where it is inf.
+
+        The price of what it holds there, unless the market meant the slot for it: such slots come before all others.
+        """
+        market = situation.market
+        if market is None:
+            return np.zeros_like(cost_g)
+        demand = self.job.spec.demand
+        held = np.array([demand.cpus, demand.gpus, demand.memory_gb])
+        start_s = np.maximum((self.first + np.arange(cost_g.shape[1])) * self.slot_s, self.begin_s)
+        step = np.searchsorted(market.edges_s, start_s, side="right") - 1
+        known = (step >= 0) & (step < len(market.edges_s) - 1)
+        shares_s = market.shares_s.get(self.job.id)
+        suspend = self.job.spec.suspend
+        free_to_pause = suspend.resume_cost_s == 0 and suspend.min_run_s <= self.slot_s
+        extra = np.zeros_like(cost_g)
+        worst_g = float(np.max(cost_g, where=np.isfinite(cost_g), initial=0.0))
+        for row, node in enumerate(self.nodes):
+            pool = situation.pools.get(node.name)
+            if pool is None:
+                continue
+            price = (market.price_g[pool] @ held) * self.slot_s * PRICE_WEIGHT
+            # nothing is worth more than what it saves against the worst slot: where all is full, price decides nothing
+            extra[row, known] = np.minimum(price[step[known]], np.maximum(worst_g - cost_g[row, known], 0.0))
+            if shares_s is None:
+                continue
+            for wanted in np.flatnonzero(shares_s[pool] > 1e-6):
+                here = np.flatnonzero((step == wanted) & np.isfinite(cost_g[row]))
+                mine = here[: round(float(shares_s[pool, wanted]) / self.slot_s)]
+                extra[row, mine] = -_OWN_G if free_to_pause else 0.0
+        return extra
 
     def intensity(self, situation: Situation, slots: int) -> NDArray[np.float64]:
         """Mean forecast [g/kWh] for each node and slot; nan where it is unknown."""

@@ -81,10 +81,9 @@ def run_batch(workload: Workload, traces: Sequence[Trace], beliefs: Sequence[For
         if rules.policy in CALENDAR:
             latest_s[job] = arrival_s + length_s + place.wait_s
         zone, plan = _best(arrival_s, question, place, workload.zones[job] or every_zone, traces, beliefs, rules)
-        plan = resumed(plan, rules.resume_cost_s, place.lead_s + question.length_s + place.wait_s)
+        begin_s = arrival_s - place.lead_s
         ran = _run(plan, float(length_s), rules.resume_cost_s)
         resumes[job] = sum(1 for before, after in itertools.pairwise(ran) if after[0] > before[1])
-        begin_s = arrival_s - place.lead_s
         rows += [(job, zone, begin_s + start, begin_s + end, count) for start, end, count in ran]
     return Decided(Schedule.of(rows, workload.cpus * rules.watts_per_cpu), latest_s, resumes)
 
@@ -101,6 +100,7 @@ def _best(
     """The zone with the least carbon by what is believed, and the plan there; without belief, at once at home."""
     begin_s = arrival_s - place.lead_s
     until_s = min(arrival_s + place.reach_s, rules.span_s)
+    latest_s = min(arrival_s + question.length_s + place.wait_s, rules.span_s)
     if rules.policy in _AT_HOME:
         zones = zones[:1]
     found: list[tuple[float, int, list[Stretch]]] = []
@@ -112,6 +112,7 @@ def _best(
             asked = replace(question, past_g_per_kwh=traces[zone].past(arrival_s, DAY_S))
         outlook = belief.outlook(begin_s, until_s)
         plan = decide(rules.policy, outlook, asked, place) if outlook is not None else []
+        plan = resumed(plan, rules.resume_cost_s, latest_s - begin_s)
         if plan and len(zones) == 1:
             return zone, plan
         if plan and outlook is not None:
@@ -132,9 +133,10 @@ def _run(plan: Sequence[Stretch], length_s: float, resume_cost_s: float) -> list
     A job that is shorter than believed ends early; one that is longer runs on after the plan's end.
     """
     ran: list[Stretch] = []
-    left_s = length_s
+    left_s, works_s = length_s, 0.0
     for start_s, end_s, workers in plan:
-        works_s = start_s + (resume_cost_s if ran and start_s > ran[-1][1] else 0.0)
+        paused = bool(ran) and start_s > ran[-1][1]
+        works_s = start_s + resume_cost_s if paused else max(start_s, works_s)
         stop_s = max(min(end_s, works_s + left_s / workers), start_s)
         if ran and start_s == ran[-1][1] and workers == ran[-1][2]:
             ran[-1] = (ran[-1][0], stop_s, workers)
@@ -144,8 +146,9 @@ def _run(plan: Sequence[Stretch], length_s: float, resume_cost_s: float) -> list
         if left_s <= 1e-6:
             return ran
     start_s, end_s, workers = ran[-1]
+    done_s = max(end_s, works_s) + left_s  # it may still be resuming
     if workers == 1:
-        ran[-1] = (start_s, end_s + left_s, 1)
+        ran[-1] = (start_s, done_s, 1)
     else:
-        ran.append((end_s, end_s + left_s, 1))
+        ran.append((end_s, done_s, 1))
     return ran

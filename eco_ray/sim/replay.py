@@ -120,7 +120,7 @@ class Replay:
             self._tell(NodeJoined(node), begin_s)
 
     def run(self) -> Replayed:
-        """Play everything up to the end; what runs then is cut off there."""
+        """Play everything up to the end; jobs that are not done by then have no rows."""
         for time_s in self._forecasts.times_s():
             self._push(time_s, _FORECAST, None)
         for index, submission in enumerate(self._submissions):
@@ -132,8 +132,9 @@ class Replay:
             self._happen(kind, what, now_s)
             if self._open and kind != _TICK:
                 self._tick_at(now_s)
-        for job_id, attempt in self._running.items():
-            self._ran(job_id, attempt, self._end_s + 1.0)  # it does not end inside
+        # what runs or waits with work left does not end inside
+        done = {self._index[job_id] for job_id, left_s in self._left_s.items() if left_s <= 1e-3}
+        self.result.rows = [row for row in self.result.rows if row[0] in done]
         return self.result
 
     def _happen(self, kind: int, what: object, now_s: float) -> None:

@@ -114,7 +114,7 @@ def _batch(setup: Setup, policy: str) -> Simulated:
 def _replay(setup: Setup, policy: str) -> Simulated:
     latest_s, submissions = _submissions(setup, policy)
     nodes = setup.nodes or _nodes(setup)
-    slot_s = setup.resolution_s if policy in NAMES else max(setup.resolution_s, 900)
+    slot_s = setup.resolution_s if policy in NAMES else max(setup.resolution_s, 60)
     config = OrchestratorConfig(
         planner=PlannerConfig(slot_s=float(slot_s), horizon_s=float(setup.span_s)),
         replan_limit=max(1, len(submissions)),

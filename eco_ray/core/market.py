@@ -1,0 +1,210 @@
+"""What capacity is worth: one linear program over all jobs, and over those that are still to be expected.
+
+Every job alone would take the cleanest hours; together they do not fit. The program shares the hours out among the jobs
+so that all of them together emit least, as if jobs could be divided: each job gets `shares` of the steps, and each step
+a price, the grams that one more unit of the resource would save there. Jobs that nobody has submitted yet take part as
+well, as many as came lately: without them each round of planning puts off all it can to hours that others will want.
+
+    minimise    sum of grams_per_s[j, p, t] x[j, p, t]
+    subject to  sum over p, t of x[j, p, t] = left[j]                              [s of work]
+                x[j, p, t] <= overlap of step t with the window of j               [s]
+                sum over j of demand[j, r] x[j, p, t] <= capacity[p, t, r]         [resource x s]
+
+Solved by HiGHS (SciPy), and only where the cheapest hours of all jobs do not fit anyway.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+
+#: share of the recent demand that is expected to come again; more would put off real jobs for imagined ones
+EXPECTED_SHARE = 0.45
+#: how far ahead jobs are expected [s]
+EXPECTED_AHEAD_S = 36 * 3600.0
+#: memory of the demand [s]
+MEMORY_S = 24 * 3600.0
+#: relative difference that decides between equal hours
+_TIE = 1e-3
+#: grams per gram that leaving work undone costs: more than any other choice
+_UNDONE = 1e3
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a job needs, wherever and whenever."""
+
+    job_id: str
+    #: work that is left, on one worker [s]
+    left_s: float
+    #: first start and last end [s since epoch]
+    earliest_s: float
+    latest_s: float
+    #: what a worker holds: CPUs, GPUs, GB
+    demand: tuple[float, float, float]
+    #: shape (P,): power of a worker in each pool, with PUE [W]; inf where it may not run
+    watts: Floats
+    #: pool that it runs in now
+    runs_in: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cleared:
+    """The outcome: prices and shares over P pools and T steps."""
+
+    #: shape (T+1,) [s since epoch]
+    edges_s: Floats
+    #: shape (P, T, 3): grams per unit of CPU, GPU and GB, and second
+    price_g: Floats
+    #: job id -> shape (P, T): seconds that are meant for it
+    shares_s: dict[str, Floats]
+
+
+class Demand:
+    """Learns from what was submitted what is still to be expected: mean demand, length and slack, weighed by work."""
+
+    def __init__(self, now_s: float) -> None:
+        self._since_s = self._last_s = now_s
+        #: resource-seconds per second: CPU, GPU, GB
+        self._rate = np.zeros(3)
+        self._work = self._length = self._slack = 0.0
+
+    def submitted(self, demand: tuple[float, float, float], length_s: float, slack_s: float, now_s: float) -> None:
+        """Take a job into account."""
+        self._forget(now_s)
+        amount = np.array(demand) * length_s
+        self._rate += amount / MEMORY_S
+        weight = max(demand[0], demand[1], 1e-9) * length_s
+        self._work += weight
+        self._length += weight * length_s
+        self._slack += weight * slack_s
+
+    def expected(self, step_s: float, now_s: float) -> tuple[Floats, float, float]:
+        """Demand of what will come in each step (3,) while it runs, its length [s] and its slack [s]."""
+        self._forget(now_s)
+        seen = 1 - math.exp(-max(now_s - self._since_s, step_s) / MEMORY_S)  # a short memory is not a low demand
+        if self._work <= 0:
+            return np.zeros(3), 0.0, 0.0
+        length_s, slack_s = self._length / self._work, self._slack / self._work
+        return EXPECTED_SHARE * self._rate / seen * step_s / length_s, length_s, slack_s
+
+    def _forget(self, now_s: float) -> None:
+        kept = math.exp(-max(0.0, now_s - self._last_s) / MEMORY_S)
+        self._rate = self._rate * kept
+        self._work, self._length, self._slack = self._work * kept, self._length * kept, self._slack * kept
+        self._last_s = max(self._last_s, now_s)
+
+
+def clear(
+    wishes: Sequence[Wish], expected: Sequence[Wish], edges_s: Floats, g_per_kwh: Floats, capacity: Floats
+) -> Cleared:
+    """Share the steps out. g_per_kwh: shape (P, T), nan where unknown; capacity: shape (P, T, 3).
+
+    The first step may be shorter than the others. Work that does not fit stays undone at a high price.
+    """
+    wanted = [*wishes, *expected]
+    step_s = np.diff(edges_s)
+    pools, steps = g_per_kwh.shape
+    price_g = np.zeros((pools, steps, 3))
+    if not wanted:
+        return Cleared(edges_s, price_g, {})
+    left_s = np.array([wish.left_s for wish in wanted])
+    earliest_s = np.array([wish.earliest_s for wish in wanted])
+    latest_s = np.array([wish.latest_s for wish in wanted])
+    demand = np.array([wish.demand for wish in wanted])
+    watts = np.array([wish.watts for wish in wanted])
+    overlap_s = np.minimum(edges_s[1:], latest_s[:, None]) - np.maximum(edges_s[:-1], earliest_s[:, None])
+    room_s = np.minimum(np.maximum(overlap_s, 0.0), left_s[:, None])
+    grams_per_s = watts[:, :, None] * g_per_kwh / 3.6e6  # (J, P, T)
+    possible = np.isfinite(grams_per_s) & (room_s > 1e-6)[:, None, :]
+    job, pool, step = np.nonzero(possible)
+    # of equal hours the earlier, and where it runs now: nobody waits, stops or moves for nothing
+    cost = grams_per_s[job, pool, step] * (1 + _TIE * (1 + step / steps))
+    runs_in = np.array([-1 if wish.runs_in is None else wish.runs_in for wish in wanted])
+    cost[(step == 0) & (runs_in[job] == pool)] *= 1 - _TIE
+    bound_s = room_s[job, step]
+    solved = _solve(job, pool, step, cost, bound_s, left_s, demand, capacity * step_s[None, :, None])
+    if solved is None:
+        return Cleared(edges_s, price_g, {})
+    seconds, price_g = solved
+    shares: dict[str, Floats] = {}
+    cut = np.searchsorted(job, np.arange(len(wishes) + 1))
+    for index, wish in enumerate(wishes):
+        mine = slice(cut[index], cut[index + 1])
+        share = np.zeros((pools, steps))
+        share[pool[mine], step[mine]] = seconds[mine]
+        shares[wish.job_id] = share
+    return Cleared(edges_s, price_g, shares)
+
+
+def _solve(
+    job: Any, pool: Any, step: Any, cost: Floats, bound_s: Floats, left_s: Floats, demand: Floats, capacity: Floats
+) -> tuple[Floats, Floats] | None:
+    """Seconds of each variable, and prices (P, T, 3); None where the cheapest choice of every job fits."""
+    pools, steps, _ = capacity.shape
+    cell = pool * steps + step
+    most = np.stack([np.bincount(cell, bound_s * demand[job, r], pools * steps) for r in range(3)], axis=1)
+    tight = most > capacity.reshape(-1, 3) * (1 + 1e-9)  # rows that could bind at all
+    if not tight.any() or _fits_cheapest(job, cell, cost, bound_s, left_s, demand, capacity.reshape(-1, 3)):
+        return None
+    from scipy.optimize import linprog
+    from scipy.sparse import csr_array, vstack
+
+    count, jobs = len(job), len(left_s)
+    scale = 1 / max(float(cost.max()), 1e-30)
+    blocks, limits, rows = [], [], []
+    for r in range(3):
+        cells = np.flatnonzero(tight[:, r])
+        if not len(cells):
+            continue
+        number = np.full(pools * steps, -1)
+        number[cells] = np.arange(len(cells))
+        used = number[cell] >= 0
+        entries = (demand[job[used], r] / 3600.0, (number[cell[used]], np.flatnonzero(used)))
+        blocks.append(csr_array(entries, shape=(len(cells), count + jobs)))
+        limits.append(capacity.reshape(-1, 3)[cells, r] / 3600.0)
+        rows.append((r, cells))
+    undone = np.arange(jobs)
+    work = csr_array(
+        (np.ones(count + jobs), (np.concatenate([job, undone]), np.arange(count + jobs))), shape=(jobs, count + jobs)
+    )
+    found = linprog(
+        np.concatenate([cost * scale, np.full(jobs, _UNDONE)]),
+        A_ub=vstack(blocks),
+        b_ub=np.concatenate(limits),
+        A_eq=work,
+        b_eq=left_s,
+        bounds=np.column_stack([np.zeros(count + jobs), np.concatenate([bound_s, left_s])]),
+        method="highs-ds",
+    )
+    if found.status != 0:  # numerical trouble: plan without prices
+        return None
+    price_g = np.zeros((pools * steps, 3))
+    duals = -np.asarray(found.ineqlin.marginals) / scale / 3600.0
+    offset = 0
+    for r, cells in rows:
+        price_g[cells, r] = np.maximum(duals[offset : offset + len(cells)], 0.0)
+        offset += len(cells)
+    return np.asarray(found.x[:count]), price_g.reshape(pools, steps, 3)
+
+
+def _fits_cheapest(
+    job: Any, cell: Any, cost: Floats, bound_s: Floats, left_s: Floats, demand: Floats, capacity: Floats
+) -> bool:
+    """Whether every job could have its cheapest steps: then nothing has a price."""
+    order = np.lexsort((cost, job))
+    before = np.cumsum(bound_s[order]) - bound_s[order]
+    first = np.searchsorted(job[order], np.arange(len(left_s)))
+    start = np.zeros(len(left_s))
+    has = first < len(order)
+    start[has] = before[np.minimum(first, len(order) - 1)][has]
+    taken = np.clip(left_s[job[order]] - (before - start[job[order]]), 0.0, bound_s[order])
+    load = np.stack([np.bincount(cell[order], taken * demand[job[order], r], len(capacity)) for r in range(3)], axis=1)
+    return bool((load <= capacity * (1 + 1e-9)).all())
