@@ -142,14 +142,28 @@ class Book:
         """Take the plans of jobs out of the calendar, to plan all of them anew with `place`."""
         return [self._without_plan(job) for job in jobs]
 
-    def place(self, job: Job, old: Plan | None, now_s: float) -> Job:
-        """Plan a job that was lifted; what comes out as it was is no change."""
-        new = plan_job(job, self.situation(now_s), self.config)
-        if old is not None and not isinstance(new, NoPlan) and _same(old, new, now_s):
-            job = replace(job, plan=old)
+    def try_out(self, job: Job, now_s: float) -> Plan | NoPlan:
+        """Plan a job that was lifted, and hold its place; `accept` or `restore` follows."""
+        found = plan_job(job, self.situation(now_s), self.config)
+        if isinstance(found, Plan):
+            self._keep(replace(job, plan=found))
+        return found
+
+    def tried(self, jobs: Iterable[Job]) -> list[Job]:
+        """The jobs as they stand now."""
+        return [self.jobs[job.id] for job in jobs]
+
+    def restore(self, jobs: Iterable[Job]) -> None:
+        """Put jobs back as they are given, plans and all."""
+        for job in jobs:
             self._keep(job)
-            return job
-        return self._adopt(job, old, new, now_s)
+
+    def accept(self, job: Job, plan: Plan | NoPlan, now_s: float) -> None:
+        """Give a job the plan that was tried out; one that means the same as the old one is no change."""
+        if job.plan is not None and isinstance(plan, Plan) and _same(job.plan, plan, now_s):
+            self._keep(job)
+        else:
+            self._adopt(replace(job, plan=None), job.plan, plan, now_s)
 
     def next_segment(self, job: Job, now_s: float) -> Job:
         """The first stretch of a plan that stays as it is has passed."""

@@ -9,8 +9,8 @@ import numpy as np
 from eco_ray.core.book import Book
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.jobs import Job
-from eco_ray.core.market import EXPECTED_AHEAD_S, Cleared, Demand, Floats, Wish, clear
-from eco_ray.core.task import expected_duration_s, work_left_s
+from eco_ray.core.market import EXPECTED_AHEAD_S, Demand, Floats, Wish, clear, held_g
+from eco_ray.core.task import PRICE_WEIGHT, expected_duration_s, segments_g, work_left_s
 
 #: with more nodes, those of a zone are one pool
 MAX_POOLS = 24
@@ -52,6 +52,25 @@ class Clearing:
             self._intensity(pools, edges_s),
             self._free(pools, edges_s),
         )
+
+    def worth_g(self, job: Job, now_s: float) -> float | None:
+        """What a job's plan emits, and what its places are worth to the others [g]; None where it will not do."""
+        book, plan = self._book, job.plan
+        if plan is None or not plan.segments or plan.end_s > job.spec.deadline_s + 1e-6:
+            return None
+        ahead_s = sum(segment.end_s - max(segment.start_s, now_s) for segment in plan.segments)
+        if ahead_s < work_left_s(job, now_s, book.config) - 1.0 or plan.segments[0].end_s <= now_s:
+            return None  # it has lost time
+        if any(segment.node not in book.nodes for segment in plan.segments):
+            return None
+        total_g = segments_g(plan.segments, job.spec, book.situation(now_s))
+        if total_g is None:
+            return None
+        if book.market is not None:
+            for segment in plan.segments:
+                pool, start_s = book.pools[segment.node], max(segment.start_s, now_s)
+                total_g += PRICE_WEIGHT * held_g(book.market, pool, _vector(job.spec.demand), start_s, segment.end_s)
+        return total_g
 
     def _wish(self, job: Job, pools: Sequence[Sequence[Node]], now_s: float) -> Wish:
         spec, book = job.spec, self._book
@@ -121,6 +140,3 @@ def _pools(nodes: Sequence[Node]) -> list[list[Node]]:
 
 def _vector(amount: Resources) -> tuple[float, float, float]:
     return amount.cpus, amount.gpus, amount.memory_gb
-
-
-__all__ = ["Clearing", "Cleared"]

@@ -165,7 +165,7 @@ def _scaled(outlook: Outlook, question: Question) -> list[Stretch]:
     stretches: list[Stretch] = []
     for slot in np.flatnonzero(share > 0):
         start_s, count = float(outlook.edges_s[slot]), int(workers[slot])
-        end_s = start_s + round(float(share[slot] * step_s[slot]), 6)
+        end_s = start_s + float(share[slot] * step_s[slot])
         if stretches and stretches[-1][1:] == (start_s, count):
             stretches[-1] = (stretches[-1][0], end_s, count)
         else:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from eco_ray.core.book import Book
 from eco_ray.core.clearing import Clearing
-from eco_ray.core.jobs import AttemptState, Job
+from eco_ray.core.jobs import AttemptState, Job, Plan
+from eco_ray.core.planner import NoPlan
 from eco_ray.core.task import work_left_s
 
 
@@ -22,6 +23,8 @@ class Line:
     def __init__(self, book: Book, now_s: float, limit: int, gain_pct: float, market_limit: int = 1000) -> None:
         self._book = book
         self._clearing = Clearing(book, now_s)
+        #: plans made together replace the old ones only if all of them save this much more [%]
+        self._market_gain_pct = gain_pct / 10
         #: with more jobs than this they are not planned together
         self._market_limit = market_limit
         self._market_step = int(now_s // book.config.market_step_s)
@@ -58,12 +61,28 @@ class Line:
         jobs = [job for job in book.jobs.values() if job.spec.policy == "eco" and not job.held and _free(job, now_s)]
         if len(jobs) > self._market_limit:
             return
-        old = {job.id: job.plan for job in jobs}
         lifted = book.lift(jobs)
         self._clearing.clear(lifted, now_s)
         slack = {job.id: job.spec.deadline_s - work_left_s(job, now_s, book.config) for job in lifted}
+        plans: dict[str, Plan | NoPlan] = {}
         for job in sorted(lifted, key=lambda job: (-job.spec.priority, slack[job.id])):
-            book.place(job, old[job.id], now_s)
+            plans[job.id] = book.try_out(job, now_s)
+        if self._is_better(self._total(book.tried(jobs), now_s), self._total(jobs, now_s)):
+            book.restore(lifted)
+            for job in jobs:
+                book.accept(job, plans[job.id], now_s)
+        else:
+            book.restore(jobs)
+
+    def _total(self, jobs: Iterable[Job], now_s: float) -> tuple[int, float]:
+        """How many jobs have no plan that is in time, and what the others' emit and keep from others [g]."""
+        worth_g = [self._clearing.worth_g(job, now_s) for job in jobs]
+        known_g = [one for one in worth_g if one is not None]
+        return len(worth_g) - len(known_g), sum(known_g)
+
+    def _is_better(self, new: tuple[int, float], old: tuple[int, float]) -> bool:
+        """Fewer late jobs, or clearly fewer grams: all of them change their plans together, or none does."""
+        return new[0] < old[0] or (new[0] == old[0] and new[1] < old[1] * (1 - self._market_gain_pct / 100))
 
     def replan(self, now_s: float) -> None:
         """Use what became free: at once for jobs that wait for a place, in turn and once per slot for all others."""

@@ -67,6 +67,12 @@ class Cleared:
     shares_s: dict[str, Floats]
 
 
+def held_g(cleared: Cleared, pool: int, demand: tuple[float, float, float], start_s: float, end_s: float) -> float:
+    """What a place is worth to the others [g]: the price of what is held there, over [start, end]."""
+    edges_s = np.clip(cleared.edges_s, start_s, end_s)
+    return float((cleared.price_g[pool] @ np.array(demand)) @ np.diff(edges_s))
+
+
 class Demand:
     """Learns from what was submitted what is still to be expected: mean demand, length and slack, weighed by work."""
 
