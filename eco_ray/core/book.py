@@ -104,12 +104,16 @@ class Book:
         return free
 
     def is_leaving(self, node: Node, now_s: float, limit_s: float) -> bool:
-        """Whether an attempt on the node was asked to leave it, not longer ago than `limit_s`."""
+        """Whether an attempt on the node was asked to leave it, or was to be done, not longer ago than `limit_s`."""
         leaving = (AttemptState.PAUSING, AttemptState.STOPPING)
-        return any(
-            a.node == node.name and a.state in leaving and now_s - (a.pause_asked_s or now_s) <= limit_s
-            for _, a in self.live()
-        )
+        for job, attempt in self.live():
+            if attempt.node == node.name:
+                due_s = job.plan.segments[0].end_s if job.plan else now_s + limit_s
+                if attempt.state in leaving:
+                    due_s = attempt.pause_asked_s or now_s
+                if now_s - limit_s <= due_s <= now_s + 1e-6:
+                    return True
+        return False
 
     # -- plans -----------------------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -65,15 +66,20 @@ class IntensitySeries:
         """Time-weighted mean intensity [g/kWh] over [start_s, end_s]; `at(start_s)` when the span is empty."""
         if end_s <= start_s:
             return self.at(start_s)
-        return float(self.means(np.array([start_s, end_s]))[0])
+        if not self.covers(start_s, end_s):
+            raise self._unknown(start_s, end_s)
+        begin, end = (start_s - self.start_s) / self.step_s, (end_s - self.start_s) / self.step_s
+        first, last = int(begin), math.ceil(end) - 1
+        if last <= first:
+            return float(self.values_g_per_kwh[first])
+        values = self.values_g_per_kwh[first : last + 1]
+        total = float(values.sum()) - float(values[0]) * (begin - first) - float(values[-1]) * (last + 1 - end)
+        return total / (end - begin)
 
     def means(self, edges_s: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mean intensity [g/kWh] between consecutive edges: shape (n+1,) increasing -> shape (n,)."""
         if not self.covers(float(edges_s[0]), float(edges_s[-1])):
-            raise EcoRayError(
-                f"no intensity for zone {self.zone} over {edges_s[0]:.0f}..{edges_s[-1]:.0f} s: the series covers "
-                f"{self.start_s:.0f} to {self.end_s:.0f} s; load a longer trace or forecast"
-            )
+            raise self._unknown(float(edges_s[0]), float(edges_s[-1]))
         # in steps since the first edge's step, so that sums stay small and little is lost by taking their difference
         position = (edges_s - self.start_s) / self.step_s
         first = int(position[0])
@@ -85,3 +91,9 @@ class IntensitySeries:
         inside = end - begin == 1  # within one step: its value, to the last bit
         means[inside] = values[begin[inside]]
         return means
+
+    def _unknown(self, start_s: float, end_s: float) -> EcoRayError:
+        return EcoRayError(
+            f"no intensity for zone {self.zone} over {start_s:.0f}..{end_s:.0f} s: the series covers "
+            f"{self.start_s:.0f} to {self.end_s:.0f} s; load a longer trace or forecast"
+        )

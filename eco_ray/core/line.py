@@ -25,6 +25,7 @@ class Line:
         self._clearing = Clearing(book, now_s)
         #: plans made together replace the old ones only if all of them save this much more [%]
         self._market_gain_pct = gain_pct / 10
+        self._room_slot = -1
         #: with more jobs than this they are not planned together
         self._market_limit = market_limit
         self._market_step = int(now_s // book.config.market_step_s)
@@ -74,6 +75,14 @@ class Line:
         else:
             book.restore(jobs)
 
+    def _make_room(self, jobs: Iterable[Job], now_s: float) -> None:
+        """Plan all together where a job found no place by itself: others may give way. Once per slot at most."""
+        slot = self._book.calendar.slot_of(now_s)
+        placeless = (self._book.jobs[job.id].plan is None and job.spec.policy == "eco" for job in jobs)
+        if slot != self._room_slot and any(placeless):
+            self._room_slot = slot
+            self._hold_market(now_s)
+
     def _total(self, jobs: Iterable[Job], now_s: float) -> tuple[int, float]:
         """How many jobs have no plan that is in time, and what the others' emit and keep from others [g]."""
         worth_g = [self._clearing.worth_g(job, now_s) for job in jobs]
@@ -94,6 +103,7 @@ class Line:
             placeless = (j for j in self.waiting() if j.plan is None or j.spec.policy == "run-now")
             first = heapq.nsmallest(self._limit, placeless, key=urgency)
             self._book.replan(first, now_s, self._gain_pct)
+            self._make_room(first, now_s)
             # as long as one gets a place, there may be more
             self._changed = any(j.plan is None and self._book.jobs[j.id].plan is not None for j in first)
         slot = self._book.calendar.slot_of(now_s)

@@ -89,16 +89,17 @@ def cheapest_slots(cost_g: Costs, work: int, running_on: int | None = None) -> l
     if len(order) < work or not np.isfinite(least[order[-1]]):
         return None
     chosen = np.sort(order)
-    best = cost_g.argmin(axis=0)
+    breaks = np.flatnonzero(np.diff(chosen) > 1) + 1
     runs: list[Run] = []
-    node = running_on
-    for slot in chosen.tolist():
-        if node is None or cost_g[node, slot] > least[slot] * (1 + ROUNDING):
-            node = int(best[slot])
-        if runs and runs[-1][0] == node and runs[-1][2] == slot:
-            runs[-1] = (node, runs[-1][1], slot + 1)
-        else:
-            runs.append((node, slot, slot + 1))
+    for stretch in np.split(chosen, breaks):
+        first, end = int(stretch[0]), int(stretch[-1]) + 1
+        while first < end:
+            if running_on is None or cost_g[running_on, first] > least[first] + ROUNDING * abs(least[first]):
+                running_on = int(cost_g[:, first].argmin())
+            worse = cost_g[running_on, first:end] > least[first:end] + ROUNDING * np.abs(least[first:end])
+            stop = first + int(worse.argmax()) if worse.any() else end
+            runs.append((running_on, first, stop))
+            first = stop
     return runs
 
 

@@ -344,6 +344,16 @@ BY_THE_WAIT = [name for name in NAMES if name not in CALENDAR]
 intensities = st.lists(st.integers(1, 60), min_size=30, max_size=40)
 
 
+def useful_s(stretches, resume_s):
+    """Work that stretches (start, end, workers) do: each one after a pause begins with the resume."""
+    useful, works_s, before = 0.0, 0.0, None
+    for start_s, end_s, workers in stretches:
+        works_s = start_s + resume_s if before is not None and start_s > before else max(start_s, works_s)
+        useful += max(0.0, end_s - works_s) * workers
+        before = end_s
+    return useful
+
+
 @st.composite
 def workloads(draw, told=True, most=5):
     jobs = []
@@ -361,32 +371,26 @@ def workloads(draw, told=True, most=5):
     return sorted(jobs, key=lambda job: job.arrival)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(workloads(), intensities, st.sampled_from([0, 300, 2 * H]), st.booleans())
 def test_work_is_conserved(jobs, values, resume_s, interruptible):
-    """Every job that counts did all of its work, and resumed as often as it paused; nothing else ran."""
+    """Every job that counts did all of its work, and nothing else."""
     case = setup(jobs, values, values[::-1], resume_cost_s=resume_s, interruptible=interruptible)
     for policy in NAMES:
         done = simulate(case, policy)
         assert done.outcome.jobs == len(jobs)
         for number, rows in itertools.groupby(ran(done.schedule), key=lambda row: row[0]):
             stretches = [row[2:] for row in rows]
-            worked_s = sum((end - start) * workers for start, end, workers in stretches)
-            pauses = sum(1 for one, two in itertools.pairwise(stretches) if two[0] > one[1])
+            assert useful_s(stretches, resume_s) == pytest.approx(jobs[number].length), policy
             assert all(one[1] <= two[0] for one, two in itertools.pairwise(stretches)), policy
-            # a resume takes `resume_s`, or what is left of its stretch; only with workers it is more CPU time
-            assert worked_s >= jobs[number].length - 1e-6, policy
-            if resume_s == 0 or not pauses:
-                assert worked_s == pytest.approx(jobs[number].length), policy
-            elif policy != "carbon-scaler":
-                assert worked_s <= jobs[number].length + pauses * resume_s + 1e-6, policy
+            assert all(start < end for start, end, _ in stretches), policy
             assert stretches[0][0] >= jobs[number].arrival or policy == "nightly"
             assert stretches[-1][1] <= case.span_s + 1e-6
         ids = set(done.schedule.job.tolist())
         assert done.outcome.truncated == len(jobs) - len(ids)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(workloads(told=False), intensities, st.sampled_from([0, 300, H]), st.booleans())
 def test_no_job_ends_after_its_deadline(jobs, values, resume_s, interruptible):
     case = setup(jobs, values, resume_cost_s=resume_s, interruptible=interruptible)
@@ -394,7 +398,7 @@ def test_no_job_ends_after_its_deadline(jobs, values, resume_s, interruptible):
         assert simulate(case, policy).outcome.missed_deadlines == 0, policy
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(workloads(), st.sampled_from([0.0, 0.1, 312.7]), st.booleans())
 def test_constant_intensity_gives_run_now(jobs, value, interruptible):
     """But for nightly, which waits for the night, and for more workers, which are no delay."""
@@ -406,7 +410,7 @@ def test_constant_intensity_gives_run_now(jobs, value, interruptible):
             assert ran(simulate(case, policy).schedule) == now, policy
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(intensities, st.integers(0, 60), st.integers(1, 60), st.lists(st.integers(0, 9), min_size=2, max_size=5))
 def test_more_slack_is_never_worse(values, arrival, length, waits):
     """In whole hours for lowest-window, which starts in whole hours from now; in any ticks for wait-awhile."""
