@@ -14,7 +14,7 @@ from eco_ray.core.decide import decided_once
 from eco_ray.core.explain import plan_message
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import TRANSITIONS, Attempt, AttemptState, Job, Plan, Reason, Segment
-from eco_ray.core.market import Cleared
+from eco_ray.core.market import Cleared, Floats
 from eco_ray.core.planner import NoPlan, PlannerConfig, Situation, plan_job, segments_g
 from eco_ray.core.ports import LogEntry
 
@@ -35,6 +35,7 @@ class Book:
         self.pools: dict[str, int] = {}
         #: intensity of the past, by zone
         self.past: dict[str, IntensitySeries] = {}
+        self._means: dict[str, tuple[IntensitySeries, int, Floats]] = {}
         #: what others than our attempts hold, by node
         self.foreign: dict[str, Resources] = {}
         self.calendar = Calendar(config.slot_s)
@@ -57,6 +58,7 @@ class Book:
             self.market,
             self.pools,
             self.past,
+            self._means,
         )
 
     # -- records ---------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -65,6 +65,29 @@ class Cleared:
     price_g: Floats
     #: job id -> shape (P, T): seconds that are meant for it
     shares_s: dict[str, Floats]
+    _slots: dict[float, tuple[int, NDArray[np.int64], Floats]] = field(default_factory=dict)
+
+    def by_slot(self, slot_s: float, first: int, count: int) -> tuple[NDArray[np.int64], Floats]:
+        """Step of each of the slots first..first+count-1, shape (count,), and the prices in them, (P, count, 3).
+
+        Nothing has a price before the first step and after the last one; their step is -1.
+        """
+        kept = self._slots.get(slot_s)
+        if kept is None:
+            begin, end = int(self.edges_s[0] // slot_s), math.ceil(self.edges_s[-1] / slot_s)
+            middle_s = np.minimum((np.arange(begin, end) + 0.5) * slot_s, self.edges_s[-1] - 1e-6)
+            step = np.searchsorted(self.edges_s, np.maximum(middle_s, self.edges_s[0]), side="right") - 1
+            kept = self._slots[slot_s] = begin, step, self.price_g[:, step]
+        begin, known_step, known_g = kept
+        skip = first - begin
+        if skip >= 0 and skip + count <= len(known_step):
+            return known_step[skip : skip + count], known_g[:, skip : skip + count]
+        step, price_g = np.full(count, -1), np.zeros((len(known_g), count, 3))
+        low, high = max(0, -skip), min(count, len(known_step) - skip)
+        if high > low:
+            step[low:high] = known_step[skip + low : skip + high]
+            price_g[:, low:high] = known_g[:, skip + low : skip + high]
+        return step, price_g
 
 
 def held_g(cleared: Cleared, pool: int, demand: tuple[float, float, float], start_s: float, end_s: float) -> float:

@@ -69,6 +69,19 @@ class Situation:
     pools: Mapping[str, int] = field(default_factory=dict)
     #: intensity of the past 24 h by zone, for policies that compare with it
     past: Mapping[str, IntensitySeries] = field(default_factory=dict)
+    #: by zone: a series, the first slot that it touches, and its mean in each; kept by the caller from plan to plan
+    means: dict[str, tuple[IntensitySeries, int, Floats]] = field(default_factory=dict)
+
+    def slot_means(self, series: IntensitySeries) -> tuple[int, Floats]:
+        """First slot that a series touches, and its mean [g/kWh] in each slot, as far as it is known there."""
+        kept = self.means.get(series.zone)
+        if kept is None or kept[0] is not series:
+            slot_s = self.calendar.slot_s
+            first, end = math.floor(series.start_s / slot_s + 1e-9), math.floor(series.end_s / slot_s + 1e-9)
+            edges_s = np.maximum(np.arange(first, end + 1, dtype=np.float64) * slot_s, series.start_s)
+            kept = series, first, series.means(edges_s) if end > first else np.empty(0)
+            self.means[series.zone] = kept
+        return kept[1], kept[2]
 
     def signal(self, zone: str) -> IntensitySeries | None:
         """The forecast of a zone, if it is of the home zone's kind: series of different kinds are not compared."""
@@ -221,9 +234,7 @@ class Task:
             return np.zeros_like(cost_g)
         demand = self.job.spec.demand
         held = np.array([demand.cpus, demand.gpus, demand.memory_gb])
-        start_s = np.maximum((self.first + np.arange(cost_g.shape[1])) * self.slot_s, self.begin_s)
-        step = np.searchsorted(market.edges_s, start_s, side="right") - 1
-        known = (step >= 0) & (step < len(market.edges_s) - 1)
+        step, price_g = market.by_slot(self.slot_s, self.first, cost_g.shape[1])
         shares_s = market.shares_s.get(self.job.id)
         suspend = self.job.spec.suspend
         free_to_pause = suspend.resume_cost_s == 0 and suspend.min_run_s <= self.slot_s
@@ -233,9 +244,9 @@ class Task:
             pool = situation.pools.get(node.name)
             if pool is None:
                 continue
-            price = (market.price_g[pool] @ held) * self.slot_s * PRICE_WEIGHT
+            price = (price_g[pool] @ held) * (self.slot_s * PRICE_WEIGHT)
             # nothing is worth more than what it saves against the worst slot: where all is full, price decides nothing
-            extra[row, known] = np.minimum(price[step[known]], np.maximum(worst_g - cost_g[row, known], 0.0))
+            extra[row] = np.minimum(price, np.maximum(worst_g - cost_g[row], 0.0))
             if shares_s is None:
                 continue
             for wanted in np.flatnonzero(shares_s[pool] > 1e-6):
@@ -246,17 +257,21 @@ class Task:
 
     def intensity(self, situation: Situation, slots: int) -> NDArray[np.float64]:
         """Mean forecast [g/kWh] for each node and slot; nan where it is unknown."""
-        edges = (self.first + np.arange(slots + 1, dtype=np.float64)) * self.slot_s
-        edges[0] = max(edges[0], self.begin_s)
         intensity = np.full((len(self.nodes), slots), np.nan)
-        rows: dict[str, NDArray[np.float64]] = {}
+        zones: dict[str, int] = {}
         for row, node in enumerate(self.nodes):
+            if node.zone in zones:
+                intensity[row] = intensity[zones[node.zone]]
+                continue
+            zones[node.zone] = row
             series = situation.signal(node.zone)
-            if node.zone not in rows and series is not None and series.start_s <= edges[0]:
-                known = int(np.searchsorted(edges, series.end_s, side="right")) - 1
-                rows[node.zone] = series.means(edges[: known + 1]) if known > 0 else np.empty(0)
-            means = rows.get(node.zone, np.empty(0))
-            intensity[row, : len(means)] = means
+            if series is None or series.start_s > self.begin_s:
+                continue
+            first, means = situation.slot_means(series)
+            known = means[self.first - first : self.first - first + slots]
+            intensity[row, : len(known)] = known
+            if self.passed_s > INSTANT_S and len(known):  # only the rest of the first slot counts
+                intensity[row, 0] = series.mean(self.begin_s, (self.first + 1) * self.slot_s)
         return intensity
 
 

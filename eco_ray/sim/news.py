@@ -33,8 +33,10 @@ class News:
         """At the beginning; and then step by step, unless everything is known."""
         if all(isinstance(belief, Known) for belief in self.beliefs) and not self.tells_past:
             return [self.begin_s]
-        step_s = max(trace.step_s for trace in self.traces)
-        return np.arange(self.begin_s, self.end_s, step_s).tolist()
+        slow = max(self.traces, key=lambda trace: trace.step_s)
+        first_s = self.begin_s + slow.start_s % slow.step_s
+        over_s = np.arange(first_s, self.end_s, slow.step_s).tolist()
+        return over_s if first_s == self.begin_s else [self.begin_s, *over_s]
 
     def at(self, now_s: float) -> ForecastArrived:
         """What is believed now; a zone of which nothing is known is left out."""
@@ -45,7 +47,7 @@ class News:
                 series[trace.zone] = known
             values = trace.past(now_s - self.begin_s, DAY_S) if self.tells_past else np.empty(0)
             if len(values):
-                start_s = now_s - len(values) * trace.step_s
+                start_s = now_s - _begun_s(trace, now_s - self.begin_s) - len(values) * trace.step_s
                 past[trace.zone] = self._of(trace.zone, start_s, trace.step_s, values, None)
         return ForecastArrived(series, past)
 
@@ -57,12 +59,18 @@ class News:
         outlook = belief.outlook(at_s, at_s + self.horizon_s)
         if outlook is None:
             return None
-        steps = int(outlook.end_s // trace.step_s)
-        middle_s = (np.arange(steps) + 0.5) * trace.step_s
+        begun_s = _begun_s(trace, at_s)
+        steps = int((outlook.end_s + begun_s) // trace.step_s)
+        middle_s = np.maximum((np.arange(steps) + 0.5) * trace.step_s - begun_s, 0.0)
         values = outlook.g_per_kwh[np.searchsorted(outlook.edges_s, middle_s, side="right") - 1]
-        return self._of(trace.zone, now_s, trace.step_s, values, now_s)
+        return self._of(trace.zone, now_s - begun_s, trace.step_s, values, now_s)
 
     def _of(
         self, zone: str, start_s: float, step_s: float, values: np.ndarray, issued_s: float | None
     ) -> IntensitySeries:
         return IntensitySeries(zone, start_s, step_s, values, self.kind, "simulation", Nature.MODELLED, issued_s)
+
+
+def _begun_s(trace: Trace, at_s: float) -> float:
+    """How much of the step that goes on is over [s]."""
+    return (at_s - trace.start_s) % trace.step_s

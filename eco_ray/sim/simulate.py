@@ -18,7 +18,7 @@ from eco_ray.core.units import Nature
 from eco_ray.errors import UsageError
 from eco_ray.sim.batch import CALENDAR, Rules, run_batch
 from eco_ray.sim.bound import IntensitySteps, lower_bound_g
-from eco_ray.sim.foresight import Foresight
+from eco_ray.sim.foresight import Foresight, Known
 from eco_ray.sim.news import News
 from eco_ray.sim.replay import Replay, Replayed, Submission
 from eco_ray.sim.schedule import Outcome, Schedule, outcome, run_now_schedule
@@ -120,7 +120,9 @@ def _replay(setup: Setup, policy: str) -> Simulated:
         replan_limit=max(1, len(submissions)),
     )
     end_s = setup.begin_s + setup.span_s
-    news = News(setup.traces, setup.beliefs, setup.begin_s, end_s, tells_past=policy == "threshold")
+    reads_what_is = policy == "threshold"  # step by step, whatever is believed
+    beliefs = [Known(trace) for trace in setup.traces] if reads_what_is else setup.beliefs
+    news = News(setup.traces, beliefs, setup.begin_s, end_s, tells_past=reads_what_is)
     replayed = Replay(
         Orchestrator(setup.traces[0].zone, setup.begin_s, config),
         nodes,
@@ -191,6 +193,9 @@ def _submissions(setup: Setup, policy: str) -> tuple[Floats, list[Submission]]:
             wait_s = window(policy, asked).wait_s
             latest_s[index] = arrival_s + length_s + wait_s
         deadline_s = max(min(arrival_s + believed_s + wait_s, setup.span_s), arrival_s + believed_s)
+        allowed = work.zones[index]
+        if policy == "threshold":  # it stays at home
+            allowed = (allowed or (0,))[:1]
         spec = JobSpec(
             name=job_id,
             run="simulated",
@@ -198,7 +203,7 @@ def _submissions(setup: Setup, policy: str) -> tuple[Floats, list[Submission]]:
             demand=Resources(cpus=float(work.cpus[index]), gpus=float(work.gpus[index])),
             policy=policy,
             expected_duration_s=float(work.expected_s[index]) or None,
-            zones=tuple(zones[z] for z in work.zones[index]),
+            zones=tuple(zones[z] for z in allowed),
             min_saving_pct=setup.min_saving_pct,
             suspend=SuspendRule(
                 setup.interruptible or policy == "wait-awhile", float(setup.min_run_s), float(setup.resume_cost_s)

@@ -371,7 +371,7 @@ def workloads(draw, told=True, most=5):
     return sorted(jobs, key=lambda job: job.arrival)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(workloads(), intensities, st.sampled_from([0, 300, 2 * H]), st.booleans())
 def test_work_is_conserved(jobs, values, resume_s, interruptible):
     """Every job that counts did all of its work, and nothing else."""
@@ -390,7 +390,7 @@ def test_work_is_conserved(jobs, values, resume_s, interruptible):
         assert done.outcome.truncated == len(jobs) - len(ids)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(workloads(told=False), intensities, st.sampled_from([0, 300, H]), st.booleans())
 def test_no_job_ends_after_its_deadline(jobs, values, resume_s, interruptible):
     case = setup(jobs, values, resume_cost_s=resume_s, interruptible=interruptible)
@@ -398,7 +398,7 @@ def test_no_job_ends_after_its_deadline(jobs, values, resume_s, interruptible):
         assert simulate(case, policy).outcome.missed_deadlines == 0, policy
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(workloads(), st.sampled_from([0.0, 0.1, 312.7]), st.booleans())
 def test_constant_intensity_gives_run_now(jobs, value, interruptible):
     """But for nightly, which waits for the night, and for more workers, which are no delay."""
@@ -410,7 +410,7 @@ def test_constant_intensity_gives_run_now(jobs, value, interruptible):
             assert ran(simulate(case, policy).schedule) == now, policy
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(intensities, st.integers(0, 60), st.integers(1, 60), st.lists(st.integers(0, 9), min_size=2, max_size=5))
 def test_more_slack_is_never_worse(values, arrival, length, waits):
     """In whole hours for lowest-window, which starts in whole hours from now; in any ticks for wait-awhile."""

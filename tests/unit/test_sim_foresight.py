@@ -230,10 +230,11 @@ def test_forecast_files_are_read_up_to_the_newest_that_was_out(case, reach_h, is
 
 
 @settings(max_examples=60, deadline=None)
-@given(two_futures(), st.integers(1, 60), st.booleans())
-def test_outlooks_begin_now_and_cover_what_was_asked_for(case, reach_h, with_file):
+@given(two_futures(), st.integers(1, 60), st.none() | st.integers(-2, 9))
+def test_outlooks_begin_now_and_cover_what_was_asked_for(case, reach_h, age_h):
+    """With a forecast of 7 h that is so old, or none."""
     at_s, truth, _ = case
-    belief = issued(np.array([-5.0, 20.0]) * H, np.ones((2, 7)), truth) if with_file else week_mean(truth)
+    belief = week_mean(truth) if age_h is None else issued(np.array([at_s - age_h * H]), np.ones((1, 7)), truth)
     outlook = belief.outlook(at_s, at_s + reach_h * H)
     if week_mean(truth).outlook(at_s, at_s + 1) is None:
         return
@@ -268,6 +269,22 @@ def test_other_beliefs_are_told_whenever_a_step_is_over():
     assert (series.start_s, series.issued_s) == (MONDAY_S + 6 * H, MONDAY_S + 6 * H)
     assert series.values_g_per_kwh.tolist() == [20, 30]
     assert not event.past
+
+
+def test_a_simulation_that_begins_within_a_step():
+    """At 2:00 of steps of 6 h from midnight on: news come at 2:00, and whenever a step is over."""
+    shifted = Trace("A", -DAY - 2 * H, 6 * H, QUARTERS.g_per_kwh)
+    every = news(persistence(shifted), traces=(shifted,), tells_past=True)
+    assert [(time_s - MONDAY_S) / H for time_s in every.times_s()] == [0, 4, 10, 16, 22]
+    event = every.at(float(MONDAY_S))
+    series, past = event.series["A"], event.past["A"]
+    assert series.start_s == MONDAY_S - 2 * H
+    assert series.values_g_per_kwh.tolist() == [10, 20]
+    assert (past.end_s, past.values_g_per_kwh.tolist()) == (MONDAY_S - 2 * H, [10, 20, 30, 40])
+    # of hourly values the one in the middle of each step
+    hourly = news(Issued(np.array([0.0]), np.arange(12.0)[None]), traces=(shifted,))
+    series = hourly.at(float(MONDAY_S)).series["A"]
+    assert (series.start_s, series.values_g_per_kwh.tolist()) == (MONDAY_S - 2 * H, [1, 7])
 
 
 def test_zones_of_which_nothing_is_known_are_left_out():
