@@ -58,8 +58,8 @@ class Scenario(Strict):
     short_max: PositiveDuration = Field(default="2h", validate_default=True)
     max_delay_short: Duration = Field(default="6h", validate_default=True)
     max_delay_long: Duration = Field(default=DAY, validate_default=True)
-    #: length of a tick
-    resolution: PositiveDuration = Field(default="5m", validate_default=True)
+    #: length of a tick; None: 5 minutes, or what fits the steps of the intensity file
+    resolution: PositiveDuration | None = None
     knows_duration: Literal["yes", "mean", "no"] = "yes"
     resume_cost: Duration = Field(default=0, validate_default=True)
     min_run: Duration = Field(default=0, validate_default=True)
@@ -90,7 +90,7 @@ class Scenario(Strict):
         if (self.jobs is None) == (self.workload is None):
             raise ValueError("needs jobs (a CSV file) or workload (a name), and not both")
         for key in ("resolution", "resume_cost", "short_max"):
-            if getattr(self, key) % 1:
+            if (getattr(self, key) or 0) % 1:
                 raise ValueError(f"{key} {getattr(self, key):g} s: whole seconds are needed")
         for zone in self.forecast:
             if zone != "*" and zone not in self.zones:
@@ -130,6 +130,8 @@ def load_scenario(path: Path | None, options: Mapping[str, Any]) -> Scenario:
         if value is not None:
             data[key] = value
             labels[(key,)] = f"--{key.replace('_', '-')}"
-    if "jobs" in options and options["jobs"] is not None:
-        data.pop("workload", None)
+    if options.get("jobs") is not None and options.get("workload") is None:
+        data.pop("workload", None)  # what is said on the command line stands for what the file says
+    if options.get("workload") is not None and options.get("jobs") is None:
+        data.pop("jobs", None)
     return schema.check(Scenario, data, where, line_of or (lambda _path: None), labels)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eco_ray.errors import UsageError
+from eco_ray.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from eco_ray.grid.trace import CsvTrace
@@ -17,12 +19,15 @@ if TYPE_CHECKING:
 
 #: what a time of 1 means in the jobs file [s]
 _UNIT_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
+#: length of a tick where none was asked for and 5 minutes fit [s]
+_TICK_S = 300
 #: history that causal forecasts look back on [s]
 _HISTORY_S = 8 * 86_400.0
 
 
 def make_setup(described: Scenario) -> Setup:
     """Open what a scenario names. Raises UsageError."""
+    from eco_ray.grid.csv_table import first_time_s
     from eco_ray.grid.trace import CsvTrace
     from eco_ray.sim.simulate import Setup
     from eco_ray.sim.trace import Trace
@@ -30,8 +35,10 @@ def make_setup(described: Scenario) -> Setup:
 
     begin_s = parse_instant(described.start) if described.start is not None else None
     wanted_s = described.hours * 3600 if described.hours is not None else None
+    if begin_s is None and wanted_s is not None:
+        begin_s = first_time_s(described.intensity)
     end_s = begin_s + wanted_s if begin_s is not None and wanted_s is not None else None
-    file = CsvTrace(described.intensity, columns=described.zones, start_s=begin_s, end_s=end_s)
+    file = CsvTrace(described.intensity, columns=described.zones, start_s=begin_s, end_s=end_s, look_back_s=0.0)
     begin_s = file.start_s if begin_s is None else begin_s
     known_s = min(file.end_s(zone) for zone in described.zones) - begin_s
     if begin_s < file.start_s or known_s <= 0:
@@ -42,14 +49,16 @@ def make_setup(described: Scenario) -> Setup:
             f"{iso_utc(file.start_s)} to {iso_utc(begin_s + known_s)}; choose a start inside it"
         )
     span_s = int(known_s if wanted_s is None else min(wanted_s, known_s))
-    resolution_s = int(described.resolution)
+    resolution_s = _resolution_s(described, file, begin_s)
+    described = described.model_copy(update={"resolution": float(resolution_s)})
+    known = _with_history(described, file, begin_s, end_s)
     traces = [
-        Trace.of(file.rows(zone, max(file.start_s, begin_s - _HISTORY_S), begin_s + span_s), begin_s, resolution_s)
+        Trace.of(known.rows(zone, max(known.start_s, begin_s - _HISTORY_S), begin_s + span_s), begin_s, resolution_s)
         for zone in described.zones
     ]
     span_s = min([span_s, *(trace.end_s for trace in traces)])
     return Setup(
-        workload=_workload(described, span_s),
+        workload=_workload(described, begin_s + file.utc_offset_s, span_s),
         traces=traces,
         beliefs=[_belief(described, file, trace, begin_s, begin_s + span_s) for trace in traces],
         begin_s=begin_s,
@@ -67,6 +76,26 @@ def make_setup(described: Scenario) -> Setup:
     )
 
 
+def _with_history(described: Scenario, file: CsvTrace, begin_s: float, end_s: float | None) -> CsvTrace:
+    """The trace with the days before the start, where they are needed and sound; they are not what is simulated."""
+    from eco_ray.grid.trace import CsvTrace
+
+    ahead = all(source in ("oracle", "profile") for source in described.forecast.values())
+    if ahead and "threshold" not in (described.policy, *described.compare):
+        return file
+    try:
+        return CsvTrace(described.intensity, columns=described.zones, start_s=begin_s, end_s=end_s)
+    except UsageError:  # the range itself was read before: the fault is in the past
+        return file
+
+
+def _resolution_s(described: Scenario, file: CsvTrace, begin_s: float) -> int:
+    """The tick that was asked for, or the longest up to 5 minutes that fits the steps of the file [s]."""
+    if described.resolution is not None:
+        return int(described.resolution)
+    return math.gcd(_TICK_S, int(file.step_s), int(begin_s - file.start_s))
+
+
 def _nodes(described: Scenario) -> tuple[Any, ...]:
     from eco_ray.core.cluster import Node, Resources
 
@@ -82,20 +111,27 @@ def _nodes(described: Scenario) -> tuple[Any, ...]:
     )
 
 
-def _workload(described: Scenario, span_s: int) -> Workload:
+def _workload(described: Scenario, clock_s: float, span_s: int) -> Workload:
+    """The jobs; `clock_s`: the start on the clock of the intensity file."""
+    tick_s = int(described.resolution or _TICK_S)
     if described.jobs is None:
         from eco_ray.sim import paper_workloads as papers
 
-        wait_s, tick_s = int(described.max_delay_long), int(described.resolution)
+        begin = datetime.fromtimestamp(clock_s, UTC)
+        if begin != datetime(begin.year, 1, 1, tzinfo=UTC):
+            raise UsageError(
+                f"workload {described.workload} from {begin:%Y-%m-%dT%H:%M} on: it is made for a calendar year; "
+                f"start at {begin.year}-01-01T00:00, or {begin.year + 1}-01-01T00:00, of the intensity file's clock"
+            )
+        wait_s = int(described.max_delay_long)
         if described.workload == "nightly":
-            return papers.nightly(max_wait_s=int(described.max_delay_short), resolution_s=tick_s)
-        return papers.lets_wait_awhile_ml(described.seed, max_wait_s=wait_s, resolution_s=tick_s)
+            return papers.nightly(begin.year, max_wait_s=int(described.max_delay_short), resolution_s=tick_s)
+        return papers.lets_wait_awhile_ml(described.seed, year=begin.year, max_wait_s=wait_s, resolution_s=tick_s)
     from eco_ray.sim.jobs_csv import read_jobs
 
-    largest = max((float(node.num_cpus) for node in described.nodes), default=described.capacity_cpus)
     return read_jobs(
         described.jobs,
-        resolution_s=int(described.resolution),
+        resolution_s=tick_s,
         zones=list(described.zones),
         span_s=span_s,
         time_unit_s=_UNIT_S[described.time_unit],
@@ -103,7 +139,11 @@ def _workload(described: Scenario, span_s: int) -> Workload:
         max_delay_short_s=int(described.max_delay_short),
         max_delay_long_s=int(described.max_delay_long),
         knows_duration=described.knows_duration,
-        capacity_cpus=largest,
+        capacity_cpus=described.capacity_cpus,
+        machines=[
+            (list(described.zones).index(node.zone), float(node.num_cpus), float(node.num_gpus))
+            for node in described.nodes
+        ],
     )
 
 
@@ -118,8 +158,11 @@ def _belief(described: Scenario, file: CsvTrace, trace: Trace, begin_s: float, e
         from eco_ray.grid.profile import ModelledProfile
         from eco_ray.sim.trace import Trace as SimTrace
 
-        series = ModelledProfile().actual(trace.zone, begin_s - 3600, end_s + 3600)
-        return foresight.Known(SimTrace.of(series, begin_s, int(described.resolution)))
+        try:
+            series = ModelledProfile().actual(trace.zone, begin_s - 3600, end_s + 3600)
+        except NotFoundError as error:
+            raise UsageError(f"--forecast profile: {error}") from None
+        return foresight.Known(SimTrace.of(series, begin_s, int(described.resolution or _TICK_S)))
     if 86_400 % trace.step_s:
         raise UsageError(
             f"--forecast {source}: zone {trace.zone} has steps of {trace.step_s} s, which do not fill a day; "
@@ -177,7 +220,7 @@ def describe(described: Scenario, setup: Setup) -> dict[str, str]:
         "Capacity": capacity,
         "Power": "by the power curve of each node" if described.nodes else f"{described.watts_per_cpu:g} W per CPU",
         "Pauses": pauses,
-        "Tick": human_duration(described.resolution),
+        "Tick": human_duration(setup.resolution_s),
     }
     if described.min_saving_pct:
         found["Do not wait for less"] = f"{described.min_saving_pct:g} % (eco)"

@@ -26,8 +26,8 @@ class Question:
     length_s: float
     #: how much later than at once it may end [s]
     max_wait_s: float
-    #: whether that is the job's own wish, which no calendar may overstep
-    owns_wait: bool = False
+    #: how much later than at once the job itself may end at most: no calendar oversteps it [s]
+    own_wait_s: float = np.inf
     #: time of the decision on the clock that 9:00 and 1:00 are read from [s since epoch]
     clock_s: float = 0.0
     interruptible: bool = False
@@ -62,12 +62,11 @@ def window(policy: str, question: Question) -> Window:
     length_s, wait_s, lead_s = question.length_s, question.max_wait_s, 0.0
     if policy in ("next-workday", "semi-weekly"):
         calendar = policies.next_workday if policy == "next-workday" else policies.semi_weekly
-        calendar_s = calendar(question.clock_s + length_s)
-        wait_s = min(calendar_s, wait_s) if question.owns_wait else calendar_s
+        wait_s = min(calendar(question.clock_s + length_s), question.own_wait_s)
     elif policy == "nightly":
         until_s = policies.nightly(question.clock_s)
         lead_s = wait_s if until_s == 0 else 0.0  # what comes at 1:00 is one of a series, known before
-        wait_s = until_s + wait_s
+        wait_s = min(until_s + wait_s, question.own_wait_s)
     return Window(lead_s, wait_s, wait_s + length_s + question._extra_s)
 
 

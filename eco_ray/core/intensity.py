@@ -68,7 +68,8 @@ class IntensitySeries:
             return self.at(start_s)
         if not self.covers(start_s, end_s):
             raise self._unknown(start_s, end_s)
-        begin, end = (start_s - self.start_s) / self.step_s, (end_s - self.start_s) / self.step_s
+        begin = (start_s - self.start_s) / self.step_s
+        end = min((end_s - self.start_s) / self.step_s, float(len(self.values_g_per_kwh)))  # a sum of floats ends here
         first, last = int(begin), math.ceil(end) - 1
         if last <= first:
             return float(self.values_g_per_kwh[first])

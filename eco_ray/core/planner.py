@@ -79,7 +79,7 @@ def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | No
     shown = max(slots, task.work_at_once)
     free = situation.fits(nodes, spec, task.first, shown)
     intensity = task.intensity(situation, shown)
-    segments = _published(task, situation, intensity, free)
+    segments = _published(task, situation, config, intensity, free)
     if segments is None:
         runs = _runs(task, situation, slots, intensity, free)
         if runs is None:
@@ -112,7 +112,11 @@ def _runs(
 
 
 def _published(
-    task: Task, situation: Situation, intensity: NDArray[np.float64], free: NDArray[np.bool_]
+    task: Task,
+    situation: Situation,
+    config: PlannerConfig,
+    intensity: NDArray[np.float64],
+    free: NDArray[np.bool_],
 ) -> tuple[Segment, ...] | None:
     """The choice of a published policy on the node where it emits least; None where it has none or has begun."""
     spec = task.job.spec
@@ -121,7 +125,10 @@ def _published(
     length_s = task.run_s
     reach_s = max(spec.deadline_s - task.begin_s, length_s)
     best: tuple[float, tuple[Segment, ...]] | None = None
+    at_home = [node.zone == situation.home_zone for node in task.nodes]
     for row, node in enumerate(task.nodes):
+        if spec.policy == "threshold" and any(at_home) and not at_home[row]:
+            continue  # it compares one zone with its own past
         signal, past = situation.signal(node.zone), situation.past.get(node.zone)
         outlook = task.outlook(np.where(free[row], intensity[row], np.nan), reach_s)
         if signal is None or outlook is None:
@@ -129,7 +136,7 @@ def _published(
         question = Question(
             length_s=length_s,
             max_wait_s=reach_s - length_s,
-            clock_s=task.begin_s,
+            clock_s=task.begin_s + config.utc_offset_s,
             interruptible=spec.suspend.allow and task.job.pausable,
             past_g_per_kwh=past.values_g_per_kwh if past is not None else np.empty(0),
             tolerance=ROUNDING,

@@ -210,7 +210,9 @@ def carbon_scaler(
     order = np.lexsort((worker, slot, price.ravel()))
     order = order[np.isfinite(price.ravel()[order])]
     left = np.subtract.accumulate(np.concatenate([[work], (gain * hours[:, None]).ravel()[order]]))[1:]
-    enough = left <= 1e-9 * work  # the last bit of a sum must not take a worker more
+    enough = left <= 0
+    if not enough.any():
+        enough = left <= 1e-9 * work  # a job that fills all slots must not fail by the last bit of a sum
     if not enough.any():
         raise ValueError(
             f"{work:g} units of work in {len(intensity)} slots: {len(gain)} workers do at most "

@@ -37,6 +37,8 @@ class PlannerConfig:
     slot_s: float = 900.0
     #: how far ahead it plans at most [s]
     horizon_s: float = 96 * 3600.0
+    #: what the clock of calendars (9:00, 1:00) is ahead of UTC [s]
+    utc_offset_s: float = 0.0
     #: length of a step of the market, in which all jobs are planned together; a multiple of a slot [s]
     market_step_s: float = 3600.0
     #: assumed duration of a job that says nothing and has reported nothing [s]

@@ -10,6 +10,7 @@ import csv
 import gzip
 import io
 import math
+import stat
 import zlib
 from array import array
 from collections.abc import Callable, Iterator
@@ -66,10 +67,11 @@ def read(
     choose: Callable[[Path, list[str]], list[int]],
     start_s: float | None = None,
     end_s: float | None = None,
+    look_back_s: float = LOOK_BACK_S,
 ) -> Table:
     """The file as numbers; times and values are still to be checked with `increasing` and `column`.
 
-    `choose` checks the header and gives the columns to read. Kept are the rows of [start_s - LOOK_BACK_S, end_s), and
+    `choose` checks the header and gives the columns to read. Kept are the rows of [start_s - look_back_s, end_s), and
     the row that holds `start_s` where it is older; None: no limit.
     """
     rows = _rows(path)
@@ -80,8 +82,16 @@ def read(
             f"{path}, line 1: the file is empty; a header and two rows are needed; write time,ZONE,... first"
         )
     chosen = choose(path, header)
-    span = (-math.inf if start_s is None else start_s, math.inf if end_s is None else end_s)
+    span = (-math.inf if start_s is None else start_s, math.inf if end_s is None else end_s, look_back_s)
     return _numbers(path, header, chosen, rows, span)
+
+
+def first_time_s(path: Path) -> float:
+    """Time of the first row after the header [s since epoch], read alone."""
+    rows = _rows(path)
+    next(rows, None)
+    line, row = next(rows, (1, [""]))
+    return _time_s(path, line, row[0])
 
 
 def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -106,7 +116,14 @@ def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _open(path: Path) -> IO[bytes]:
     """The bytes of the file, or those that a .gz unpacks to, after checking that they are not too many."""
-    size = path.stat().st_size
+    status = path.stat()
+    size = status.st_size
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # a pipe or a device has no size
+        with path.open("rb") as endless:
+            data = endless.read(MAX_BYTES + 1)
+        size = len(data)
+        if size <= MAX_BYTES:
+            return io.BytesIO(data)
     if size > MAX_BYTES:
         raise UsageError(
             f"{path}, line 1: {size} bytes; the limit is {MAX_BYTES}; cut it to the zones and years that you need"
@@ -137,7 +154,7 @@ def _numbers(
     header: list[str],
     chosen: list[int],
     rows: Iterator[tuple[int, list[str]]],
-    span: tuple[float, float],
+    span: tuple[float, float, float],
 ) -> Table:
     names = [header[index] for index in chosen]
     times_s, file_times_s, numbers, lines = array("d"), array("d"), array("d"), array("q")
@@ -166,20 +183,28 @@ def _numbers(
 
 
 def _needed(
-    path: Path, rows: Iterator[tuple[int, list[str]]], file_times_s: array[float], start_s: float, end_s: float
+    path: Path,
+    rows: Iterator[tuple[int, list[str]]],
+    file_times_s: array[float],
+    start_s: float,
+    end_s: float,
+    look_back_s: float,
 ) -> Iterator[tuple[int, float, list[str]]]:
     """Line, time and cells of the rows that [start_s, end_s) needs; `file_times_s` gets the time of every row."""
     older: tuple[int, float, list[str]] | None = None
-    begun = False
+    begun = ended = False
     for line, row in rows:
+        if (ended or (not begun and start_s > -math.inf)) and not is_time(row[0]):
+            continue  # outside the range nothing is checked
         time_s = _time_s(path, line, row[0])
         file_times_s.append(time_s)
         if time_s >= end_s:
+            ended = True
             continue
-        if time_s < start_s - LOOK_BACK_S:
+        if time_s < start_s - look_back_s:
             older = line, time_s, row
             continue
-        if older and not begun and time_s > start_s:  # a step longer than LOOK_BACK_S: the older row holds start_s
+        if older and not begun and time_s > start_s:  # the older row holds start_s
             yield older
         begun = True
         yield line, time_s, row

@@ -27,7 +27,18 @@ from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.grid.asking import MAX_NAMES, check_span, iso, nearest, unknown_zone
-from eco_ray.grid.csv_table import Table, Values, column, increasing, is_time, outside, plausible, read, wrong
+from eco_ray.grid.csv_table import (
+    LOOK_BACK_S,
+    Table,
+    Values,
+    column,
+    increasing,
+    is_time,
+    outside,
+    plausible,
+    read,
+    wrong,
+)
 
 #: step of a forecast [s]
 FORECAST_STEP_S = 3600.0
@@ -49,18 +60,19 @@ class CsvTrace:
         columns: Mapping[str, str] | None = None,
         start_s: float | None = None,
         end_s: float | None = None,
+        look_back_s: float = LOOK_BACK_S,
     ) -> None:
         """Read and check the files. Trace and forecasts must be of the same `kind`: no file says which it is.
 
         `columns` maps each zone that is wanted to the name of its column; None: every column is a zone. With `start_s`
-        and `end_s` [s since epoch] only the rows of [start_s - 8 days, end_s) are read and checked.
+        and `end_s` [s since epoch] only the rows of [start_s - look_back_s, end_s) are read and checked.
         `nature` is `modelled` by default, for no meter counts grams: a published series is generation times factors.
         """
         self.name = name or f"trace {path.name}"
         self._kind = kind
         self._nature = nature
         self._file = path.name
-        table = read(path, lambda file, header: _trace_header(file, header, columns), start_s, end_s)
+        table = read(path, lambda file, header: _trace_header(file, header, columns), start_s, end_s, look_back_s)
         self._start_s, self._step_s = _regular(table)
         if start_s is not None and table.times_s[-1] + self._step_s <= start_s:
             raise outside(table, "time")

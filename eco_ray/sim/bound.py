@@ -100,8 +100,8 @@ def lower_bound_g(
 ) -> Bound:
     """The least carbon of `workload` within [0, span_s]; one intensity and one capacity per zone, None: no limit.
 
-    Raises InfeasibleError where even this schedule does not fit the capacity, and UsageError for wrong arguments or
-    where the capacity binds and SciPy is missing: without a limit, or below it, no solver is needed.
+    Raises InfeasibleError where even this schedule does not fit the capacity, and UsageError for wrong arguments.
+    Without a limit, or below it, no solver is needed.
     """
     edges, price = _checked(intensity, span_s)
     truncated = np.asarray(workload.arrival_s + workload.length_s > span_s, dtype=np.bool_)
@@ -189,14 +189,8 @@ def _totals(index: Ints, weight: Floats, size: int) -> Floats:
 
 def _solve(problem: _Problem, price: Floats, limit: Floats, capacity_cpus: Sequence[float]) -> tuple[Floats, Floats]:
     """The optimal load (Z, K) [CPU-h] and the price of capacity (Z, K) >= 0, in the unit of `price`."""
-    try:
-        from scipy.optimize import linprog
-        from scipy.sparse import csr_array, vstack
-    except ImportError as error:
-        raise UsageError(
-            "the capacity binds, and the lower bound then needs SciPy, which is not installed: "
-            "pip install 'eco-ray[sim]'"
-        ) from error
+    from scipy.optimize import linprog  # imported only where the capacity binds: it takes 0.2 s
+    from scipy.sparse import csr_array, vstack
 
     # Units of CPU-hours and g/kWh: in ticks and grams the costs come near HiGHS' absolute tolerance of 1e-7, and its
     # simplex then stops above the optimum (by 3e-7 of it for the jobs of GAIA).

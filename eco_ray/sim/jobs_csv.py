@@ -59,6 +59,7 @@ def read_jobs(
     max_delay_long_s: int = 86_400,
     knows_duration: Literal["yes", "mean", "no"] = "yes",
     capacity_cpus: float | None = None,
+    machines: Sequence[tuple[int, float, float]] = (),
 ) -> Workload:
     """The jobs of a file for a simulation of `span_s`, in order of arrival.
 
@@ -87,6 +88,7 @@ def read_jobs(
     elif knows_duration == "mean":
         expected_s = np.where(expected_s > 0, expected_s, _mean_s(length, length_s, short, short_max_s, resolution_s))
     ids, allowed = _ids(sheet), _zones(sheet, zones)
+    _fit(sheet, sheet.numbers("cpus"), gpus, allowed, machines)
     own_s = _own_wait_s(sheet, arrival, length, arrival_s + length_s)
     order = np.argsort(arrival, kind="stable")
     return Workload(
@@ -100,6 +102,7 @@ def read_jobs(
         max_workers=np.nan_to_num(workers, nan=1.0).astype(np.int64)[order],
         zones=[allowed[row] for row in order],
         owns_wait=~np.isnan(own_s)[order],
+        deadline_s=sheet.seconds("deadline_s")[order],
     )
 
 
@@ -250,6 +253,31 @@ def _cpus(sheet: _Sheet, capacity: float | None) -> Floats:
             limit = f"a zone has {capacity:g}, so that the job can never run"
             raise sheet.wrong(int(row), "cpus", limit, "give the job fewer or the zones more")
     return np.nan_to_num(cpus, nan=1.0)
+
+
+def _fit(
+    sheet: _Sheet,
+    cpus: Floats,
+    gpus: Floats,
+    allowed: Sequence[tuple[int, ...]],
+    machines: Sequence[tuple[int, float, float]],
+) -> None:
+    """Refuse a job that fits on none of the machines (zone, CPUs, GPUs) that it may use."""
+    known: dict[tuple[float, float, tuple[int, ...]], bool] = {}
+    for row in range(sheet.count if machines else 0):
+        wanted = (float(cpus[row]), float(np.nan_to_num(gpus[row])), allowed[row])
+        if wanted not in known:
+            known[wanted] = any(
+                wanted[0] <= has_cpus and wanted[1] <= has_gpus and (not wanted[2] or zone in wanted[2])
+                for zone, has_cpus, has_gpus in machines
+            )
+        if sheet.checked[row] and not known[wanted]:
+            raise sheet.wrong(
+                row,
+                "cpus",
+                f"with {wanted[1]:g} GPUs it fits on no node of the zones that it may use",
+                "ask for less, or describe a larger node there",
+            )
 
 
 def _zones(sheet: _Sheet, zones: Sequence[str]) -> list[tuple[int, ...]]:

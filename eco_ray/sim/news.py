@@ -13,6 +13,9 @@ from eco_ray.core.units import Nature
 from eco_ray.sim.foresight import DAY_S, Foresight, Known
 from eco_ray.sim.trace import Trace
 
+#: how far ahead beliefs are told at least [s]
+HORIZON_S = 96 * 3600.0
+
 
 @dataclass(frozen=True, slots=True)
 class News:
@@ -25,7 +28,7 @@ class News:
     end_s: float
     kind: SignalKind = SignalKind.AVERAGE_LIFECYCLE
     #: how far beliefs are asked for [s]
-    horizon_s: float = 96 * 3600.0
+    horizon_s: float = HORIZON_S
     #: whether a policy compares with the past, which changes all the time
     tells_past: bool = False
 

@@ -125,12 +125,13 @@ def outcome(
     span_s: int,
     home_watts: Floats,
     latest_s: Floats,
-    resumes: int,
+    resumes: Ints,
     plan_changes: int = 0,
 ) -> tuple[Outcome, Schedule, NDArray[np.bool_]]:
     """Figures, the schedule without truncated jobs, and which jobs counted.
 
-    `latest_s`: deadlines since the start [s]; `home_watts`: power of each job at once at home [W]; shape (J,) both.
+    `latest_s`: deadlines since the start [s]; `home_watts`: power of each job at once at home [W]; `resumes`: starts
+    after the first; all of shape (J,).
     """
     finish_s = schedule.finish_s(len(workload))
     at_once_s = (workload.arrival_s + workload.length_s).astype(np.float64)
@@ -150,7 +151,7 @@ def outcome(
             p95_delay_h=float(np.percentile(delay_h, 95)) if len(delay_h) else None,
             peak_cpus=float(load.max(initial=0.0)),
             missed_deadlines=int((finish_s[counted] > latest_s[counted] + 1e-6).sum()),
-            resumes=resumes,
+            resumes=int(resumes[counted].sum()),
             plan_changes_per_job=plan_changes / max(1, int(counted.sum())),
         ),
         schedule,

@@ -16,10 +16,10 @@ from eco_ray.core.planner import PlannerConfig
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import Nature
 from eco_ray.errors import UsageError
-from eco_ray.sim.batch import CALENDAR, Rules, run_batch
+from eco_ray.sim.batch import CALENDAR, Rules, own_wait_s, run_batch
 from eco_ray.sim.bound import IntensitySteps, lower_bound_g
 from eco_ray.sim.foresight import Foresight, Known
-from eco_ray.sim.news import News
+from eco_ray.sim.news import HORIZON_S, News
 from eco_ray.sim.replay import Replay, Replayed, Submission
 from eco_ray.sim.schedule import Outcome, Schedule, outcome, run_now_schedule
 from eco_ray.sim.trace import Floats, Trace
@@ -92,6 +92,8 @@ def simulate(setup: Setup, policy: str) -> Simulated:
             "carbon-scaler with a fixed capacity: it decides each job alone and knows no capacity; "
             "leave --capacity-cpus out, or use eco"
         )
+    if setup.published_quirks and policy == "eco":
+        raise UsageError("--published-quirks with eco: they are those of Let's Wait Awhile; leave them out")
     if setup.published_quirks:
         raise UsageError("published quirks with a fixed capacity: the published code has no capacity; leave one out")
     return _replay(setup, policy)
@@ -116,13 +118,16 @@ def _replay(setup: Setup, policy: str) -> Simulated:
     nodes = setup.nodes or _nodes(setup)
     slot_s = setup.resolution_s if policy in NAMES else max(setup.resolution_s, 60)
     config = OrchestratorConfig(
-        planner=PlannerConfig(slot_s=float(slot_s), horizon_s=float(setup.span_s)),
+        planner=PlannerConfig(
+            slot_s=float(slot_s), horizon_s=float(setup.span_s), utc_offset_s=float(setup.utc_offset_s)
+        ),
         replan_limit=max(1, len(submissions)),
     )
     end_s = setup.begin_s + setup.span_s
     reads_what_is = policy == "threshold"  # step by step, whatever is believed
     beliefs = [Known(trace) for trace in setup.traces] if reads_what_is else setup.beliefs
-    news = News(setup.traces, beliefs, setup.begin_s, end_s, tells_past=reads_what_is)
+    longest_s = max((one.spec.deadline_s - one.arrival_s for one in submissions), default=0.0)
+    news = News(setup.traces, beliefs, setup.begin_s, end_s, horizon_s=longest_s + HORIZON_S, tells_past=reads_what_is)
     replayed = Replay(
         Orchestrator(setup.traces[0].zone, setup.begin_s, config),
         nodes,
@@ -180,6 +185,7 @@ def _submissions(setup: Setup, policy: str) -> tuple[Floats, list[Submission]]:
     """Deadlines since the start [s], and the jobs that can end inside as they are submitted."""
     work, zones = setup.workload, [trace.zone for trace in setup.traces]
     latest_s = (work.arrival_s + work.length_s + work.max_wait_s).astype(np.float64)
+    own_s = own_wait_s(work, policy).tolist()
     submissions = []
     for index, job_id in enumerate(work.ids):
         arrival_s, length_s = int(work.arrival_s[index]), int(work.length_s[index])
@@ -188,8 +194,7 @@ def _submissions(setup: Setup, policy: str) -> tuple[Floats, list[Submission]]:
         believed_s = float(work.expected_s[index]) or PlannerConfig().assumed_duration_s
         wait_s = float(work.max_wait_s[index])
         if policy in CALENDAR:
-            owns = work.owns_wait is not None and bool(work.owns_wait[index])
-            asked = Question(believed_s, wait_s, owns, setup.begin_s + setup.utc_offset_s + arrival_s)
+            asked = Question(believed_s, wait_s, own_s[index], setup.begin_s + setup.utc_offset_s + arrival_s)
             wait_s = window(policy, asked).wait_s
             latest_s[index] = arrival_s + length_s + wait_s
         deadline_s = max(min(arrival_s + believed_s + wait_s, setup.span_s), arrival_s + believed_s)
@@ -236,7 +241,7 @@ def _simulated(
         span_s=setup.span_s,
         home_watts=_home_watts(setup),
         latest_s=latest_s,
-        resumes=int(resumes.sum()),
+        resumes=resumes,
     )
     delay_h = (schedule.finish_s(len(work)) - work.arrival_s - work.length_s) / 3600
     delay_h[~counted] = np.nan

@@ -48,7 +48,7 @@ class Trace:
         if step_s % resolution_s or offset_s % resolution_s:
             raise UsageError(
                 f"resolution {resolution_s} s: zone {series.zone} has steps of {step_s} s that begin "
-                f"{offset_s % resolution_s} s after a tick; choose a resolution that divides both, e.g. "
+                f"{offset_s % step_s} s after the start; choose a resolution that divides both, e.g. "
                 f"{np.gcd(step_s, abs(offset_s))} s"
             )
         return cls(series.zone, offset_s, step_s, values)

@@ -35,6 +35,8 @@ class Workload:
     zones: Sequence[tuple[int, ...]]
     #: shape (J,): whether the wait was asked for, job by job, and so binds calendars, too; None: it never was
     owns_wait: NDArray[np.bool_] | None = None
+    #: shape (J,): latest finish that a job itself asked for, since the start [s], NaN: none; None: none of them did
+    deadline_s: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -270,7 +270,7 @@ def test_figures_by_hand():
         span_s=6 * H,
         home_watts=watts,
         latest_s=np.array([6, 3, 3, 1, 1]) * float(H),
-        resumes=1,
+        resumes=np.array([1, 0, 0, 0, 0, 0])[: len(jobs)],
         plan_changes=2,
     )
     assert counted.tolist() == [True, True, True, False, True]
@@ -308,7 +308,7 @@ def test_a_deadline_is_met_to_the_second():
         span_s=3 * H,
         home_watts=np.ones(2),
         latest_s=np.array([2.0, 2.0]) * H,
-        resumes=0,
+        resumes=np.zeros(len(jobs), dtype=np.int64),
     )
     assert found.missed_deadlines == 1
 
@@ -324,7 +324,7 @@ def test_a_job_that_ends_with_the_simulation_counts():
         span_s=2 * H,
         home_watts=np.ones(2),
         latest_s=np.full(2, np.inf),
-        resumes=0,
+        resumes=np.zeros(len(jobs), dtype=np.int64),
     )
     assert counted.tolist() == [True, False]
     assert ran(kept) == [(0, 0, 0, 2 * H, 1)]

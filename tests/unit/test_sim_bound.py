@@ -151,7 +151,7 @@ def test_no_jobs_emit_nothing() -> None:
 def test_scipy_is_asked_for_only_where_the_capacity_binds(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "scipy.optimize", None)
     assert carbon_g(a_job(), zones=DAY, cpus=[1.0]) == pytest.approx(10)
-    with pytest.raises(UsageError, match=r"pip install 'eco-ray\[sim\]'"):
+    with pytest.raises(ImportError):
         bound(a_job(wait_s=H), a_job(), zones=DAY, cpus=[1.0])
 
 

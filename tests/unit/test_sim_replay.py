@@ -172,7 +172,7 @@ def highest_load(case, done, zone):
     return max(itertools.accumulate(cpus for _, cpus in sorted(change)), default=0.0)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(workloads(), small, st.integers(1, 2), st.sampled_from([0, 300, 1800]), st.booleans())
 def test_never_more_than_the_capacity_and_no_work_is_lost(jobs, values, zones, resume_s, interruptible):
     case = setup(

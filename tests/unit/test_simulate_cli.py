@@ -435,7 +435,7 @@ def test_a_job_that_no_zone_has_room_for(files):
     message = refused(policy="run-now", capacity_cpus=1.5)
     assert message.startswith("jobs.csv, line 2: cpus is '2'; a zone has 1.5, so that the job can never run; give")
     files("s.yaml", [*SCENARIO, *(line.replace("num_cpus: 4", "num_cpus: 1") for line in NODES)])
-    assert "jobs.csv, line 2: cpus is '2'; a zone has 1," in refused("s.yaml", **WITHOUT)
+    assert "jobs.csv, line 2: cpus is '2'; with 0 GPUs it fits on no node" in refused("s.yaml", **WITHOUT)
 
 
 @pytest.mark.parametrize(
