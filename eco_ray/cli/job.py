@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,33 @@ def plan(file: Path, deadline: str | None, settings: Settings) -> None:
     described = load_job_file(file, {"deadline": deadline})
     from eco_ray.on_ray.client import Client
 
-    emit(settings, Client(settings).plan(described))
+    document = Client(settings).plan(described)
+    if settings.output == "table":
+        click.echo(document["message"])
+        print_table(list(_plan_rows(document)))
+    else:
+        emit(settings, document)
+
+
+def _plan_rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The plan and its runners-up, a line each."""
+    least_g = document.get("carbon_g")
+    plans = [{"what": "the plan", **document}, *document.get("alternatives", ())] if document["segments"] else []
+    for one in plans:
+        first, last, carbon_g = one["segments"][0], one["segments"][-1], one["carbon_g"]
+        yield {
+            "": one["what"],
+            "zones": " > ".join(dict.fromkeys(segment["zone"] for segment in one["segments"])),
+            "start": first["start"],
+            "end": last["end"],
+            "stretches": len(one["segments"]),
+            "carbon g": carbon_g,
+            "more g": None if carbon_g is None or least_g is None else carbon_g - least_g,
+        }
+    if plans:
+        run_now_g = document["run_now_g"]
+        more_g = None if run_now_g is None or least_g is None else run_now_g - least_g
+        yield {"": "run-now, at home", "carbon g": run_now_g, "more g": more_g}
 
 
 @job.command("list")

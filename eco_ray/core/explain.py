@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from eco_ray.core.alternatives import Alternative
 from eco_ray.core.jobs import Job, Plan, Reason
 from eco_ray.core.planner import NoPlan, PlannerConfig
 
@@ -35,21 +37,34 @@ def plan_message(job: Job, plan: Plan, now_s: float, config: PlannerConfig) -> t
     return Reason.WAITING_FOR_CLEANER_WINDOW, f"starts {when} {where}{shape}{saves}{assumed}"
 
 
-def describe_plan(job: Job, plan: Plan | NoPlan, now_s: float, config: PlannerConfig) -> dict[str, Any]:
-    """A plan as plain values, for `job plan`; times as ISO 8601 UTC."""
+def describe_plan(
+    job: Job, plan: Plan | NoPlan, now_s: float, config: PlannerConfig, others: Sequence[Alternative] = ()
+) -> dict[str, Any]:
+    """A plan as plain values, with its runners-up, for `job plan`; times as ISO 8601 UTC."""
     if isinstance(plan, NoPlan):
         return {"reason": str(plan.reason), "message": plan.message, "segments": []}
     reason, message = plan_message(job, plan, now_s, config)
     return {
         "reason": str(reason),
         "message": message,
-        "segments": [
-            {"zone": s.zone, "node": s.node, "start": _iso(s.start_s), "end": _iso(s.end_s)} for s in plan.segments
-        ],
+        "segments": _segments(plan),
         "carbon_g": plan.carbon_g,
         "run_now_g": plan.run_now_g,
+        "alternatives": [
+            {
+                "what": other.what,
+                "segments": _segments(other.plan),
+                "carbon_g": other.plan.carbon_g,
+                "more_g": other.more_g(plan),
+            }
+            for other in others
+        ],
         "nature": "modelled",
     }
+
+
+def _segments(plan: Plan) -> list[dict[str, str]]:
+    return [{"zone": s.zone, "node": s.node, "start": _iso(s.start_s), "end": _iso(s.end_s)} for s in plan.segments]
 
 
 def _iso(time_s: float) -> str:

@@ -20,7 +20,7 @@ def urgency(job: Job) -> tuple[int, float]:
 class Line:
     """The waiting jobs of a book. `changed` says that there may be something better for them."""
 
-    def __init__(self, book: Book, now_s: float, limit: int, gain_pct: float, market_limit: int = 1000) -> None:
+    def __init__(self, book: Book, now_s: float, limit: int, gain_pct: float, market_limit: int) -> None:
         self._book = book
         self._clearing = Clearing(book, now_s)
         #: plans made together replace the old ones only if all of them save this much more [%]

@@ -54,6 +54,9 @@ class OrchestratorConfig:
     replan_limit: int = 3
     #: a new plan replaces an old one only if it saves this much more [%]
     replan_gain_pct: float = 2.0
+    #: up to so many jobs of the policy eco are planned together once per step of the market; a plan takes milliseconds,
+    #: and the caller waits for all of them
+    market_limit: int = 50
 
 
 #: the sentence of a job that a person suspended
@@ -68,7 +71,8 @@ class Orchestrator:
         #: open jobs, nodes, forecasts and plans
         self.book = Book(home_zone, now_s, self.config.planner)
         self.take_changes = self.book.take_changes
-        self._line = Line(self.book, now_s, self.config.replan_limit, self.config.replan_gain_pct)
+        limits = self.config.replan_limit, self.config.replan_gain_pct, self.config.market_limit
+        self._line = Line(self.book, now_s, *limits)
         self._handlers: dict[type, Callable[[Any, float], list[Action]]] = {
             JobSubmitted: self._on_submitted,
             JobCancelled: self._on_cancelled,

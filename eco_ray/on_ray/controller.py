@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from eco_ray.core.alternatives import alternatives
 from eco_ray.core.clock import Clock
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.events import (
@@ -38,7 +39,7 @@ from eco_ray.core.events import (
 from eco_ray.core.explain import describe_plan
 from eco_ray.core.jobs import Job, JobState, Reason
 from eco_ray.core.orchestrator import Orchestrator, OrchestratorConfig
-from eco_ray.core.planner import check_feasible, plan_job
+from eco_ray.core.planner import NoPlan, check_feasible, plan_job
 from eco_ray.core.policies import DAY_S
 from eco_ray.core.ports import GridSource, Store
 from eco_ray.errors import EcoRayError, UsageError
@@ -127,7 +128,10 @@ class Controller:
             book = self._core.book
             check_feasible(spec, now_s, list(book.nodes.values()), book.config)
             sketch = Job("plan", spec, JobState.QUEUED, Reason.PENDING_EVALUATION, "", submitted_s=now_s)
-            return describe_plan(sketch, plan_job(sketch, book.situation(now_s), book.config), now_s, book.config)
+            situation = book.situation(now_s)
+            found = plan_job(sketch, situation, book.config)
+            others = [] if isinstance(found, NoPlan) else alternatives(sketch, found, situation, book.config)
+            return describe_plan(sketch, found, now_s, book.config, others)
 
         return self._ask(dry_run)
 

@@ -29,6 +29,8 @@ from eco_ray.sim.workload import Workload
 POLICIES = (*NAMES, "bound", "eco")
 #: more CPUs than any workload asks for: a cluster without limits
 _UNLIMITED_CPUS = 1e9
+#: jobs that are planned together at most: nobody waits for a simulation
+_MARKET_LIMIT = 1000
 #: shortest time between two ticks of a replay that nothing asked for [s]
 _TICK_S = 300
 
@@ -122,6 +124,7 @@ def _replay(setup: Setup, policy: str) -> Simulated:
             slot_s=float(slot_s), horizon_s=float(setup.span_s), utc_offset_s=float(setup.utc_offset_s)
         ),
         replan_limit=max(1, len(submissions)),
+        market_limit=_MARKET_LIMIT,
     )
     end_s = setup.begin_s + setup.span_s
     reads_what_is = policy == "threshold"  # step by step, whatever is believed

@@ -101,6 +101,7 @@ def test_a_plan_as_plain_values():
         ],
         "carbon_g": 20.0,
         "run_now_g": 80.0,
+        "alternatives": [],
         "nature": "modelled",
     }
 
