@@ -10,11 +10,14 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+import unittest.mock
 from dataclasses import replace
 
 from common import describe_run, saved_output, table
 from published import GAIA, SHARED, setup
 
+from eco_ray.core import market
+from eco_ray.core.market import EXPECTED_SHARE
 from eco_ray.sim.simulate import Simulated, simulate
 
 #: CPUs of the cluster: least saving [%], from the issue
@@ -32,9 +35,10 @@ def fixed() -> bool:
     for cpus, bar in FIXED_BARS.items():
         case = setup(**GAIA, capacity_cpus=cpus, interruptible=True)
         bound = simulate(case, "bound").outcome.saved_pct
-        for policy in ("run-now", "wait-awhile", "eco"):
+        for policy in ("run-now", "wait-awhile", "eco, expecting nothing", "eco"):
             began_s = time.process_time()
-            done = simulate(case, policy).outcome
+            with unittest.mock.patch.object(market, "EXPECTED_SHARE", 0.0 if "nothing" in policy else EXPECTED_SHARE):
+                done = simulate(case, policy.split(",")[0]).outcome
             cpu_s = time.process_time() - began_s
             good = policy != "eco" or (done.saved_pct >= bar and not done.missed_deadlines)
             holds &= good and (done.peak_cpus or 0) <= cpus + 1e-6
