@@ -5,9 +5,11 @@ The orchestrator decides what happens to a job; the book keeps jobs, plans and c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
+from eco_ray.core.agenda import Agenda, Occupancy
 from eco_ray.core.calendar import Calendar
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.decide import decided_once
@@ -42,6 +44,10 @@ class Book:
         self.calendar.forget_before(now_s)
         #: ids of jobs with a live attempt, in a dictionary for its order
         self._live: dict[str, None] = {}
+        #: ids of jobs that wait and would take any earlier place: they have none, or want the earliest
+        self.placeless: dict[str, None] = {}
+        self._agenda = Agenda()
+        self._occupancy = Occupancy()
         self._changed: dict[str, Job] = {}
         self._log: list[LogEntry] = []
 
@@ -75,7 +81,6 @@ class Book:
         self._changed[job.id] = job
         if job.state.is_final:
             del self.jobs[job.id]
-            self._live.pop(job.id, None)
         if kind:
             self._log.append(LogEntry(now_s, job.id, kind, message))
 
@@ -99,22 +104,23 @@ class Book:
 
     def free(self, node: Node) -> Resources:
         """What is free on a node at this moment, by the attempts that live on it."""
-        free = node.capacity - self.foreign.get(node.name, Resources())
-        for job, attempt in self.live():
-            if attempt.node == node.name:
-                free = free - job.spec.demand
-        return free
+        return node.capacity - self.foreign.get(node.name, Resources()) - self._occupancy.held(node.name)
+
+    def due(self, now_s: float) -> list[Job]:
+        """Jobs that have to be looked at: their start or the end of their stretch has come, or they are leaving."""
+        return [self.jobs[job_id] for job_id in self._agenda.due(now_s)]
 
     def is_leaving(self, node: Node, now_s: float, limit_s: float) -> bool:
         """Whether an attempt on the node was asked to leave it, or was to be done, not longer ago than `limit_s`."""
         leaving = (AttemptState.PAUSING, AttemptState.STOPPING)
-        for job, attempt in self.live():
-            if attempt.node == node.name:
-                due_s = job.plan.segments[0].end_s if job.plan else now_s + limit_s
-                if attempt.state in leaving:
-                    due_s = attempt.pause_asked_s or now_s
-                if now_s - limit_s <= due_s <= now_s + 1e-6:
-                    return True
+        for job_id in self._occupancy.on(node.name):
+            job = self.jobs[job_id]
+            attempt = job.live_attempt
+            due_s = job.plan.segments[0].end_s if job.plan else now_s + limit_s
+            if attempt is not None and attempt.state in leaving:
+                due_s = attempt.pause_asked_s or now_s
+            if now_s - limit_s <= due_s <= now_s + 1e-6:
+                return True
         return False
 
     # -- plans -----------------------------------------------------------------------------------------------------
@@ -224,10 +230,18 @@ class Book:
             for segment in job.plan.segments if job.plan else ():
                 self.calendar.reserve(segment, job.spec.demand)
         self.jobs[job.id] = job
-        if job.live_attempt is not None:
+        attempt = job.live_attempt
+        if attempt is not None:
             self._live[job.id] = None
         else:
             self._live.pop(job.id, None)
+        waits = attempt is None and not job.held and not job.state.is_final
+        if waits and (job.plan is None or job.spec.policy == "run-now"):
+            self.placeless[job.id] = None
+        else:
+            self.placeless.pop(job.id, None)
+        self._occupancy.put(job.id, attempt.node if attempt else None, job.spec.demand)
+        self._agenda.set(job.id, _due_s(job, attempt))
 
 
 def _better(job: Job, new: Plan | NoPlan, old: Plan, gain_pct: float) -> bool:
@@ -241,6 +255,17 @@ def _better(job: Job, new: Plan | NoPlan, old: Plan, gain_pct: float) -> bool:
     if new.start_s < old.start_s and new.carbon_g <= old.carbon_g:
         return True
     return new.carbon_g <= old.carbon_g * (1 - gain_pct / 100)
+
+
+def _due_s(job: Job, attempt: Attempt | None) -> float | None:
+    """When a job has to be looked at; None: not before something happens to it."""
+    if attempt is None:
+        return None if job.plan is None or job.held or job.state.is_final else job.plan.start_s
+    if attempt.state is AttemptState.STOPPING:
+        return None
+    if attempt.state is AttemptState.PAUSING or job.plan is None:
+        return -math.inf  # at every tick
+    return job.plan.segments[0].end_s
 
 
 def _same(old: Plan, new: Plan, now_s: float) -> bool:

@@ -48,20 +48,26 @@ class Line:
         """Capacity, forecasts or plans have changed."""
         self._changed = self._round_wanted = True
 
-    def submitted(self, job: Job, now_s: float) -> None:
-        """A job came in: the market learns of it, and is held at once where it found no place in time."""
+    def submitted(self, job: Job, now_s: float) -> bool:
+        """A job came in: the market learns of it, and is held at once where it found no place in time.
+
+        Returns whether plans of running jobs may have changed.
+        """
         self._clearing.submitted(job, now_s)
         job = self._book.jobs.get(job.id, job)
         late = job.plan is None or job.plan.end_s > job.spec.deadline_s + 1e-6
-        if job.spec.policy == "eco" and late:
-            self._hold_market(now_s)
+        return job.spec.policy == "eco" and late and self._hold_market(now_s)
 
-    def _hold_market(self, now_s: float) -> None:
-        """Plan all jobs of the policy eco together: the tightest first, as nothing else can make room for it."""
+    def _hold_market(self, now_s: float) -> bool:
+        """Plan all jobs of the policy eco together: the tightest first, as nothing else can make room for it.
+
+        Returns whether plans have changed.
+        """
         book = self._book
         jobs = [job for job in book.jobs.values() if job.spec.policy == "eco" and not job.held and _free(job, now_s)]
-        if len(jobs) > self._market_limit:
-            return
+        if not 0 < len(jobs) <= self._market_limit:
+            book.market = None  # what was cleared an hour ago is not worth following
+            return False
         lifted = book.lift(jobs)
         self._clearing.clear(lifted, now_s)
         slack = {job.id: job.spec.deadline_s - work_left_s(job, now_s, book.config) for job in lifted}
@@ -72,16 +78,18 @@ class Line:
             book.restore(lifted)
             for job in jobs:
                 book.accept(job, plans[job.id], now_s)
-        else:
-            book.restore(jobs)
+            return True
+        book.restore(jobs)
+        return False
 
-    def _make_room(self, jobs: Iterable[Job], now_s: float) -> None:
+    def _make_room(self, jobs: Iterable[Job], now_s: float) -> bool:
         """Plan all together where a job found no place by itself: others may give way. Once per slot at most."""
         slot = self._book.calendar.slot_of(now_s)
         placeless = (self._book.jobs[job.id].plan is None and job.spec.policy == "eco" for job in jobs)
-        if slot != self._room_slot and any(placeless):
-            self._room_slot = slot
-            self._hold_market(now_s)
+        if slot == self._room_slot or not any(placeless):
+            return False
+        self._room_slot = slot
+        return self._hold_market(now_s)
 
     def _total(self, jobs: Iterable[Job], now_s: float) -> tuple[int, float]:
         """How many jobs have no plan that is in time, and what the others' emit and keep from others [g]."""
@@ -93,17 +101,21 @@ class Line:
         """Fewer late jobs, or clearly fewer grams: all of them change their plans together, or none does."""
         return new[0] < old[0] or (new[0] == old[0] and new[1] < old[1] * (1 - self._market_gain_pct / 100))
 
-    def replan(self, now_s: float) -> None:
-        """Use what became free: at once for jobs that wait for a place, in turn and once per slot for all others."""
+    def replan(self, now_s: float) -> bool:
+        """Use what became free: at once for jobs that wait for a place, in turn and once per slot for all others.
+
+        Returns whether plans of running jobs may have changed.
+        """
+        moved = False
         step = int(now_s // self._book.config.market_step_s)
         if step != self._market_step:
             self._market_step = step
-            self._hold_market(now_s)
+            moved = self._hold_market(now_s)
         if self._changed:
-            placeless = (j for j in self.waiting() if j.plan is None or j.spec.policy == "run-now")
+            placeless = (self._book.jobs[job_id] for job_id in self._book.placeless)
             first = heapq.nsmallest(self._limit, placeless, key=urgency)
             self._book.replan(first, now_s, self._gain_pct)
-            self._make_room(first, now_s)
+            moved |= self._make_room(first, now_s)
             # as long as one gets a place, there may be more
             self._changed = any(j.plan is None and self._book.jobs[j.id].plan is not None for j in first)
         slot = self._book.calendar.slot_of(now_s)
@@ -114,6 +126,7 @@ class Line:
         turn = [self._book.jobs.get(self._round.pop()) for _ in range(min(self._limit, len(self._round)))]
         due = [j for j in turn if j is not None and j.live_attempt is None and not j.held]
         self._book.replan(due, now_s, self._gain_pct)
+        return moved
 
 
 def _free(job: Job, now_s: float) -> bool:

@@ -27,6 +27,8 @@ Floats = NDArray[np.float64]
 
 #: share of the recent demand that is expected to come again; more would put off real jobs for imagined ones
 EXPECTED_SHARE = 0.45
+#: from so few jobs half as much is concluded
+_FEW_JOBS = 10.0
 #: how far ahead jobs are expected [s]
 EXPECTED_AHEAD_S = 36 * 3600.0
 #: memory of the demand [s]
@@ -103,11 +105,12 @@ class Demand:
         self._since_s = self._last_s = now_s
         #: resource-seconds per second: CPU, GPU, GB
         self._rate = np.zeros(3)
-        self._work = self._length = self._slack = 0.0
+        self._work = self._length = self._slack = self._jobs = 0.0
 
     def submitted(self, demand: tuple[float, float, float], length_s: float, slack_s: float, now_s: float) -> None:
         """Take a job into account."""
         self._forget(now_s)
+        self._jobs += 1.0
         amount = np.array(demand) * length_s
         self._rate += amount / MEMORY_S
         weight = max(demand[0], demand[1], 1e-9) * length_s
@@ -122,12 +125,14 @@ class Demand:
         if self._work <= 0:
             return np.zeros(3), 0.0, 0.0
         length_s, slack_s = self._length / self._work, self._slack / self._work
-        return EXPECTED_SHARE * self._rate / seen * step_s / length_s, length_s, slack_s
+        share = EXPECTED_SHARE * self._jobs / (self._jobs + _FEW_JOBS)
+        return share * self._rate / seen * step_s / length_s, length_s, slack_s
 
     def _forget(self, now_s: float) -> None:
         kept = math.exp(-max(0.0, now_s - self._last_s) / MEMORY_S)
         self._rate = self._rate * kept
         self._work, self._length, self._slack = self._work * kept, self._length * kept, self._slack * kept
+        self._jobs *= kept
         self._last_s = max(self._last_s, now_s)
 
 

@@ -134,8 +134,8 @@ class Orchestrator:
         )
         self.book.set(job, now_s, "submitted", f"deadline {event.spec.deadline_s - now_s:.0f} s from now")
         self.book.plan(job, now_s)
-        self._line.submitted(job, now_s)
-        return [*self._leave_early(now_s), *self._start_if_due(job.id, now_s)]
+        leaving = self._leave_early(now_s) if self._line.submitted(job, now_s) else []
+        return [*leaving, *self._start_if_due(job.id, now_s)]
 
     def _on_cancelled(self, event: JobCancelled, now_s: float) -> list[Action]:
         job = self._job(event.job_id)
@@ -290,13 +290,15 @@ class Orchestrator:
     def _on_tick(self, _event: Tick, now_s: float) -> list[Action]:
         self.book.calendar.forget_before(now_s)
         actions: list[Action] = []
-        for job, attempt in self.book.live():
-            if attempt.state is AttemptState.PAUSING:
+        for job in self.book.due(now_s):
+            attempt = job.live_attempt
+            if attempt is not None and attempt.state is AttemptState.PAUSING:
                 actions += self._check_pause(job, attempt, now_s)
-            elif attempt.state is not AttemptState.STOPPING:
+            elif attempt is not None:
                 actions += self._check_plan(job, attempt, now_s)
-        self._line.replan(now_s)
-        return actions + self._leave_early(now_s) + self._start_waiting(now_s)
+        if self._line.replan(now_s):
+            actions += self._leave_early(now_s)
+        return actions + self._start_waiting(now_s)
 
     # -- starting, pausing, stopping -------------------------------------------------------------------------------
 
@@ -332,7 +334,7 @@ class Orchestrator:
         return actions
 
     def _start_waiting(self, now_s: float) -> list[Action]:
-        due = [j for j in self._line.waiting() if j.plan is not None and j.plan.start_s <= now_s + 1e-6]
+        due = [job for job in self.book.due(now_s) if job.live_attempt is None]
         due.sort(key=urgency)
         return [action for job in due for action in self._start_if_due(job.id, now_s)]
 

@@ -1,0 +1,73 @@
+"""Indices over the jobs of a book, so that a tick looks only at what is due and a start only at its node."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+
+from eco_ray.core.cluster import Resources
+
+_INSTANT_S = 1e-6
+
+
+class Agenda:
+    """When each job has to be looked at again. What is due stays due until it gets another time."""
+
+    def __init__(self) -> None:
+        self._due_s: dict[str, float] = {}
+        self._heap: list[tuple[float, int, str]] = []
+        self._order = itertools.count()
+        #: ids that are due, in a dictionary for its order
+        self._now: dict[str, None] = {}
+
+    def set(self, job_id: str, due_s: float | None) -> None:
+        """Look at a job at that time; None: not at all."""
+        if self._due_s.get(job_id) == due_s:
+            return
+        self._now.pop(job_id, None)
+        if due_s is None:
+            del self._due_s[job_id]
+            return
+        self._due_s[job_id] = due_s
+        heapq.heappush(self._heap, (due_s, next(self._order), job_id))
+
+    def due(self, now_s: float) -> list[str]:
+        """Ids of the jobs that are due, those due first in front."""
+        while self._heap and self._heap[0][0] <= now_s + _INSTANT_S:
+            due_s, _, job_id = heapq.heappop(self._heap)
+            if self._due_s.get(job_id) == due_s:  # else it got another time since
+                self._now[job_id] = None
+        return list(self._now)
+
+
+class Occupancy:
+    """Which jobs live on which node, and what they hold of it."""
+
+    def __init__(self) -> None:
+        self._node_of: dict[str, tuple[str, Resources]] = {}
+        self._on: dict[str, dict[str, None]] = {}
+        self._held: dict[str, Resources] = {}
+
+    def put(self, job_id: str, node: str | None, demand: Resources) -> None:
+        """A job lives on that node; None: nowhere."""
+        before = self._node_of.get(job_id)
+        if before == (None if node is None else (node, demand)):
+            return
+        if before is not None:
+            del self._node_of[job_id]
+            here = self._on[before[0]]
+            del here[job_id]
+            # from an empty node all of it is gone, to the last bit
+            self._held[before[0]] = self._held[before[0]] - before[1] if here else Resources()
+        if node is not None:
+            self._node_of[job_id] = node, demand
+            self._on.setdefault(node, {})[job_id] = None
+            self._held[node] = self._held.get(node, Resources()) + demand
+
+    def on(self, node: str) -> list[str]:
+        """Ids of the jobs that live on a node."""
+        return list(self._on.get(node, ()))
+
+    def held(self, node: str) -> Resources:
+        """What they hold together."""
+        return self._held.get(node, Resources())
