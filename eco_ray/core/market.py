@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 #: share of the recent demand that is expected to come again; more would put off real jobs for imagined ones
-EXPECTED_SHARE = 0.45
+EXPECTED_SHARE = 0.5
 #: from so few jobs half as much is concluded
-_FEW_JOBS = 10.0
+_FEW_JOBS = 3.0
 #: how far ahead jobs are expected [s]
 EXPECTED_AHEAD_S = 36 * 3600.0
 #: memory of the demand [s]

@@ -120,7 +120,7 @@ def test_what_came_lately_is_expected_again_in_part():
     held, length_s, slack_s = demand.expected(H, 24 * 20 * H)
     assert (length_s, slack_s) == (pytest.approx(4 * H), pytest.approx(10 * H))
     # 2 CPUs for 4 hours come every hour: 8 CPUs run at a time; while one job of an hour runs it holds 2
-    # some 24 jobs are remembered, so that 24 / (24 + 10) of the share is trusted
-    assert held[0] == pytest.approx(EXPECTED_SHARE * 2 * 24.5 / 34.5, rel=0.05)
+    # some 24 jobs are remembered, so that 24 / (24 + 3) of the share is trusted
+    assert held[0] == pytest.approx(EXPECTED_SHARE * 2 * 24.5 / 27.5, rel=0.05)
     later = demand.expected(H, (24 * 20) * H + 3 * MEMORY_S)[0]
     assert later[0] < held[0] / 15  # and is forgotten
