@@ -21,12 +21,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from eco_ray.core.alternatives import alternatives
 from eco_ray.core.clock import Clock
 from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.dry_run import dry_run
 from eco_ray.core.events import (
     Event,
-    ForecastArrived,
     ForeignUse,
     JobCancelled,
     JobSubmitted,
@@ -36,11 +35,8 @@ from eco_ray.core.events import (
     SuspendRequested,
     Tick,
 )
-from eco_ray.core.explain import describe_plan
-from eco_ray.core.jobs import Job, JobState, Reason
+from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.orchestrator import Orchestrator, OrchestratorConfig
-from eco_ray.core.planner import NoPlan, check_feasible, plan_job
-from eco_ray.core.policies import DAY_S
 from eco_ray.core.ports import GridSource, Store
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.job_file import JobFile
@@ -49,6 +45,7 @@ from eco_ray.on_ray.launcher import Launcher
 from eco_ray.on_ray.owners import RAY_JOB_PREFIX
 from eco_ray.on_ray.performer import Performer
 from eco_ray.on_ray.ray_jobs import RayJobs
+from eco_ray.on_ray.signals import Signals
 from eco_ray.on_ray.spool import Spool, from_json
 from eco_ray.on_ray.watcher import Watcher, report_event
 
@@ -91,7 +88,7 @@ class Controller:
     ) -> None:
         self.config = config
         self._store = store
-        self._grid = grid
+        self._signals = Signals(grid, config.horizon_s)
         self._launcher = launcher
         self._fleet = fleet
         self._accounts = Accounts(store, grid)
@@ -102,7 +99,6 @@ class Controller:
         self._models: dict[str, str] = {}
         #: of all jobs ever, so that owners of energy are recognised without a query
         self._job_ids: set[str] = set()
-        self._forecast_until_s = 0.0
         self._core = Orchestrator(config.home_zone, self.now_s(), config.orchestrator)
         self._watcher = Watcher(launcher, fleet, self._known, config.clock, self._post)
         self._performer = Performer(launcher, fleet, self._watcher, self._known, self._core.book.nodes, self._post)
@@ -122,18 +118,12 @@ class Controller:
     def plan(self, job: JobFile) -> dict[str, Any]:
         """When and where the job would run if it were submitted now; nothing is changed. Raises as `submit`."""
 
-        def dry_run() -> dict[str, Any]:
+        def ask() -> dict[str, Any]:
             now_s = self.now_s()
             spec = job.to_spec(now_s, self.config.clock.speed, self.config.default_max_delay_s)
-            book = self._core.book
-            check_feasible(spec, now_s, list(book.nodes.values()), book.config)
-            sketch = Job("plan", spec, JobState.QUEUED, Reason.PENDING_EVALUATION, "", submitted_s=now_s)
-            situation = book.situation(now_s)
-            found = plan_job(sketch, situation, book.config)
-            others = [] if isinstance(found, NoPlan) else alternatives(sketch, found, situation, book.config)
-            return describe_plan(sketch, found, now_s, book.config, others)
+            return dry_run(spec, self._core.book, now_s)
 
-        return self._ask(dry_run)
+        return self._ask(ask)
 
     def read_log(self, node_name: str, submission_id: str, offset: int, limit: int) -> tuple[int, bytes]:
         """Output of an attempt from its node; nothing where the node is gone."""
@@ -181,18 +171,7 @@ class Controller:
 
     def signal(self, zone: str) -> dict[str, Any] | None:
         """The intensity of a zone now: value, source, kind, nature; None: unknown."""
-        now_s = self.now_s()
-        try:
-            series = self._grid.actual(zone, now_s, now_s)
-            value = series.at(now_s)
-        except EcoRayError:
-            return None
-        return {
-            "intensity_g_per_kwh": value,
-            "source": series.source,
-            "kind": str(series.kind),
-            "nature": str(series.nature),
-        }
+        return self._signals.now(zone, self.now_s())
 
     def agent_report(self, node: str, batch: Mapping[str, Any]) -> int:
         """Store an agent's samples and take its attempts' reports; returns how many samples were new."""
@@ -381,7 +360,9 @@ class Controller:
                 cpus = max(0.0, amount.cpus - sum(d.cpus for d in ours))
                 gpus = max(0.0, amount.gpus - sum(d.gpus for d in ours))
                 self._handle(ForeignUse(name, Resources(round(cpus, 4), round(gpus, 4), 0.0)))
-        self._refresh_forecast(now_s)
+        news = self._signals.news({node.zone for node in self._known.values()}, now_s)
+        if news is not None:
+            self._handle(news)
         self._accounts.keep_series({node.zone for node in self._known.values()}, now_s)
 
     def _listed(self, ray_jobs: Mapping[str, Any]) -> None:
@@ -400,7 +381,7 @@ class Controller:
         self._known[node.name] = node
         self._fleet.agent(node)
         if node.zone not in self._core.book.forecast:
-            self._forecast_until_s = 0.0  # a zone that is new here: ask for its forecast now
+            self._signals.ask_again()
         self._handle(NodeJoined(node))
         facts = [
             {"name": n.name, "zone": n.zone, "pue": n.pue, "num_cpus": n.capacity.cpus, "power_source": n.power.source}
@@ -421,23 +402,6 @@ class Controller:
             self._ask(lambda: self._accounts.book(samples, self._known, directory))
             for sample in samples:
                 spool.drop(sample)
-
-    def _refresh_forecast(self, now_s: float) -> None:
-        """Ask for forecasts once per grid hour; a source that fails leaves the last one, until it has run out."""
-        if now_s < self._forecast_until_s:
-            return
-        self._forecast_until_s = (now_s // 3600.0 + 1) * 3600.0
-        series, past = {}, {}
-        for zone in sorted({node.zone for node in self._known.values()}):
-            try:
-                series[zone] = self._grid.forecast(zone, now_s, now_s + self.config.horizon_s + 3600.0)
-            except EcoRayError as error:
-                log.warning("no forecast for zone %s: %s", zone, error)
-            with contextlib.suppress(EcoRayError):  # only the policy `threshold` looks back; without a past it runs now
-                hour_s = now_s // 3600.0 * 3600.0
-                past[zone] = self._grid.actual(zone, hour_s - DAY_S, hour_s)
-        if series:
-            self._handle(ForecastArrived(series, past))
 
     def _packages(self) -> Path:
         return self.config.state_dir / "packages"
