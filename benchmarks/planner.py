@@ -75,9 +75,11 @@ def forecasts() -> bool:
         }
         for pauses, policies in PUBLISHED.items():
             for policy in policies:
-                case = setup(**words, interruptible=pauses)
+                case = setup(**words, policy=policy, interruptible=pauses)
                 theirs = simulate(case, policy).outcome
-                oracle = simulate(setup(**{**words, "forecast": "oracle"}, interruptible=pauses), policy).outcome
+                oracle = simulate(
+                    setup(**{**words, "forecast": "oracle"}, policy=policy, interruptible=pauses), policy
+                ).outcome
                 ours, wait_h = tuned(words, pauses, float(theirs.p95_delay_h or 0))
                 good = ours.outcome.carbon_g <= theirs.carbon_g
                 holds &= good

@@ -222,6 +222,7 @@ def real_forecasts(lengths_h: tuple[int, ...] = (1, 6, 12, 24)) -> Iterator[Row]
                 hours=8700.0,
                 resolution="1h",
                 forecast=forecast,
+                policy="threshold",  # so that the days before the start are read for it
             )
             case = replace(case, workload=hourly_jobs(np.arange(row["n"]), job_h, row["slack_h"]))
             for kind, policy in (("nonint", "lowest-window"), ("int", "wait-awhile")):

@@ -59,9 +59,9 @@ def policies_on_gaia() -> None:
     rows = []
     for policy in POLICIES:
         for knows in ("yes", "mean"):
-            case = setup(**GAIA, knows_duration=knows)
+            case = setup(**GAIA, policy=policy, knows_duration=knows)
             done = simulate(case, policy).outcome
-            costly = simulate(setup(**GAIA, knows_duration=knows, resume_cost="10m"), policy).outcome
+            costly = simulate(setup(**GAIA, policy=policy, knows_duration=knows, resume_cost="10m"), policy).outcome
             rows.append(
                 [
                     policy,

@@ -124,7 +124,7 @@ def threshold(
     interruptible: bool = True,
     quantile: float = THRESHOLD_QUANTILE,
 ) -> list[Span]:
-    """Run while the intensity is not above the quantile of the past 24 h, or once the wait is used up.
+    """Run while the intensity is under the quantile of the past 24 h, or once the wait is used up.
 
     The threshold policy of Ecovisor (ASPLOS'23) in a causal form. The outlook stands for what is read step by step; no
     step is looked at before it begins. Not interruptible: once started it runs to its end. Without a past it runs now.
@@ -132,6 +132,8 @@ def threshold(
     if not len(past_g_per_kwh):
         return run_now(length_s)
     limit = float(np.quantile(past_g_per_kwh, quantile))
+    if (past_g_per_kwh == past_g_per_kwh[0]).all():
+        limit = float(np.nextafter(limit, np.inf))  # nothing is under it, and there is nothing to wait for
     wait_s, left_s = max_wait_s, length_s
     spans: list[Span] = []
     edges = outlook.edges_s.tolist()
@@ -142,7 +144,7 @@ def threshold(
                 return []
             begin_s = end_s
         else:
-            begin_s = start_s if value <= limit or going else min(start_s + wait_s, end_s)
+            begin_s = start_s if value < limit or going else min(start_s + wait_s, end_s)
         wait_s -= begin_s - start_s
         stop_s = min(end_s, begin_s + left_s)
         if stop_s > begin_s:

@@ -188,7 +188,8 @@ PAST = np.array([40.0, 10.0, 30.0, 20.0])
 @pytest.mark.parametrize(
     ("values", "length_h", "wait_h", "expected", "in_one_piece"),
     [
-        ([25, 19, 10, 30, 30], 2, 3, [(1, 3)], [(1, 3)]),  # not above 19
+        ([25, 18.9, 10, 30, 30], 2, 3, [(1, 3)], [(1, 3)]),  # under 19
+        ([25, 19, 10, 30, 30], 1, 3, [(2, 3)], [(2, 3)]),  # at 19 is not under it
         ([25, 20, 30, 30, 30], 2, 1, [(1, 3)], [(1, 3)]),  # the wait is used up
         ([25, 10, 30, 30, 30], 2, 2, [(1, 2), (3, 4)], [(1, 3)]),  # an hour of the wait is used up in the middle
         ([25, 10, 30, 10, 30], 2, 9, [(1, 2), (3, 4)], [(1, 3)]),
@@ -209,6 +210,12 @@ def test_threshold(values, length_h, wait_h, expected, in_one_piece):
     for interruptible, spans in ((True, expected), (False, in_one_piece)):
         found = policies.threshold(ahead(values), length_h * H, wait_h * H, PAST, interruptible=interruptible)
         assert in_hours(found) == (spans or [])
+
+
+def test_threshold_after_a_flat_day_does_not_wait_for_less():
+    for value, expected in ((20.0, [(0, 1)]), (21.0, [(1, 2)])):
+        found = policies.threshold(ahead([value, 9.0]), H, H, np.full(24, 20.0))
+        assert in_hours(found) == expected
 
 
 def test_threshold_without_a_past_runs_now():
