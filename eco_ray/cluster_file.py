@@ -125,6 +125,13 @@ class NodeFile(Strict):
     pue: Amount = Field(default=1.0, ge=1, le=10)
     power: Power
 
+    def to_node(self) -> Node:
+        """The node with its power curve."""
+        from eco_ray.core.cluster import Node, Resources
+
+        capacity = Resources(float(self.num_cpus), float(self.num_gpus), self.memory_gb)
+        return Node(self.name, self.zone, capacity, self.power.to_curve(), self.pue)
+
 
 class Head(Strict):
     """The head node: Ray's own processes and our controller."""
@@ -242,18 +249,7 @@ class ClusterFile(Strict):
 
     def to_nodes(self) -> list[Node]:
         """The nodes with their power curves."""
-        from eco_ray.core.cluster import Node, Resources
-
-        return [
-            Node(
-                node.name,
-                node.zone,
-                Resources(float(node.num_cpus), float(node.num_gpus), node.memory_gb),
-                node.power.to_curve(),
-                node.pue,
-            )
-            for node in self.nodes
-        ]
+        return [node.to_node() for node in self.nodes]
 
 
 def load_cluster_file(path: str | Path, settings: Settings | None = None) -> ClusterFile:

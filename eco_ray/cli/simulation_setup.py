@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from eco_ray.errors import NotFoundError, UsageError
 
@@ -66,7 +66,7 @@ def make_setup(described: Scenario) -> Setup:
         resolution_s=resolution_s,
         watts_per_cpu=described.watts_per_cpu,
         capacity_cpus=(described.capacity_cpus,) * len(traces) if described.capacity_cpus is not None else None,
-        nodes=_nodes(described),
+        nodes=tuple(node.to_node() for node in described.nodes),
         interruptible=described.interruptible,
         published_quirks=described.published_quirks,
         resume_cost_s=int(described.resume_cost),
@@ -94,21 +94,6 @@ def _resolution_s(described: Scenario, file: CsvTrace, begin_s: float) -> int:
     if described.resolution is not None:
         return int(described.resolution)
     return math.gcd(_TICK_S, int(file.step_s), int(begin_s - file.start_s))
-
-
-def _nodes(described: Scenario) -> tuple[Any, ...]:
-    from eco_ray.core.cluster import Node, Resources
-
-    return tuple(
-        Node(
-            node.name,
-            node.zone,
-            Resources(float(node.num_cpus), float(node.num_gpus), node.memory_gb),
-            node.power.to_curve(),
-            node.pue,
-        )
-        for node in described.nodes
-    )
 
 
 def _workload(described: Scenario, clock_s: float, span_s: int) -> Workload:

@@ -156,7 +156,8 @@ def clear(
     watts = np.array([wish.watts for wish in wanted])
     overlap_s = np.minimum(edges_s[1:], latest_s[:, None]) - np.maximum(edges_s[:-1], earliest_s[:, None])
     room_s = np.minimum(np.maximum(overlap_s, 0.0), left_s[:, None])
-    grams_per_s = watts[:, :, None] * g_per_kwh / 3.6e6  # (J, P, T)
+    with np.errstate(invalid="ignore"):  # where it may not run, at 0 g/kWh: inf x 0 is as impossible as inf
+        grams_per_s = watts[:, :, None] * g_per_kwh / 3.6e6  # (J, P, T)
     possible = np.isfinite(grams_per_s) & (room_s > 1e-6)[:, None, :]
     job, pool, step = np.nonzero(possible)
     # of equal hours the earlier, and where it runs now: nobody waits, stops or moves for nothing

@@ -11,12 +11,13 @@ from numpy.typing import NDArray
 
 from eco_ray.core.decide import Question, Stretch, Window, decide, resumed, window
 from eco_ray.core.outlook import Outlook
+from eco_ray.core.policies import DAY_S
+from eco_ray.core.task import PlannerConfig
 from eco_ray.sim.foresight import Foresight, Known
 from eco_ray.sim.schedule import Row, Schedule
 from eco_ray.sim.trace import Trace
 from eco_ray.sim.workload import Workload
 
-DAY_S = 86_400
 #: policies that do not choose a zone: they run where the job would run anyway
 _AT_HOME = ("run-now", "threshold")
 #: true windows that differ by less are equal; forecasts that repeat a day are told apart as in the published figures
@@ -36,7 +37,7 @@ class Rules:
     #: what every start after the first takes before it works again [s]
     resume_cost_s: int = 0
     #: assumed where nothing is known of a length [s]
-    assumed_length_s: int = 3600
+    assumed_length_s: float = PlannerConfig().assumed_duration_s
     watts_per_cpu: float = 1.0
     #: time of the simulation's start on the clock of the trace file [s since epoch]
     clock_s: float = 0.0

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eco_ray.core.outlook import Outlook
+from eco_ray.core.policies import DAY_S
 from eco_ray.sim.trace import Trace
 
-DAY_S = 86_400
 HOUR_S = 3600
 
 Floats = NDArray[np.float64]

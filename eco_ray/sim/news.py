@@ -9,8 +9,9 @@ import numpy as np
 
 from eco_ray.core.events import ForecastArrived
 from eco_ray.core.intensity import IntensitySeries, SignalKind
+from eco_ray.core.policies import DAY_S
 from eco_ray.core.units import Nature
-from eco_ray.sim.foresight import DAY_S, Foresight, Known
+from eco_ray.sim.foresight import Foresight, Known
 from eco_ray.sim.trace import Trace
 
 #: how far ahead beliefs are told at least [s]
