@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import shlex
 import time
@@ -206,27 +207,23 @@ def _forecasts(given: tuple[str, ...]) -> dict[str, str]:
 def write_schedule(path: Path, setup: Setup, done: Simulated) -> None:
     """The contract: job_id,segment,zone,start,end,workers, whole-second ISO times in UTC."""
     from eco_ray.times import iso_utc
+    from eco_ray.whole_file import write_whole
 
     rows = done.schedule
     if rows is None:
         return
     ids, zones = setup.workload.ids, [trace.zone for trace in setup.traces]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["job_id", "segment", "zone", "start", "end", "workers"])
+    last, segment = -1, 0
+    columns = (rows.job, rows.zone, rows.start_s, rows.end_s, rows.workers)
+    for job, zone, start_s, end_s, workers in zip(*(column.tolist() for column in columns), strict=True):
+        segment = segment + 1 if job == last else 0
+        last = job
+        start, end = iso_utc(setup.begin_s + start_s), iso_utc(setup.begin_s + end_s)
+        writer.writerow([ids[job], segment, zones[zone], start, end, workers])
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["job_id", "segment", "zone", "start", "end", "workers"])
-            last, segment = -1, 0
-            for job, zone, start_s, end_s, workers in zip(
-                rows.job.tolist(),
-                rows.zone.tolist(),
-                rows.start_s.tolist(),
-                rows.end_s.tolist(),
-                rows.workers.tolist(),
-                strict=True,
-            ):
-                segment = segment + 1 if job == last else 0
-                last = job
-                start, end = iso_utc(setup.begin_s + start_s), iso_utc(setup.begin_s + end_s)
-                writer.writerow([ids[job], segment, zones[zone], start, end, workers])
+        write_whole(path, text.getvalue())
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}); give another --schedule") from error

@@ -7,7 +7,6 @@ kept intensity; html, figures and lanes make the page.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from eco_ray.core.ports import Store
 from eco_ray.report.check import check_report
 from eco_ray.report.document import build_report
 from eco_ray.report.html import render_html
+from eco_ray.whole_file import write_whole
 
 __all__ = ["write_report", "build_report", "render_html", "check_report"]
 
@@ -24,16 +24,6 @@ def write_report(store: Store, out_dir: Path | str, now_s: float) -> dict[str, A
     doc = build_report(store, now_s)
     folder = Path(out_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "report.html", render_html(doc))
-    _write(folder / "report.json", json.dumps(doc, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write_whole(folder / "report.html", render_html(doc))
+    write_whole(folder / "report.json", json.dumps(doc, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return doc
-
-
-def _write(path: Path, text: str) -> None:
-    """A reader sees the old file or the new one, never a half."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

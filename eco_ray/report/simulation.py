@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 
 from eco_ray import __version__
 from eco_ray.errors import UsageError
-from eco_ray.report import _write
 from eco_ray.report.simulation_figures import (
     BOUND,
     SIZES,
@@ -25,6 +24,7 @@ from eco_ray.report.simulation_figures import (
 )
 from eco_ray.report.simulation_time import shown_s, time_figure
 from eco_ray.report.words import CARBON, GAP, MINUS, Scale, clock_time, duration, grouped
+from eco_ray.whole_file import write_whole
 
 Floats = NDArray[np.float64]
 
@@ -67,10 +67,7 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
     """Write the page, whole or not at all. Raises UsageError where the path cannot be written."""
     text = render_comparison(comparison)
     try:
-        if path.exists() and not path.is_file():
-            path.write_text(text, encoding="utf-8")  # a device or a pipe is written to, never replaced
-        else:
-            _write(path, text)
+        write_whole(path, text)
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UsageError(f"{path}: the page cannot be written ({reason}); give another file with --html") from error

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_ray.core.outlook import S_PER_H
 from eco_ray.sim.trace import Trace
 from eco_ray.sim.workload import Workload
 
@@ -63,10 +62,6 @@ class Schedule:
             carbon[here] = trace.carbon(self.start_s[here], self.end_s[here])
         total: Floats = np.bincount(self.job, carbon * self.power_kw, minlength=jobs).astype(np.float64)
         return total
-
-    def energy_kwh(self) -> float:
-        """Energy of all stretches [kWh]."""
-        return float((self.power_kw * (self.end_s - self.start_s)).sum() / S_PER_H)
 
     def finish_s(self, jobs: int) -> Floats:
         """When each job was done [s]: shape (J,); -inf for a job that never ran."""
