@@ -137,7 +137,8 @@ def _run(setup: Setup, policy: str) -> tuple[dict[str, Any], Simulated]:
         "plan_changes_per_job": figures.plan_changes_per_job,
         "cpu_s": round(time.process_time(), 3),
         "decisions_per_s": round(done.decisions / max(deciding_s, 1e-6), 1),
-        "nature": "modelled",
+        "nature": str(setup.nature),
+        "source": setup.source,
     }
     return document, done
 
@@ -176,6 +177,8 @@ def _compare(setup: Setup, described: Scenario, html: Path, settings: Settings) 
     write_comparison(html, comparison)
     rows = [{key: document[key] for key in _COLUMNS} for document in documents]
     emit(settings, {"policies": documents, "html": str(html)}, table=rows)
+    if settings.output == "table":
+        click.echo(f"Carbon is {setup.nature}: {setup.source}.", err=True)
     click.echo(f"{html}", err=True)
 
 

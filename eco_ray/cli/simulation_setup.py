@@ -73,6 +73,7 @@ def make_setup(described: Scenario) -> Setup:
         min_run_s=int(described.min_run),
         min_saving_pct=described.min_saving_pct,
         utc_offset_s=int(file.utc_offset_s),
+        source=f"{described.intensity.name} x {_power(described)}",
     )
 
 
@@ -167,6 +168,13 @@ def _belief(described: Scenario, file: CsvTrace, trace: Trace, begin_s: float, e
     return foresight.issued(issued.issues_s - begin_s, issued.values, trace)
 
 
+def _power(described: Scenario) -> str:
+    if not described.nodes:
+        return f"{described.watts_per_cpu:g} W per CPU"
+    sources = dict.fromkeys(node.power.to_curve().source for node in described.nodes)
+    return f"the power curve of each node ({'; '.join(sources)})"
+
+
 #: what a policy is told, in words
 _KNOWS = {
     "yes": "the true length of every job",
@@ -203,7 +211,7 @@ def describe(described: Scenario, setup: Setup) -> dict[str, str]:
         "Longest wait": f"{human_duration(waits[0])} for jobs below {human_duration(short)}, "
         f"{human_duration(waits[1])} for the others, where the jobs file does not say",
         "Capacity": capacity,
-        "Power": "by the power curve of each node" if described.nodes else f"{described.watts_per_cpu:g} W per CPU",
+        "Power": _power(described),
         "Pauses": pauses,
         "Tick": human_duration(setup.resolution_s),
     }

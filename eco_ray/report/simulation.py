@@ -105,15 +105,15 @@ def render_comparison(comparison: Comparison) -> str:
         zones=list(comparison.zones),
         delays=delays,
         undelayed=[run.name for run, _ in asked if run.name != BOUND and not np.isfinite(run.delay_h).any()],
-        savings=[savings_figure(ranked, carbon, size) for size in SIZES],
+        savings=[savings_figure(ranked, carbon, _nature(runs), size) for size in SIZES],
         time=[time_figure(comparison, asked, size) for size in SIZES],
         delay=[delay_figure(delays, size) for size in SIZES] if delays else [],
     )
 
 
 def _nature(runs: Sequence[PolicyRun]) -> str:
-    """What the carbon of the page is: all of it is modelled, whoever runs the simulation."""
-    return str(next((run.figures["nature"] for run in runs), "modelled"))
+    """What the carbon of the page is: the same for all policies of one setup."""
+    return str(next((run.figures["nature"] for run in runs), "assumed"))
 
 
 def _headline(runs: Sequence[PolicyRun]) -> dict[str, Any] | None:

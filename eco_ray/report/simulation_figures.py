@@ -55,7 +55,7 @@ def classes_of(runs: Sequence[PolicyRun]) -> list[str]:
     return [fixed.get(run.name) or colours[run.name] for run in runs]
 
 
-def savings_figure(ranked: Sequence[Drawn], carbon: Scale, size: Size) -> Markup:
+def savings_figure(ranked: Sequence[Drawn], carbon: Scale, nature: str, size: Size) -> Markup:
     """A bar per policy, and the bound as the line that none can pass."""
     policies = [pair for pair in ranked if pair[0].name != BOUND]
     bound = next((settled_pct(run.figures["saved_pct"]) for run, _ in ranked if run.name == BOUND), None)
@@ -77,18 +77,18 @@ def savings_figure(ranked: Sequence[Drawn], carbon: Scale, size: Size) -> Markup
         body.append(_hatching(size))
         body.append(tag("rect", x=x(bound), y=top, width=right - x(bound), height=bottom - top, fill=fill))
     body += _upright(x, (low, high, step), top, bottom)
-    title = "saved, % of modelled carbon" if size.slim else "saved against run-now, % of the modelled carbon"
+    title = f"saved, % of {nature} carbon" if size.slim else f"saved against run-now, % of the {nature} carbon"
     body.append(letters(title, left, bottom + 37, "panel"))
     if not size.slim:
         body.append(letters("saved", percent_x, 14, "panel", "end"))
-        body.append(letters(f"{carbon.unit} CO₂e, modelled", size.width, 14, "panel", "end"))
+        body.append(letters(f"{carbon.unit} CO₂e, {nature}", size.width, 14, "panel", "end"))
     for i, ((run, css), value) in enumerate(zip(policies, saved, strict=True)):
         y = top + row * i + (row - bar) / 2 + 2
         base = y + bar / 2 + 4.5
         percent = f"{_signed(value, 1)}{GAP}%"
         name = fitted(run.name, left - 12, 13)
         width = max(1.5, abs(x(value) - x(0)))
-        told = f"{run.name}: {percent} saved against run-now; {carbon.co2e(run.figures['carbon_g'])} emitted, modelled"
+        told = f"{run.name}: {percent} saved against run-now; {carbon.co2e(run.figures['carbon_g'])} emitted, {nature}"
         rect = tag("rect", class_="bar", x=min(x(0), x(value)), y=y, width=width, height=bar, rx=2)
         body.append(tag("text", tag("title", run.name), name, class_="name small", x=0, y=base))
         body.append(tag("g", tag("title", told), rect, class_=f"tip {css}"))

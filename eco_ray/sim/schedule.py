@@ -79,7 +79,7 @@ class Schedule:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The figures of one policy on one workload. Carbon is `modelled`: watts per CPU times a trace."""
+    """The figures of one policy on one workload. Carbon is power times a trace: no better than what the power is."""
 
     policy: str
     #: jobs of the workload, with those that were truncated

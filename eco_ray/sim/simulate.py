@@ -62,7 +62,14 @@ class Setup:
     min_saving_pct: float = 0.0
     #: how the trace's clock differs from UTC [s]
     utc_offset_s: int = 0
+    #: where intensity and power come from, for people to follow up
+    source: str = ""
     keep_log: bool = False
+
+    @property
+    def nature(self) -> Nature:
+        """Of every energy and carbon figure: watts per CPU are assumed, power curves say for themselves."""
+        return Nature.weakest([Nature.MODELLED, *(node.power.nature for node in self.nodes or _nodes(self))])
 
 
 @dataclass(frozen=True, slots=True)

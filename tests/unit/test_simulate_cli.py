@@ -31,6 +31,7 @@ KEYS = [
     "cpu_s",
     "decisions_per_s",
     "nature",
+    "source",
 ]
 #: g/kWh by the hour: DE is cleanest from 5 to 7, FR from 2 to 3
 DE = [300, 280, 260, 220, 150, 90, 80, 120, 200, 250, 300, 320]
@@ -119,8 +120,9 @@ def test_the_keys_of_the_contract_and_the_figures_by_hand(files):
         "truncated": 0,
         "missed_deadlines": 0,
         "resumes": 0,
-        "nature": "modelled",
+        "nature": "assumed",
     }
+    assert found["source"] == "ci.csv x 1 W per CPU"
     assert found["plan_changes_per_job"] == 0
     assert found["cpu_s"] > 0
     assert found["decisions_per_s"] > 0
@@ -158,6 +160,23 @@ def test_the_schedule(files, tmp_path):
         "train,0,DE,2020-06-01T05:00:00Z,2020-06-01T07:00:00Z,1\n"
         "tune,0,DE,2020-06-01T06:00:00Z,2020-06-01T07:00:00Z,1\n"
     )
+
+
+def test_a_full_disk_is_told_and_the_old_schedule_stays(files, tmp_path):
+    assert "No space left on device" in refused(schedule="/dev/full")
+    old = tmp_path / "s.csv"
+    old.write_text("old\n")
+    # a limit on the size of files stands for a disk that fills up while the file is written
+    words = [str(sys.executable), "-m", "eco_ray.cli.main", *command(schedule=old)]
+    small = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20, 20)); "
+        "os.environ['PYTHONDONTWRITEBYTECODE'] = '1'; os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    done = subprocess.run([sys.executable, "-c", small, *words], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cannot be written (File too large); give another --schedule" in done.stderr
+    assert old.read_text() == "old\n"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ci.csv", "jobs.csv", "s.csv"]
 
 
 def test_segments_zones_and_workers_in_the_schedule(files, tmp_path):
@@ -320,7 +339,11 @@ def test_a_scenario_gives_the_same_as_its_options(files, tmp_path):
 def test_nodes_that_draw_a_watt_per_cpu_are_a_capacity(files, policy):
     files("s.yaml", [*SCENARIO, *NODES])
     with_nodes = figures("s.yaml", **{**WITHOUT, "policy": policy})
-    assert same(with_nodes, figures(policy=policy, zones="DE,FR", max_delay_long="5h", capacity_cpus=4))
+    by_options = figures(policy=policy, zones="DE,FR", max_delay_long="5h", capacity_cpus=4)
+    assert (by_options.pop("nature"), with_nodes.pop("nature")) == ("assumed", "modelled")
+    assert with_nodes.pop("source").startswith("ci.csv x the power curve of each node (")
+    assert by_options.pop("source") == "ci.csv x 1 W per CPU"
+    assert same(with_nodes, by_options)
 
 
 def test_nodes_have_power_curves_and_a_pue(files):
