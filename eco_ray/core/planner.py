@@ -75,13 +75,16 @@ def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | No
             f"no node in {', '.join(spec.zones) or 'any zone'} is there with {spec.demand}; it starts when one joins",
         )
     task = Task.of(job, situation, nodes, config)
-    slots = math.floor(min(spec.deadline_s, task.begin_s + config.horizon_s) / task.slot_s + 1e-6) - task.first
+    latest_s = min(spec.deadline_s, task.begin_s + config.horizon_s)
+    slots = math.ceil(latest_s / task.slot_s - 1e-6) - task.first
     shown = max(slots, task.work_at_once)
     free = situation.fits(nodes, spec, task.first, shown)
     intensity = task.intensity(situation, shown)
     segments = _published(task, situation, config, intensity, free)
     if segments is None:
         runs = _runs(task, situation, slots, intensity, free)
+        if runs and task.segments(runs)[-1].end_s > latest_s + INSTANT_S:  # the last slot is not whole
+            runs = _runs(task, situation, slots - 1, intensity, free)
         if runs is None:
             return NoPlan(
                 Reason.WAITING_FOR_CAPACITY,

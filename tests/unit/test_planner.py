@@ -352,3 +352,13 @@ def test_what_is_over_of_a_plan_is_not_counted_again():
     assert segments_g(segments, a_spec(), situation) == pytest.approx(0.1 * 0.5 * 300)
     assert segments_g([Segment("gone", "DE", T0, T0 + HOUR_S)], a_spec(), situation) is None
     assert segments_g([Segment("de-1", "DE", T0, T0 + 4 * HOUR_S)], a_spec(), situation) is None
+
+
+@pytest.mark.parametrize("allow", [True, False])
+def test_the_last_slot_before_the_deadline_counts_as_far_as_it_goes(allow):
+    """The clean hour begins 10 min before the deadline: a job of 6 min fits in there, one of 11 min does not."""
+    for minutes, start_h in ((6, 3.0), (11, 0.0)):
+        spec = a_spec(hours=minutes / 60, deadline_h=3 + 1 / 6, suspend=SuspendRule(allow=allow, min_run_s=HOUR_S))
+        found = plan_job(a_job(spec), a_situation(hourly("DE", 300, 300, 300, 100)), CONFIG)
+        assert found.start_s == T0 + start_h * HOUR_S
+        assert found.end_s <= spec.deadline_s
