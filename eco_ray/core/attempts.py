@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eco_ray.core.events import AttemptExited
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Reason
@@ -48,6 +48,11 @@ def exit_verdict(  # noqa: PLR0911 - one return per line of the table
     if event.outcome in ("lost", "refused"):
         return _lost(job, attempt, event, max_losses)
     return _failed(job, code, event.message)
+
+
+def with_attempt(job: Job, attempt: Attempt) -> Job:
+    """The job with its last attempt replaced."""
+    return replace(job, attempts=(*job.attempts[:-1], attempt))
 
 
 def kept_work(job: Job, ended: Attempt) -> tuple[float, float | None]:

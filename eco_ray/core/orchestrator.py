@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eco_ray.core.actions import Action, AskToCheckpoint, CleanUp, StartAttempt, StopAttempt
-from eco_ray.core.attempts import exit_verdict, kept_work
+from eco_ray.core.attempts import exit_verdict, kept_work, with_attempt
 from eco_ray.core.book import Book
 from eco_ray.core.cluster import Resources
 from eco_ray.core.decide import decided_once
@@ -31,9 +31,9 @@ from eco_ray.core.events import (
     SuspendRequested,
     Tick,
 )
-from eco_ray.core.explain import plan_message
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Reason
-from eco_ray.core.line import Line, urgency
+from eco_ray.core.line import Line
+from eco_ray.core.moves import Moves
 from eco_ray.core.planner import PlannerConfig, check_feasible
 from eco_ray.errors import NotFoundError, UsageError
 
@@ -73,6 +73,7 @@ class Orchestrator:
         self.take_changes = self.book.take_changes
         limits = self.config.replan_limit, self.config.replan_gain_pct, self.config.market_limit
         self._line = Line(self.book, now_s, *limits)
+        self._moves = Moves(self.book, self._line, self.config.pause_timeout_s)
         self._handlers: dict[type, Callable[[Any, float], list[Action]]] = {
             JobSubmitted: self._on_submitted,
             JobCancelled: self._on_cancelled,
@@ -134,8 +135,8 @@ class Orchestrator:
         )
         self.book.set(job, now_s, "submitted", f"deadline {event.spec.deadline_s - now_s:.0f} s from now")
         self.book.plan(job, now_s)
-        leaving = self._leave_early(now_s) if self._line.submitted(job, now_s) else []
-        return [*leaving, *self._start_if_due(job.id, now_s)]
+        leaving = self._moves.leave_early(now_s) if self._line.submitted(job, now_s) else []
+        return [*leaving, *self._moves.start_if_due(job.id, now_s)]
 
     def _on_cancelled(self, event: JobCancelled, now_s: float) -> list[Action]:
         job = self._job(event.job_id)
@@ -145,7 +146,7 @@ class Orchestrator:
             return []
         if job.cancelling:
             return []
-        return self._stop(replace(job, cancelling=True), "is being cancelled", now_s)
+        return self._moves.stop(replace(job, cancelling=True), "is being cancelled", now_s)
 
     def _on_suspend(self, event: SuspendRequested, now_s: float) -> list[Action]:
         job = self._job(event.job_id)
@@ -159,9 +160,9 @@ class Orchestrator:
             return []
         message = "is asked to pause by request"
         if attempt.state is AttemptState.RUNNING:
-            return self._ask_to_pause(job, message, now_s)
+            return self._moves.ask_to_pause(job, message, now_s)
         if attempt.state is AttemptState.LAUNCHING:
-            return self._stop(job, "is stopped by request, before it ran", now_s)
+            return self._moves.stop(job, "is stopped by request, before it ran", now_s)
         self.book.set(replace(job, message=message), now_s)  # it is already on its way out
         return []
 
@@ -174,7 +175,7 @@ class Orchestrator:
         self.book.set(replace(job, held=False), now_s)
         if job.live_attempt is None:
             self.book.plan(self.book.jobs[job.id], now_s)
-        return self._start_if_due(job.id, now_s)
+        return self._moves.start_if_due(job.id, now_s)
 
     # -- what attempts report --------------------------------------------------------------------------------------
 
@@ -187,7 +188,7 @@ class Orchestrator:
         state = AttemptState.RUNNING if launching else attempt.state
         started = replace(attempt, state=state, started_s=event.started_s or now_s)
         job = replace(
-            self._with_attempt(job, started),
+            with_attempt(job, started),
             state=JobState.RUNNING,
             reason=Reason.RUNNING,
             message=f"runs on {attempt.node} in {attempt.zone} (attempt {attempt.number})"
@@ -208,7 +209,7 @@ class Orchestrator:
             checkpoint_s=event.checkpoint_s if event.checkpoint_s is not None else attempt.checkpoint_s,
         )
         job = replace(
-            self._with_attempt(job, attempt),
+            with_attempt(job, attempt),
             progress=event.done if event.done is not None else job.progress,
             metrics={**job.metrics, **event.metrics},
             has_checkpoint=job.has_checkpoint or event.checkpoint_s is not None,
@@ -233,7 +234,7 @@ class Orchestrator:
         keeps_plan = ended.state is AttemptState.PAUSED and decided_once(job.spec.policy) and not job.held
         ahead = job.plan if keeps_plan and job.plan is not None and job.plan.start_s >= now_s else None
         job = replace(
-            self._with_attempt(job, ended),
+            with_attempt(job, ended),
             plan=ahead,
             productive_s=productive_s,
             progress=progress,
@@ -247,7 +248,7 @@ class Orchestrator:
             if verdict.job_state is JobState.SUCCEEDED and job.state is not JobState.RUNNING:
                 self.book.set(replace(job, state=JobState.RUNNING), now_s)  # as the table of states has it
             self._end(job, verdict.job_state, verdict.reason, verdict.message, now_s)
-            return [clean_up, *self._start_waiting(now_s)]
+            return [clean_up, *self._moves.start_waiting(now_s)]
         state, reason, message = verdict.job_state, verdict.reason, verdict.message
         if job.held:
             state, reason, message = JobState.SUSPENDED, Reason.SUSPENDED, HELD
@@ -256,7 +257,7 @@ class Orchestrator:
         self.book.set(job, now_s, kind, f"attempt {attempt.number}: {verdict.message}")
         if not job.held and ahead is None:
             self.book.plan(job, now_s)
-        return [clean_up, *self._start_waiting(now_s)]
+        return [clean_up, *self._moves.start_waiting(now_s)]
 
     # -- the world -------------------------------------------------------------------------------------------------
 
@@ -277,9 +278,9 @@ class Orchestrator:
         for job in list(self.book.jobs.values()):
             planned_there = job.plan is not None and any(s.node == event.name for s in job.plan.segments)
             if planned_there and job.live_attempt is None:  # planned again at the next ticks: they may be thousands
-                self._to_line(job, f"had its place on {event.name}, which is gone; it gets another one", now_s)
+                self._moves.to_line(job, f"had its place on {event.name}, which is gone; it gets another one", now_s)
         self._line.changed()
-        return self._start_waiting(now_s)
+        return self._moves.start_waiting(now_s)
 
     def _on_foreign_use(self, event: ForeignUse, _now_s: float) -> list[Action]:
         if self.book.foreign.get(event.node, Resources()) != event.held:
@@ -293,109 +294,12 @@ class Orchestrator:
         for job in self.book.due(now_s):
             attempt = job.live_attempt
             if attempt is not None and attempt.state is AttemptState.PAUSING:
-                actions += self._check_pause(job, attempt, now_s)
+                actions += self._moves.check_pause(job, attempt, now_s)
             elif attempt is not None:
-                actions += self._check_plan(job, attempt, now_s)
+                actions += self._moves.check_plan(job, attempt, now_s)
         if self._line.replan(now_s):
-            actions += self._leave_early(now_s)
-        return actions + self._start_waiting(now_s)
-
-    # -- starting, pausing, stopping -------------------------------------------------------------------------------
-
-    def _check_plan(self, job: Job, attempt: Attempt, now_s: float) -> list[Action]:
-        """At the end of a planned stretch: go on, or pause for the next one."""
-        if job.plan is not None and now_s < job.plan.segments[0].end_s:
-            return []
-        if attempt.state is AttemptState.LAUNCHING or attempt.node not in self.book.nodes:
-            self.book.hold_node(job, attempt, now_s)  # it cannot pause; its start or its loss will be reported
-            return []
-        if job.plan is not None and len(job.plan.segments) > 1 and decided_once(job.spec.policy):
-            job = self.book.next_segment(job, now_s)
-        else:
-            job = self.book.plan(job, now_s)
-        ahead = job.plan.segments[0] if job.plan else None
-        if ahead is None or (ahead.node == attempt.node and ahead.start_s <= now_s):
-            if ahead is None or ahead.end_s <= now_s + 1.0:  # nobody knows how long it still takes
-                self.book.hold_node(job, attempt, now_s)
-            return []
-        _, message = plan_message(job, job.plan, now_s, self.config.planner) if job.plan else ("", "")
-        return self._ask_to_pause(job, f"pauses: {message}", now_s)
-
-    def _leave_early(self, now_s: float) -> list[Action]:
-        """Ask those to pause whose place was given to another job before their stretch was over."""
-        actions: list[Action] = []
-        for job, attempt in self.book.live():
-            ahead = job.plan.segments[0] if job.plan else None
-            if attempt.state is not AttemptState.RUNNING or ahead is None or attempt.node not in self.book.nodes:
-                continue  # what is lost will be reported
-            if ahead.start_s > now_s + 1e-6 or ahead.node != attempt.node:
-                _, message = plan_message(job, job.plan, now_s, self.config.planner) if job.plan else ("", "")
-                actions += self._ask_to_pause(job, f"pauses: {message}", now_s)
-        return actions
-
-    def _start_waiting(self, now_s: float) -> list[Action]:
-        due = [job for job in self.book.due(now_s) if job.live_attempt is None]
-        due.sort(key=urgency)
-        return [action for job in due for action in self._start_if_due(job.id, now_s)]
-
-    def _start_if_due(self, job_id: str, now_s: float) -> list[Action]:
-        job = self.book.jobs[job_id]
-        if job.held or job.plan is None or job.live_attempt is not None or job.plan.start_s > now_s + 1e-6:
-            return []
-        segment = job.plan.segments[0]
-        node = self.book.nodes.get(segment.node)
-        free = node is not None and job.spec.demand.fits_in(self.book.free(node))
-        if node is not None and not free and self.book.is_leaving(node, now_s, 2 * self.config.pause_timeout_s):
-            return []  # whoever holds the place is on its way out
-        if node is None or not job.spec.demand.fits_in(self.book.free(node)):
-            # what was promised is not there (an overrun, or others' work): look for the next best place
-            self._to_line(job, f"waits for {job.spec.demand} on {segment.node}, which others still hold", now_s)
-            return []
-        number = len(job.attempts) + 1
-        attempt = Attempt(number, f"{job.id}-a{number}", node.name, node.zone, AttemptState.LAUNCHING, now_s)
-        message = f"is being launched on {node.name} in {node.zone} (attempt {number})"
-        job = replace(job, attempts=(*job.attempts, attempt), message=message)
-        self.book.set(job, now_s, "launching", f"attempt {number} on {node.name} in {node.zone}")
-        return [StartAttempt(job, attempt)]
-
-    def _to_line(self, job: Job, message: str, now_s: float) -> None:
-        """Take a job's plan away, until its turn to be planned again."""
-        self.book.set(replace(job, plan=None, reason=Reason.WAITING_FOR_CAPACITY, message=message), now_s)
-        self._line.changed()
-
-    def _ask_to_pause(self, job: Job, message: str, now_s: float) -> list[Action]:
-        attempt = job.live_attempt
-        if attempt is None:
-            return []
-        attempt = replace(attempt, state=AttemptState.PAUSING, pause_asked_s=now_s)
-        self.book.set(replace(self._with_attempt(job, attempt), message=message), now_s, "pausing", message)
-        return [AskToCheckpoint(job.id, attempt)]
-
-    def _check_pause(self, job: Job, attempt: Attempt, now_s: float) -> list[Action]:
-        waited_s = now_s - (attempt.pause_asked_s or now_s)
-        limit_s = self.config.pause_timeout_s
-        if waited_s < limit_s:
-            return []
-        if job.held:
-            message = f"did not pause within {limit_s:.0f} s; it is stopped and will go on from its last checkpoint"
-            return self._stop(job, message, now_s)
-        message = (
-            f"runs on: it ignored a pause request for {waited_s:.0f} s (limit {limit_s:.0f} s); it will not be asked "
-            "again. Open eco_ray.train.session in it to make it suspendable, or set carbon.suspend.allow: false"
-        )
-        running = replace(attempt, state=AttemptState.RUNNING)
-        job = replace(self._with_attempt(job, running), pausable=False, message=message)
-        self.book.set(job, now_s, "pause-ignored", message)
-        self.book.plan(job, now_s)
-        return []
-
-    def _stop(self, job: Job, message: str, now_s: float) -> list[Action]:
-        attempt = job.live_attempt
-        if attempt is None:
-            return []
-        attempt = replace(attempt, state=AttemptState.STOPPING, pause_asked_s=now_s)
-        self.book.set(replace(self._with_attempt(job, attempt), message=message), now_s, "stopping", message)
-        return [StopAttempt(job.id, attempt)]
+            actions += self._moves.leave_early(now_s)
+        return actions + self._moves.start_waiting(now_s)
 
     # -- records ---------------------------------------------------------------------------------------------------
 
@@ -410,10 +314,6 @@ class Orchestrator:
         job = self.book.jobs.get(job_id)
         attempt = job.live_attempt if job else None
         return (job, attempt) if job and attempt and attempt.number == number else None
-
-    @staticmethod
-    def _with_attempt(job: Job, attempt: Attempt) -> Job:
-        return replace(job, attempts=(*job.attempts[:-1], attempt))
 
     def _end(self, job: Job, state: JobState, reason: Reason, message: str, now_s: float) -> None:
         job = replace(job, state=state, reason=reason, message=message, plan=None, finished_s=now_s, held=False)

@@ -1,0 +1,125 @@
+"""Starting, pausing and stopping attempts: what the plans in the book ask for at a moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from eco_ray.core.actions import Action, AskToCheckpoint, StartAttempt, StopAttempt
+from eco_ray.core.attempts import with_attempt
+from eco_ray.core.book import Book
+from eco_ray.core.decide import decided_once
+from eco_ray.core.explain import plan_message
+from eco_ray.core.jobs import Attempt, AttemptState, Job, Reason
+from eco_ray.core.line import Line, urgency
+
+
+class Moves:
+    """Each method writes down what it decides, and returns the actions for it."""
+
+    def __init__(self, book: Book, line: Line, pause_timeout_s: float) -> None:
+        self._book = book
+        self._line = line
+        #: how long an attempt may take to write its checkpoint and leave [s]
+        self._pause_timeout_s = pause_timeout_s
+
+    def check_plan(self, job: Job, attempt: Attempt, now_s: float) -> list[Action]:
+        """At the end of a planned stretch: go on, or pause for the next one."""
+        if job.plan is not None and now_s < job.plan.segments[0].end_s:
+            return []
+        if attempt.state is AttemptState.LAUNCHING or attempt.node not in self._book.nodes:
+            self._book.hold_node(job, attempt, now_s)  # it cannot pause; its start or its loss will be reported
+            return []
+        if job.plan is not None and len(job.plan.segments) > 1 and decided_once(job.spec.policy):
+            job = self._book.next_segment(job, now_s)
+        else:
+            job = self._book.plan(job, now_s)
+        ahead = job.plan.segments[0] if job.plan else None
+        if ahead is None or (ahead.node == attempt.node and ahead.start_s <= now_s):
+            if ahead is None or ahead.end_s <= now_s + 1.0:  # nobody knows how long it still takes
+                self._book.hold_node(job, attempt, now_s)
+            return []
+        return self._pause_for_plan(job, now_s)
+
+    def leave_early(self, now_s: float) -> list[Action]:
+        """Ask those to pause whose place was given to another job before their stretch was over."""
+        actions: list[Action] = []
+        for job, attempt in self._book.live():
+            ahead = job.plan.segments[0] if job.plan else None
+            if attempt.state is not AttemptState.RUNNING or ahead is None or attempt.node not in self._book.nodes:
+                continue  # what is lost will be reported
+            if ahead.start_s > now_s + 1e-6 or ahead.node != attempt.node:
+                actions += self._pause_for_plan(job, now_s)
+        return actions
+
+    def start_waiting(self, now_s: float) -> list[Action]:
+        """Start the jobs whose time has come, the most urgent first."""
+        due = [job for job in self._book.due(now_s) if job.live_attempt is None]
+        due.sort(key=urgency)
+        return [action for job in due for action in self.start_if_due(job.id, now_s)]
+
+    def start_if_due(self, job_id: str, now_s: float) -> list[Action]:
+        """Start a job if its time has come and its place is free; else it waits, or gets another place."""
+        job = self._book.jobs[job_id]
+        if job.held or job.plan is None or job.live_attempt is not None or job.plan.start_s > now_s + 1e-6:
+            return []
+        segment = job.plan.segments[0]
+        node = self._book.nodes.get(segment.node)
+        free = node is not None and job.spec.demand.fits_in(self._book.free(node))
+        if node is not None and not free and self._book.is_leaving(node, now_s, 2 * self._pause_timeout_s):
+            return []  # whoever holds the place is on its way out
+        if node is None or not job.spec.demand.fits_in(self._book.free(node)):
+            # what was promised is not there (an overrun, or others' work): look for the next best place
+            self.to_line(job, f"waits for {job.spec.demand} on {segment.node}, which others still hold", now_s)
+            return []
+        number = len(job.attempts) + 1
+        attempt = Attempt(number, f"{job.id}-a{number}", node.name, node.zone, AttemptState.LAUNCHING, now_s)
+        message = f"is being launched on {node.name} in {node.zone} (attempt {number})"
+        job = replace(job, attempts=(*job.attempts, attempt), message=message)
+        self._book.set(job, now_s, "launching", f"attempt {number} on {node.name} in {node.zone}")
+        return [StartAttempt(job, attempt)]
+
+    def to_line(self, job: Job, message: str, now_s: float) -> None:
+        """Take a job's plan away, until its turn to be planned again."""
+        self._book.set(replace(job, plan=None, reason=Reason.WAITING_FOR_CAPACITY, message=message), now_s)
+        self._line.changed()
+
+    def ask_to_pause(self, job: Job, message: str, now_s: float) -> list[Action]:
+        """Ask a job to write a checkpoint and leave."""
+        attempt = job.live_attempt
+        if attempt is None:
+            return []
+        attempt = replace(attempt, state=AttemptState.PAUSING, pause_asked_s=now_s)
+        self._book.set(replace(with_attempt(job, attempt), message=message), now_s, "pausing", message)
+        return [AskToCheckpoint(job.id, attempt)]
+
+    def check_pause(self, job: Job, attempt: Attempt, now_s: float) -> list[Action]:
+        """A job that does not leave in time runs on, and is not asked again; one that a person holds is stopped."""
+        waited_s = now_s - (attempt.pause_asked_s or now_s)
+        limit_s = self._pause_timeout_s
+        if waited_s < limit_s:
+            return []
+        if job.held:
+            message = f"did not pause within {limit_s:.0f} s; it is stopped and will go on from its last checkpoint"
+            return self.stop(job, message, now_s)
+        message = (
+            f"runs on: it ignored a pause request for {waited_s:.0f} s (limit {limit_s:.0f} s); it will not be asked "
+            "again. Open eco_ray.train.session in it to make it suspendable, or set carbon.suspend.allow: false"
+        )
+        running = replace(attempt, state=AttemptState.RUNNING)
+        job = replace(with_attempt(job, running), pausable=False, message=message)
+        self._book.set(job, now_s, "pause-ignored", message)
+        self._book.plan(job, now_s)
+        return []
+
+    def stop(self, job: Job, message: str, now_s: float) -> list[Action]:
+        """End its attempt by force."""
+        attempt = job.live_attempt
+        if attempt is None:
+            return []
+        attempt = replace(attempt, state=AttemptState.STOPPING, pause_asked_s=now_s)
+        self._book.set(replace(with_attempt(job, attempt), message=message), now_s, "stopping", message)
+        return [StopAttempt(job.id, attempt)]
+
+    def _pause_for_plan(self, job: Job, now_s: float) -> list[Action]:
+        _, message = plan_message(job, job.plan, now_s, self._book.config) if job.plan else ("", "")
+        return self.ask_to_pause(job, f"pauses: {message}", now_s)
