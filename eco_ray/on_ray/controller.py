@@ -43,6 +43,7 @@ from eco_ray.job_file import JobFile
 from eco_ray.on_ray.accounts import Accounts, Directory
 from eco_ray.on_ray.launcher import Launcher
 from eco_ray.on_ray.owners import RAY_JOB_PREFIX
+from eco_ray.on_ray.package import Packages
 from eco_ray.on_ray.performer import Performer
 from eco_ray.on_ray.ray_jobs import RayJobs
 from eco_ray.on_ray.signals import Signals
@@ -89,6 +90,7 @@ class Controller:
         self.config = config
         self._store = store
         self._signals = Signals(grid, config.horizon_s)
+        self._packages = Packages(config.state_dir)
         self._launcher = launcher
         self._fleet = fleet
         self._accounts = Accounts(store, grid)
@@ -147,14 +149,11 @@ class Controller:
 
     def has_package(self, name: str) -> bool:
         """Whether a snapshot is already here."""
-        return (self._packages() / Path(name).name).exists()
+        return self._packages.has(name)
 
     def put_package(self, name: str, content: bytes) -> None:
         """Keep the snapshot of a work directory; its name is the hash of its content."""
-        path = self._packages() / Path(name).name
-        part = path.with_suffix(".part")
-        part.write_bytes(content)
-        part.replace(path)
+        self._packages.put(name, content)
 
     def put_model(self, app: str, reference: str) -> None:
         """Account the replicas of a Serve application to a model `name:version`."""
@@ -218,7 +217,6 @@ class Controller:
     # -- the brain ---------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._packages().mkdir(parents=True, exist_ok=True, mode=0o700)
         self._models = dict(self._store.get_meta("models") or {})
         self._job_ids = {row.id for row in self._store.list_jobs()}
         actions = self._core.restore(self._store.load_jobs(_OPEN))
@@ -402,6 +400,3 @@ class Controller:
             self._ask(lambda: self._accounts.book(samples, self._known, directory))
             for sample in samples:
                 spool.drop(sample)
-
-    def _packages(self) -> Path:
-        return self.config.state_dir / "packages"

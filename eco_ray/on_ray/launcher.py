@@ -12,6 +12,7 @@ from typing import Any
 
 from eco_ray.core.jobs import Attempt, Job
 from eco_ray.errors import EcoRayError, UnreachableError
+from eco_ray.on_ray.package import Packages
 
 #: shell syntax that `exec` in front of would change the meaning of
 _SHELL_SYNTAX = re.compile(r"[;&|<>()`$*?{}\n!#~]|^\s*\w+=")
@@ -99,7 +100,7 @@ class Launcher:
             "ECO_RAY_CHECKPOINT_DIR": str(checkpoints),
         }
         if job.spec.package:
-            runtime_env["working_dir"] = str(self._state_dir / "packages" / job.spec.package)
+            runtime_env["working_dir"] = str(Packages(self._state_dir).path(job.spec.package))
         demand = job.spec.demand
         try:
             self.client.submit_job(

@@ -16,6 +16,28 @@ _SKIPPED = {".git", ".venv", "venv", "__pycache__", "node_modules", ".mypy_cache
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
+class Packages:
+    """The snapshots that a cluster keeps, in its state directory."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._folder = state_dir / "packages"
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def path(self, name: str) -> Path:
+        """Where a snapshot is; of a name that holds folders only the last part counts."""
+        return self._folder / Path(name).name
+
+    def has(self, name: str) -> bool:
+        """Whether it is there."""
+        return self.path(name).exists()
+
+    def put(self, name: str, content: bytes) -> None:
+        """Keep a snapshot, whole or not at all; its name is the hash of its content."""
+        part = self.path(name).with_suffix(".part")
+        part.write_bytes(content)
+        part.replace(self.path(name))
+
+
 def make_package(folder: Path, limit_mb: float) -> tuple[str, bytes]:
     """Zip a folder without what git ignores: (name made of its hash, content). Raises UsageError when too large."""
     if not folder.is_dir():
