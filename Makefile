@@ -41,11 +41,12 @@ unit: install ## Unit tests only: no Ray, seconds
 	$(BIN)/python -m pytest tests/unit
 
 test: lint unit ## Lint, then all tests except the slow ones
-	$(BIN)/python -m pytest tests/contract tests/reference -m "not slow"
+	$(BIN)/python -m pytest tests/contract tests/reference tests/gpu -m "not slow"
 	$(BIN)/python -m pytest tests/ray tests/e2e -m "not slow"
 
-test-all: test ## The same, then the long fault and soak tests
+test-all: test ## The same, then the long tests and a soak of three minutes
 	$(BIN)/python -m pytest tests -m slow
+	$(BIN)/python benchmarks/soak.py --minutes 3 --no-save
 
 bench: install ## Run the scripts in benchmarks/, one after the other
 	@set -e; for script in $$(grep -l __main__ benchmarks/*.py); do \

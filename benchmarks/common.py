@@ -28,10 +28,10 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 @contextlib.contextmanager
-def cluster(num_cpus: float | None = None) -> Iterator[Client]:
+def cluster(num_cpus: float | None = None, speed: float = 1.0) -> Iterator[Client]:
     """The cluster of cluster/laptop.yaml in a state directory of its own; ended and checked to be gone.
 
-    `num_cpus` are the CPUs that each node offers, instead of those of the file.
+    `num_cpus` are the CPUs that each node offers, instead of those of the file; `speed`: grid seconds per wall second.
     """
     state_dir = Path(tempfile.mkdtemp(prefix="eco-bench-"))
     settings = load_settings({"state_dir": str(state_dir)})
@@ -41,7 +41,7 @@ def cluster(num_cpus: float | None = None) -> Iterator[Client]:
         described = described.model_copy(update={"nodes": nodes})
     record: ClusterRecord | None = None
     try:
-        record = bootstrap.up(described, settings, lambda: described.clock.to_clock(time.time(), 1.0))
+        record = bootstrap.up(described, settings, lambda: described.clock.to_clock(time.time(), speed))
         yield Client(settings)
     finally:
         import ray

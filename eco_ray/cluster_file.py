@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from eco_ray import schema
 from eco_ray.config import PauseTimeout, SamplePeriod, Settings, Slot, load_settings, origin
+from eco_ray.embodied_file import EmbodiedFile, MarketFile
 from eco_ray.errors import UsageError
 from eco_ray.schema import Amount, Label, Name, PositiveDuration, Strict, Whole
 from eco_ray.times import compact_duration, parse_instant
@@ -112,6 +113,22 @@ _FORMS: dict[str, tuple[list[str], list[str]]] = {
 _FORMS_TEXT = "one of {cpu, vcpus, memory_gb}, {tdp_w}, {idle_w, max_w, source}, {curve: [[0, 30], [1, 120]], source}"
 
 
+class GpuPower(Strict):
+    """How many watts one GPU draws."""
+
+    #: without work, and with a job on it
+    idle_w: Amount = Field(ge=0, le=100_000)
+    busy_w: Amount = Field(ge=0, le=100_000)
+    #: where the figures come from
+    source: str = Field(min_length=1, max_length=500)
+
+    @model_validator(mode="after")
+    def _rises(self) -> GpuPower:
+        if self.busy_w < self.idle_w:
+            raise ValueError(f"busy_w {self.busy_w:g} is below idle_w {self.idle_w:g}; exchange or correct them")
+        return self
+
+
 class NodeFile(Strict):
     """One worker node."""
 
@@ -121,16 +138,51 @@ class NodeFile(Strict):
     num_cpus: Whole = Field(ge=1, le=100_000)
     num_gpus: Whole = Field(default=0, ge=0, le=10_000)
     memory_gb: Amount = Field(gt=0, le=1_000_000)
+    #: of all its GPUs together
+    gpu_memory_gb: Amount = Field(default=0.0, ge=0, le=1_000_000)
     #: facility energy / IT energy
     pue: Amount = Field(default=1.0, ge=1, le=10)
+    #: of all but its GPUs
     power: Power
+    #: of each GPU; None: not counted
+    gpu_power: GpuPower | None = None
+    #: it is switched off while nobody uses it, and draws nothing then
+    sleeps: bool = False
+    #: energy that switching it on takes [Wh]
+    wake_wh: Amount = Field(default=0.0, ge=0, le=1_000_000)
+    #: making its machine; None: unknown
+    embodied: EmbodiedFile | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NodeFile:
+        for key in ("gpu_memory_gb", "gpu_power"):
+            if getattr(self, key) and not self.num_gpus:
+                raise ValueError(f"{key} has no effect with num_gpus 0; give num_gpus, or remove {key}")
+        if self.wake_wh and not self.sleeps:
+            raise ValueError(
+                f"wake_wh {self.wake_wh:g} has no effect with sleeps false; set sleeps: true, or remove wake_wh"
+            )
+        return self
 
     def to_node(self) -> Node:
         """The node with its power curve."""
         from eco_ray.core.cluster import Node, Resources
+        from eco_ray.core.units import J_PER_KWH
 
-        capacity = Resources(float(self.num_cpus), float(self.num_gpus), self.memory_gb)
-        return Node(self.name, self.zone, capacity, self.power.to_curve(), self.pue)
+        gpu = self.gpu_power
+        return Node(
+            self.name,
+            self.zone,
+            Resources(float(self.num_cpus), float(self.num_gpus), self.memory_gb, self.gpu_memory_gb),
+            self.power.to_curve(),
+            self.pue,
+            gpu_idle_w=gpu.idle_w if gpu else 0.0,
+            gpu_busy_w=gpu.busy_w if gpu else 0.0,
+            gpu_source=gpu.source if gpu else "",
+            sleeps=self.sleeps,
+            wake_j=self.wake_wh / 1000 * J_PER_KWH,
+            embodied=self.embodied.to_embodied() if self.embodied else None,
+        )
 
 
 class Head(Strict):
@@ -142,6 +194,8 @@ class Head(Strict):
     pue: Amount = Field(default=1.0, ge=1, le=10)
     #: None: the head's energy is not counted
     power: Power | None = None
+    #: making its machine; None: unknown
+    embodied: EmbodiedFile | None = None
 
 
 class Grid(Strict):
@@ -210,6 +264,8 @@ class ClusterFile(Strict):
     head: Head = Head()
     nodes: list[NodeFile] = Field(min_length=1, max_length=1_000)
     grid: Grid = Grid()
+    #: of zones whose electricity was bought by contract: for the market-based figure beside the location-based one
+    market_g_per_kwh: dict[Label, MarketFile] = Field(default_factory=dict)
     clock: ClockFile = ClockFile()
     planner: Planner
     serve: Serve
@@ -230,6 +286,10 @@ class ClusterFile(Strict):
             raise ValueError(
                 f"home_zone {self.home_zone!r} has no node; it must be one of the nodes' zones: {', '.join(self.zones)}"
             )
+        known = {*self.zones, self.head.zone}
+        for zone in self.market_g_per_kwh:
+            if zone not in known:
+                raise ValueError(f"market_g_per_kwh: no node is in {zone!r}; the zones are {', '.join(self.zones)}")
         return self
 
     @property
@@ -245,7 +305,9 @@ class ClusterFile(Strict):
         if head.power is None:
             return None
         capacity = Resources(float(head.num_cpus))
-        return Node("head", head.zone or self.home_zone, capacity, head.power.to_curve(), head.pue)
+        embodied = head.embodied.to_embodied() if head.embodied else None
+        zone = head.zone or self.home_zone
+        return Node("head", zone, capacity, head.power.to_curve(), head.pue, embodied=embodied)
 
     def to_nodes(self) -> list[Node]:
         """The nodes with their power curves."""

@@ -6,6 +6,7 @@
       NotFoundError        4  no such job, model, node or zone
       NotAllowedError      5  refused: permission, token, read-only
       UnreachableError     6  no cluster, controller or database there
+        NoClusterError     6  none was ever named: no record, no address
 
 A message gives the value, the limit and the cure.
 """
@@ -48,3 +49,7 @@ class UnreachableError(EcoRayError):
     """No cluster, controller or database answers at the address."""
 
     exit_code = 6
+
+
+class NoClusterError(UnreachableError):
+    """No cluster was started here and no address was given: nothing is known that could have answered."""

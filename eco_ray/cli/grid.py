@@ -82,6 +82,10 @@ def forecast(zone: str, hours: int, cluster: Path | None, settings: Settings) ->
         "issued": when(series.issued_s),
         "step_s": series.step_s,
         "series": [[row["time_utc"], row["g_per_kwh"]] for row in rows],
+        "quantiles": {
+            f"{level:g}": [round(float(value), 1) for value in of]
+            for level, of in sorted(series.quantiles_g_per_kwh.items())
+        },
     }
     if settings.output == "table":
         click.echo(f"{zone}: {series.nature}, {series.kind}, from {series.source}, issued {when(series.issued_s)} UTC")

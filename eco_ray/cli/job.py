@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from eco_ray.cli.job_tables import show_explanation, show_plan
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit, print_table, when
 from eco_ray.config import Settings
@@ -43,13 +43,16 @@ def _job(store: Store, job_id: str) -> Job:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--id", "job_id", help="Its id; default: its name and twelve random characters.")
 @click.option("--deadline", help="Latest finish: 6h from now, or 2026-11-23T08:00Z.")
+@click.option("--policy", help="eco, run-now or another of docs/job-file.md, in place of the file's.")
 @click.option("--wait", is_flag=True, help="Wait for its end; the exit code is then 1 if it failed.")
 @common_options
-def submit(file: Path, job_id: str | None, deadline: str | None, wait: bool, settings: Settings) -> None:
+def submit(
+    file: Path, job_id: str | None, deadline: str | None, policy: str | None, wait: bool, settings: Settings
+) -> None:
     """Submit the job of a YAML file; prints its id."""
     from eco_ray.job_file import load_job_file
 
-    described = load_job_file(file, {"deadline": deadline})
+    described = load_job_file(file, {"deadline": deadline, "policy": policy})
     from eco_ray.on_ray.client import Client  # after the check: a wrong file is told at once
 
     client = Client(settings)
@@ -63,41 +66,20 @@ def submit(file: Path, job_id: str | None, deadline: str | None, wait: bool, set
 @job.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--deadline", help="Latest finish: 6h from now, or 2026-11-23T08:00Z.")
+@click.option("--policy", help="eco, run-now or another of docs/job-file.md, in place of the file's.")
 @common_options
-def plan(file: Path, deadline: str | None, settings: Settings) -> None:
-    """Say when and where a job would run, and what that saves, without submitting it."""
+def plan(file: Path, deadline: str | None, policy: str | None, settings: Settings) -> None:
+    """Say when and where a job would run, what that saves, and what else it could do, without submitting it."""
     from eco_ray.job_file import load_job_file
 
-    described = load_job_file(file, {"deadline": deadline})
+    described = load_job_file(file, {"deadline": deadline, "policy": policy})
     from eco_ray.on_ray.client import Client
 
     document = Client(settings).plan(described)
     if settings.output == "table":
-        click.echo(document["message"])
-        print_table(list(_plan_rows(document)))
+        show_plan(document)
     else:
         emit(settings, document)
-
-
-def _plan_rows(document: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The plan and its runners-up, a line each."""
-    least_g = document.get("carbon_g")
-    plans = [{"what": "the plan", **document}, *document.get("alternatives", ())] if document["segments"] else []
-    for one in plans:
-        first, last, carbon_g = one["segments"][0], one["segments"][-1], one["carbon_g"]
-        yield {
-            "": one["what"],
-            "zones": " > ".join(dict.fromkeys(segment["zone"] for segment in one["segments"])),
-            "start": first["start"],
-            "end": last["end"],
-            "stretches": len(one["segments"]),
-            "carbon g": carbon_g,
-            "more g": None if carbon_g is None or least_g is None else carbon_g - least_g,
-        }
-    if plans:
-        run_now_g = document["run_now_g"]
-        more_g = None if run_now_g is None or least_g is None else run_now_g - least_g
-        yield {"": "run-now, at home", "carbon g": run_now_g, "more g": more_g}
 
 
 @job.command("list")
@@ -163,15 +145,19 @@ def status(job_id: str, settings: Settings) -> None:
 @click.argument("job_id")
 @common_options
 def explain(job_id: str, settings: Settings) -> None:
-    """Why a job is where it is, and what happened to it so far."""
+    """Why a job is where it is, until when, what would change that, and what happened to it so far."""
+    from eco_ray.core.clock import Clock
+    from eco_ray.core.unblock import explain_job
+
     store = _store(settings)
     found = _job(store, job_id)
     events = [{"time": when(e.time_s), "event": e.kind, "what": e.message} for e in store.job_log(job_id)]
+    now_s = Clock(**(store.get_meta("clock") or {})).grid_s(time.time())
+    document = explain_job(found, now_s)
     if settings.output == "table":
-        click.echo(f"{found.id} {found.message} [{found.reason}]\n")
-        print_table(events)
+        show_explanation(document, events, when(now_s))
     else:
-        emit(settings, {"id": found.id, "reason": str(found.reason), "message": found.message, "events": events})
+        emit(settings, {**document, "events": events})
 
 
 @job.command()

@@ -14,6 +14,7 @@ from eco_ray.cli.options import LazyGroup, run
         "up": "eco_ray.cli.cluster:up",
         "down": "eco_ray.cli.cluster:down",
         "status": "eco_ray.cli.cluster:status",
+        "doctor": "eco_ray.cli.doctor:doctor",
         "demo": "eco_ray.cli.demo:demo",
         "job": "eco_ray.cli.job:job",
         "run": "eco_ray.cli.run:run",

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
+import shutil
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -19,11 +22,11 @@ _PRETTY_ROWS = 200
 def emit(settings: Settings, value: Any, table: Sequence[Mapping[str, Any]] | None = None, empty: str = "") -> None:
     """Print a value as the settings say; `table` is what people see of it."""
     if settings.output == "json":
-        click.echo(json.dumps(value, indent=2))
+        click.echo(json.dumps(_finite(value), indent=2, allow_nan=False))
     elif settings.output == "yaml":
         import yaml
 
-        click.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+        click.echo(yaml.safe_dump(_finite(value), sort_keys=False, allow_unicode=True), nl=False)
     elif table is not None:
         print_table(table, empty)
     elif isinstance(value, Mapping):
@@ -31,6 +34,17 @@ def emit(settings: Settings, value: Any, table: Sequence[Mapping[str, Any]] | No
             click.echo(f"{key}: {_cell(item)}")
     else:
         click.echo(_cell(value))
+
+
+def _finite(value: Any) -> Any:
+    """With null for what is no finite number: JSON has none of those, and strict readers refuse the whole document."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], empty: str = "") -> None:
@@ -52,6 +66,16 @@ def print_table(rows: Sequence[Mapping[str, Any]], empty: str = "") -> None:
     for row in rows:
         table.add_row(*(_cell(row.get(key)) for key in rows[0]))
     Console().print(table)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """A line per fact, its name before it; on a terminal long ones are wrapped, elsewhere they stay whole."""
+    margin = max(map(len, facts)) + 2
+    width = shutil.get_terminal_size((100, 24)).columns if sys.stdout.isatty() else 0
+    for name, text in facts.items():
+        lines = textwrap.wrap(text, max(20, width - margin), break_on_hyphens=False) if width else [text]
+        for index, line in enumerate(lines or [""]):
+            click.echo(f"{'' if index else name:<{margin}}{line}".rstrip())
 
 
 def when(time_s: float | None) -> str:

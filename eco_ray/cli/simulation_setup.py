@@ -171,7 +171,7 @@ def _belief(described: Scenario, file: CsvTrace, trace: Trace, begin_s: float, e
 def _power(described: Scenario) -> str:
     if not described.nodes:
         return f"{described.watts_per_cpu:g} W per CPU"
-    sources = dict.fromkeys(node.power.to_curve().source for node in described.nodes)
+    sources = dict.fromkeys(node.to_node().power_source for node in described.nodes)
     return f"the power curve of each node ({'; '.join(sources)})"
 
 

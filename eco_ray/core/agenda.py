@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-import itertools
+from copy import copy
 
 from eco_ray.core.cluster import Resources
 
@@ -16,9 +16,15 @@ class Agenda:
     def __init__(self) -> None:
         self._due_s: dict[str, float] = {}
         self._heap: list[tuple[float, int, str]] = []
-        self._order = itertools.count()
+        self._pushed = 0
         #: ids that are due, in a dictionary for its order
         self._now: dict[str, None] = {}
+
+    def __deepcopy__(self, _memo: object) -> Agenda:
+        """Without a copy of each entry: none ever changes, and there are many."""
+        twin = copy(self)
+        twin._due_s, twin._heap, twin._now = self._due_s.copy(), self._heap.copy(), self._now.copy()
+        return twin
 
     def set(self, job_id: str, due_s: float | None) -> None:
         """Look at a job at that time; None: not at all."""
@@ -29,7 +35,8 @@ class Agenda:
             del self._due_s[job_id]
             return
         self._due_s[job_id] = due_s
-        heapq.heappush(self._heap, (due_s, next(self._order), job_id))
+        self._pushed += 1  # of equal times the one that was set first
+        heapq.heappush(self._heap, (due_s, self._pushed, job_id))
 
     def due(self, now_s: float) -> list[str]:
         """Ids of the jobs that are due, those due first in front."""

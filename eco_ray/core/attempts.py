@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from eco_ray.core.events import AttemptExited
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Reason
+from eco_ray.core.records import changed
 
 #: exit code of an attempt that wrote a checkpoint and left because it was asked to (EX_TEMPFAIL of sysexits.h)
 PAUSED_EXIT_CODE = 75
@@ -52,20 +53,22 @@ def exit_verdict(  # noqa: PLR0911 - one return per line of the table
 
 def with_attempt(job: Job, attempt: Attempt) -> Job:
     """The job with its last attempt replaced."""
-    return replace(job, attempts=(*job.attempts[:-1], attempt))
+    return changed(job, attempts=(*job.attempts[:-1], attempt))
 
 
 def kept_work(job: Job, ended: Attempt) -> tuple[float, float | None]:
-    """Productive run time [s] and progress of the job after this attempt: what a checkpoint does not hold is lost."""
+    """Work done [s with the least workers] and progress after this attempt: what no checkpoint holds is lost."""
     worked_from = ended.productive_s if ended.productive_s is not None else ended.started_s
     if worked_from is None or ended.ended_s is None:
         return job.productive_s, job.progress
-    worked_s = max(0.0, ended.ended_s - worked_from)
+    speed = job.spec.workers.speed(ended.workers)
+    worked_s = max(0.0, ended.ended_s - worked_from) * speed
     if ended.state is AttemptState.SUCCEEDED:
         return job.productive_s + worked_s, None if job.progress is None else 1.0
     if ended.state is AttemptState.PAUSED or worked_s == 0:
         return job.productive_s + worked_s, job.progress
-    kept_s = min(worked_s, max(0.0, ended.checkpoint_s - worked_from)) if ended.checkpoint_s is not None else 0.0
+    held_s = max(0.0, ended.checkpoint_s - worked_from) * speed if ended.checkpoint_s is not None else 0.0
+    kept_s = min(worked_s, held_s)
     productive_s = job.productive_s + kept_s
     # progress was reported at about the end; work is taken to be even
     return productive_s, None if job.progress is None else job.progress * productive_s / (job.productive_s + worked_s)

@@ -6,66 +6,48 @@ The orchestrator decides what happens to a job; the book keeps jobs, plans and c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from eco_ray.core.agenda import Agenda, Occupancy
 from eco_ray.core.calendar import Calendar
 from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.comparing import is_better, is_same, replaces
 from eco_ray.core.decide import decided_once
 from eco_ray.core.explain import plan_message
-from eco_ray.core.intensity import IntensitySeries
+from eco_ray.core.inventory import Inventory
 from eco_ray.core.jobs import TRANSITIONS, Attempt, AttemptState, Job, Plan, Reason, Segment
-from eco_ray.core.market import Cleared, Floats
-from eco_ray.core.planner import NoPlan, PlannerConfig, Situation, plan_job, segments_g
+from eco_ray.core.planner import plan_job
 from eco_ray.core.ports import LogEntry
+from eco_ray.core.records import changed
+from eco_ray.core.situation import NoPlan, PlannerConfig, Situation
+from eco_ray.core.starts import as_of_now
+
+#: part of the work by which a plan may be wrong about it
+_AS_PLANNED = 0.02
+#: a waiting job whose plan was replaced so often keeps the one that it has, while that is in time and has its place
+MAX_REPLANS = 50
 
 
-class Book:
+class Book(Inventory):
     """Open jobs with their plans. Invariant: the calendar holds exactly the segments of `jobs`' plans."""
 
     def __init__(self, home_zone: str, now_s: float, config: PlannerConfig) -> None:
-        self.config = config
-        self.home_zone = home_zone
-        #: open jobs by id; to be changed through `set` only
-        self.jobs: dict[str, Job] = {}
-        #: nodes that are there, by name
-        self.nodes: dict[str, Node] = {}
-        self.forecast: dict[str, IntensitySeries] = {}
-        #: what capacity is worth, as last cleared, and the pool of each node in it
-        self.market: Cleared | None = None
-        self.pools: dict[str, int] = {}
-        #: intensity of the past, by zone
-        self.past: dict[str, IntensitySeries] = {}
-        self._means: dict[str, tuple[IntensitySeries, int, Floats]] = {}
-        #: what others than our attempts hold, by node
-        self.foreign: dict[str, Resources] = {}
-        self.calendar = Calendar(config.slot_s)
-        self.calendar.forget_before(now_s)
+        super().__init__(home_zone, now_s, config)
+        #: what `news` was when each job was planned last
+        self._planned_at: dict[str, int] = {}
+        #: a place that was promised to a job is free again
+        self.freed = False
         #: ids of jobs with a live attempt, in a dictionary for its order
         self._live: dict[str, None] = {}
-        #: ids of jobs that wait and would take any earlier place: they have none, or want the earliest
+        #: ids of those whose attempt is being stopped
+        self._stopping: dict[str, None] = {}
+        #: ids of jobs that wait and would take any earlier place: they have none, are late, or want the earliest
         self.placeless: dict[str, None] = {}
         self._agenda = Agenda()
         self._occupancy = Occupancy()
         self._changed: dict[str, Job] = {}
         self._log: list[LogEntry] = []
-
-    def situation(self, now_s: float) -> Situation:
-        """What a plan made now depends on."""
-        nodes = list(self.nodes.values())
-        return Situation(
-            now_s,
-            nodes,
-            self.calendar,
-            self.forecast,
-            self.home_zone,
-            self.foreign,
-            self.market,
-            self.pools,
-            self.past,
-            self._means,
-        )
 
     # -- records ---------------------------------------------------------------------------------------------------
 
@@ -77,10 +59,13 @@ class Book:
         old = self.jobs.get(job.id)
         if old is not None and old.state is not job.state and job.state not in TRANSITIONS[old.state]:
             raise AssertionError(f"job {job.id}: no transition from {old.state} to {job.state}")
+        if old is not None and job.state.is_final:
+            self._note_freed(old.plan, now_s)
         self._keep(job)
         self._changed[job.id] = job
         if job.state.is_final:
             del self.jobs[job.id]
+            self._planned_at.pop(job.id, None)
         if kind:
             self._log.append(LogEntry(now_s, job.id, kind, message))
 
@@ -113,11 +98,14 @@ class Book:
     def is_leaving(self, node: Node, now_s: float, limit_s: float) -> bool:
         """Whether an attempt on the node was asked to leave it, or was to be done, not longer ago than `limit_s`."""
         leaving = (AttemptState.PAUSING, AttemptState.STOPPING)
-        for job_id in self._occupancy.on(node.name):
+        # all others on the node have their place for longer
+        for job_id in (*self._agenda.due(now_s), *self._stopping):
             job = self.jobs[job_id]
             attempt = job.live_attempt
+            if attempt is None or attempt.node != node.name:
+                continue
             due_s = job.plan.segments[0].end_s if job.plan else now_s + limit_s
-            if attempt is not None and attempt.state in leaving:
+            if attempt.state in leaving:
                 due_s = attempt.pause_asked_s or now_s
             if now_s - limit_s <= due_s <= now_s + 1e-6:
                 return True
@@ -129,22 +117,29 @@ class Book:
         """Plan a job afresh; returns it as written down."""
         old = job.plan
         job = self._without_plan(job)
-        return self._adopt(job, old, plan_job(job, self.situation(now_s), self.config), now_s)
+        situation = self.situation(now_s)
+        if job.live_attempt is not None:
+            situation = replace(situation, firm=lambda until_s: self.firm_calendar(job, until_s, now_s))
+        return self._adopt(job, old, plan_job(job, situation, self.config), now_s)
 
     def replan(self, jobs: Iterable[Job], now_s: float, gain_pct: float) -> None:
         """Plan waiting jobs again in the given order; a plan that still holds is changed only for a worthwhile gain."""
         for job in jobs:
-            if decided_once(job.spec.policy) and self._holds(job.plan):
+            if self._holds(job.plan) and (
+                decided_once(job.spec.policy) or is_settled(job) or self.is_content(job, gain_pct)
+            ):
                 continue
             old, bare = job.plan, self._without_plan(job)
             situation = self.situation(now_s)
             new = plan_job(bare, situation, self.config)
-            if old is not None and self._holds(old):
-                # what it was promised, by what is known now
-                old_now = replace(old, carbon_g=segments_g(old.segments, job.spec, situation))
-                if not _better(job, new, old_now, gain_pct):
-                    self._keep(job)
-                    continue
+            self._planned_at[job.id] = self.news
+            if (
+                old is not None
+                and self._holds(old)
+                and not is_better(job, new, as_of_now(bare, old, situation), gain_pct)
+            ):
+                self._keep(job)
+                continue
             if old is None and isinstance(new, NoPlan) and (new.reason, new.message) == (job.reason, job.message):
                 self._keep(job)
                 continue
@@ -154,12 +149,27 @@ class Book:
         """Take the plans of jobs out of the calendar, to plan all of them anew with `place`."""
         return [self._without_plan(job) for job in jobs]
 
-    def try_out(self, job: Job, now_s: float) -> Plan | NoPlan:
-        """Plan a job that was lifted, and hold its place; `accept` or `restore` follows."""
-        found = plan_job(job, self.situation(now_s), self.config)
-        if isinstance(found, Plan):
-            self._keep(replace(job, plan=found))
+    def try_out(self, job: Job, now_s: float, situation: Situation | None = None) -> Plan | NoPlan:
+        """Plan a job that was lifted, and hold its place; `accept` or `restore` follows. `situation`: as if it were."""
+        found = plan_job(job, situation or self.situation(now_s), self.config)
+        if not isinstance(found, Plan):
+            return found
+        if job.live_attempt is not None and not self.has_room(changed(job, plan=found)):
+            # it would run on where another job was put in this round
+            return NoPlan(Reason.WAITING_FOR_CAPACITY, "has no place beside the others")
+        self._keep(changed(job, plan=found))
         return found
+
+    def has_room(self, job: Job) -> bool:
+        """Whether the place that a lifted job had is still free, from now on."""
+        for segment in job.plan.segments if job.plan is not None else ():
+            place, first = self.calendar.fleet.place_of(segment.node), self.calendar.slot_of(segment.start_s)
+            first = max(first, self.first_slot)
+            count = math.ceil(segment.end_s / self.config.slot_s - 1e-9) - first
+            demand = job.spec.demand * segment.workers
+            if place is None or (count > 0 and not self.calendar.open_slots(place, demand, first, count).all()):
+                return False
+        return True
 
     def tried(self, jobs: Iterable[Job]) -> list[Job]:
         """The jobs as they stand now."""
@@ -172,17 +182,64 @@ class Book:
 
     def accept(self, job: Job, plan: Plan | NoPlan, now_s: float) -> None:
         """Give a job the plan that was tried out; one that means the same as the old one is no change."""
-        if job.plan is not None and isinstance(plan, Plan) and _same(job.plan, plan, now_s):
+        if job.plan is not None and isinstance(plan, Plan) and is_same(job.plan, plan, now_s):
             self._keep(job)
         else:
-            self._adopt(replace(job, plan=None), job.plan, plan, now_s)
+            self._adopt(changed(job, plan=None), job.plan, plan, now_s)
+
+    def accept_all(self, plans: Mapping[str, Plan | NoPlan], calendar: Calendar, now_s: float) -> None:
+        """Give many waiting jobs the plans that were made together, all of which `calendar` holds."""
+        self._calendar = calendar
+        for job_id, plan in plans.items():
+            job = self.jobs[job_id]
+            self._planned_at[job_id] = self.news
+            if job.plan is not None and isinstance(plan, Plan) and job.plan.segments == plan.segments:
+                continue
+            reason, message = _reason(job, plan, now_s, self.config.slot_s)
+            found = plan if isinstance(plan, Plan) else None
+            replans = job.replans + replaces(job, job.plan, found, now_s)
+            new = changed(job, plan=found, reason=reason, message=message, replans=replans)
+            self._index(new)
+            self._changed[job_id] = new
+            if message != job.message:
+                self._log.append(LogEntry(now_s, job_id, "planned", message))
+
+    def looked_at(self, jobs: Iterable[Job]) -> None:
+        """No better plans were found for these jobs, by what is known now."""
+        for job in jobs:
+            self._planned_at[job.id] = self.news
 
     def next_segment(self, job: Job, now_s: float) -> Job:
         """The first stretch of a plan that stays as it is has passed."""
         if job.plan is not None:
-            job = replace(job, plan=replace(job.plan, segments=job.plan.segments[1:]))
+            job = changed(job, plan=changed(job.plan, segments=job.plan.segments[1:]))
         self.set(job, now_s)
         return job
+
+    def goes_as_planned(self, job: Job, now_s: float) -> bool:
+        """Whether the stretches after the one that ends now are there, and do what is left of the work."""
+        return job.plan is not None and self.does_the_rest(job, job.plan.segments[1:], now_s)
+
+    def does_the_rest(self, job: Job, ahead: Sequence[Segment], now_s: float) -> bool:
+        """Whether these stretches, on nodes that are there, do what is left of a job in time."""
+        if not ahead or any(segment.node not in self.nodes for segment in ahead):
+            return False
+        if decided_once(job.spec.policy):
+            return True
+        given_s = sum((s.end_s - s.start_s - self._start_s(job)) * job.spec.workers.speed(s.workers) for s in ahead)
+        left_s = self.durations.left_s(job, now_s)
+        return abs(given_s - left_s) <= _AS_PLANNED * left_s + 1.0 and ahead[-1].end_s <= job.spec.deadline_s
+
+    def _start_s(self, job: Job) -> float:
+        """What a start that goes on from a checkpoint costs [s]."""
+        return job.spec.suspend.resume_cost_s + self.launch_s
+
+    def resumed(self, job: Job, plan: Plan, now_s: float) -> Job:
+        """A job that has paused as planned and goes on with its plan; its figures are those of what is left."""
+        bare, situation = self._without_plan(job), self.situation(now_s)
+        plan = as_of_now(bare, plan, situation)
+        run_now_g = situation.run_now_g(job.spec, self.durations.left_s(job, now_s))
+        return changed(job, plan=changed(plan, run_now_g=run_now_g))
 
     def hold_node(self, job: Job, attempt: Attempt, now_s: float) -> None:
         """Let a live job that has no better plan hold its node for a slot, whatever was promised to others.
@@ -190,34 +247,53 @@ class Book:
         What has run for long is expected to run on for longer: otherwise every job that overruns is asked every slot.
         """
         ran_s = now_s - (attempt.started_s if attempt.started_s is not None else now_s)
-        segment = Segment(attempt.node, attempt.zone, now_s, now_s + max(self.config.slot_s, ran_s / 20))
-        self.set(replace(job, plan=Plan((segment,), None, None, now_s)), now_s)
+        end_s = now_s + max(self.config.slot_s, ran_s / 20)
+        segment = Segment(attempt.node, attempt.zone, now_s, end_s, attempt.workers)
+        self.set(changed(job, plan=Plan((segment,), None, None, now_s)), now_s)
 
     def _holds(self, plan: Plan | None) -> bool:
         """Whether the nodes of a plan are still there."""
         return plan is not None and all(s.node in self.nodes for s in plan.segments)
 
+    def is_up_to_date(self, job: Job) -> bool:
+        """Whether no forecast and no node has come since the job was last planned or looked at."""
+        return self._planned_at.get(job.id) == self.news
+
+    def is_content(self, job: Job, gain_pct: float) -> bool:
+        """Whether nothing that others leave could give a job a better plan: it has about the best that there is."""
+        plan = job.plan
+        if plan is None or job.spec.policy != "eco" or plan.end_s > job.spec.deadline_s or plan.added_g is None:
+            return False
+        return self.is_up_to_date(job) and plan.regret * 100 < gain_pct
+
+    def _note_freed(self, plan: Plan | None, now_s: float) -> None:
+        if plan is not None and plan.segments and plan.end_s > now_s + self.config.slot_s:
+            self.freed = True
+
     def _adopt(self, job: Job, old: Plan | None, plan: Plan | NoPlan, now_s: float) -> Job:
         found = None if isinstance(plan, NoPlan) else plan
-        if isinstance(plan, NoPlan):
-            reason, message = plan.reason, plan.message
-        else:
-            reason, message = plan_message(job, plan, now_s, self.config)
-            if job.retry_at_s > now_s and plan.start_s <= job.retry_at_s + self.config.slot_s:
-                reason, message = Reason.RETRYING, job.message
-        kind = ""
-        if job.live_attempt is None and not job.held:
-            moved = (found and found.segments) != (old and old.segments)
-            kind = "planned" if (moved or reason is not job.reason) and message != job.message else ""
-            job = replace(job, reason=reason, message=message)
-        job = replace(job, plan=found)
+        self._planned_at[job.id] = self.news
+        if old is not None and old.segments != (found and found.segments):
+            self._note_freed(old, now_s)
+        replans = job.replans + replaces(job, old, found, now_s)
+        if job.live_attempt is not None or job.held:
+            job = changed(job, plan=found, replans=replans)
+            self.set(job, now_s)
+            return job
+        reason, message = _reason(job, plan, now_s, self.config.slot_s)
+        moved = (found and found.segments) != (old and old.segments)
+        kind = "planned" if (moved or reason is not job.reason) and message != job.message else ""
+        job = changed(job, plan=found, replans=replans, reason=reason, message=message)
         self.set(job, now_s, kind, message)
         return job
 
     def _without_plan(self, job: Job) -> Job:
         """Give the promised slots of a job back, for the moment in which it is planned."""
-        bare = replace(job, plan=None)
-        if job.id in self.jobs:
+        now = self.jobs.get(job.id)
+        if job.plan is None and now is job:
+            return job
+        bare = changed(job, plan=None)
+        if now is not None:
             self._keep(bare)
         return bare
 
@@ -225,36 +301,57 @@ class Book:
         """Replace the record of a job, and what it holds in the calendar."""
         old = self.jobs.get(job.id)
         if old is None or old.plan is not job.plan:
-            for segment in old.plan.segments if old and old.plan else ():
-                self.calendar.release(segment, job.spec.demand)
-            for segment in job.plan.segments if job.plan else ():
-                self.calendar.reserve(segment, job.spec.demand)
+            before = old.plan.segments if old and old.plan else ()
+            after = job.plan.segments if job.plan else ()
+            for segment in before:
+                if segment not in after:
+                    self.calendar.release(segment, job.spec.demand)
+            for segment in after:
+                if segment not in before:
+                    self.calendar.reserve(segment, job.spec.demand)
+        self._index(job)
+
+    def _index(self, job: Job) -> None:
+        """Replace the record of a job, and what is derived from it."""
+        old = self.jobs.get(job.id)
         self.jobs[job.id] = job
+        if (
+            old is not None
+            and old.plan is job.plan
+            and old.attempts is job.attempts
+            and old.held is job.held
+            and old.state is job.state
+        ):
+            return
         attempt = job.live_attempt
         if attempt is not None:
             self._live[job.id] = None
         else:
             self._live.pop(job.id, None)
+        if attempt is not None and attempt.state is AttemptState.STOPPING:
+            self._stopping[job.id] = None
+        else:
+            self._stopping.pop(job.id, None)
         waits = attempt is None and not job.held and not job.state.is_final
-        if waits and (job.plan is None or job.spec.policy == "run-now"):
+        if waits and (job.plan is None or job.spec.policy == "run-now" or job.plan.end_s > job.spec.deadline_s):
             self.placeless[job.id] = None
         else:
             self.placeless.pop(job.id, None)
-        self._occupancy.put(job.id, attempt.node if attempt else None, job.spec.demand)
+        workers = attempt.workers if attempt else 1
+        self._occupancy.put(job.id, attempt.node if attempt else None, job.spec.demand * workers)
         self._agenda.set(job.id, _due_s(job, attempt))
 
 
-def _better(job: Job, new: Plan | NoPlan, old: Plan, gain_pct: float) -> bool:
-    """Whether changing to the new plan is worth it: clearly cleaner, or earlier at no more grams or when it is late."""
-    if isinstance(new, NoPlan):
+def is_settled(job: Job) -> bool:
+    """Whether the plan of a job was replaced so often that it stays, as it is in time.
+
+    A forecast that says something else every hour would else move the job for ever. Who wants the earliest place only
+    ever moves to an earlier one.
+    """
+    plan = job.plan
+    if plan is None or job.replans < MAX_REPLANS or job.spec.policy == "run-now":
         return False
-    if job.spec.policy == "run-now" or old.end_s > job.spec.deadline_s:
-        return new.start_s < old.start_s
-    if new.carbon_g is None or old.carbon_g is None:
-        return new.carbon_g is not None or new.start_s < old.start_s
-    if new.start_s < old.start_s and new.carbon_g <= old.carbon_g:
-        return True
-    return new.carbon_g <= old.carbon_g * (1 - gain_pct / 100)
+    return plan.end_s <= job.spec.deadline_s + 1e-6
 
 
 def _due_s(job: Job, attempt: Attempt | None) -> float | None:
@@ -268,10 +365,10 @@ def _due_s(job: Job, attempt: Attempt | None) -> float | None:
     return job.plan.segments[0].end_s
 
 
-def _same(old: Plan, new: Plan, now_s: float) -> bool:
-    """Whether two plans mean the same from now on."""
-
-    def ahead(plan: Plan) -> list[tuple[str, float, float]]:
-        return [(s.node, round(max(s.start_s, now_s), 3), round(s.end_s, 3)) for s in plan.segments if s.end_s > now_s]
-
-    return ahead(old) == ahead(new)
+def _reason(job: Job, plan: Plan | NoPlan, now_s: float, slot_s: float) -> tuple[Reason, str]:
+    """Why a job with this plan is where it is."""
+    if isinstance(plan, NoPlan):
+        return plan.reason, plan.message
+    if job.retry_at_s > now_s and plan.start_s <= job.retry_at_s + slot_s:
+        return Reason.RETRYING, job.message
+    return plan_message(job, plan, now_s)

@@ -6,89 +6,242 @@ A slot is `slot_s` seconds of grid time; slot k is [k*slot_s, (k+1)*slot_s). Wha
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.cluster import KINDS, Node, Resources
+from eco_ray.core.fleet import Fleet, Place
 from eco_ray.core.jobs import Segment
 
+Floats = NDArray[np.float64]
+
 _INITIAL_SLOTS = 512
+#: nodes of a pool that are looked at together for a free one
+_CHUNK = 64
+#: sums of fractions differ by less
+_EPS = 1e-9
 
 
 class Calendar:
-    """Reserved resources per node and slot."""
+    """Reserved resources of a fleet. What is promised on nodes that are not there is not written down."""
 
-    def __init__(self, slot_s: float, first_slot: int = 0) -> None:
+    def __init__(self, slot_s: float, nodes: Iterable[Node] = (), first_slot: int = 0) -> None:
         #: length of a slot [s]
         self.slot_s = slot_s
+        self.fleet = Fleet(nodes)
         self._first = first_slot
-        #: node name -> shape (slots, 3): CPUs, GPUs, GB
-        self._held: dict[str, NDArray[np.float64]] = {}
+        pools = self.fleet.pools
+        #: by pool, shape (KINDS, members, slots): what is held; its sum over members, of each no more than it has, as
+        #: what one is overbooked by is not missing on others; shape (KINDS, members): what is there for our jobs; its
+        #: sum over members
+        self._held = [np.zeros((KINDS, len(nodes), _INITIAL_SLOTS)) for nodes in pools]
+        self._total = [np.zeros((KINDS, _INITIAL_SLOTS)) for _ in pools]
+        self._usable = [np.array([node.capacity.amounts for node in nodes]).T for nodes in pools]
+        self._usable_total = [usable.sum(axis=1) for usable in self._usable]
+        #: by pool, how often its promises have changed
+        self.versions = [0] * len(pools)
+
+    @property
+    def first_slot(self) -> int:
+        """The earliest slot that is still written down."""
+        return self._first
 
     def slot_of(self, time_s: float) -> int:
         """Index of the slot that holds a time."""
         return math.floor(time_s / self.slot_s + 1e-9)
 
+    def set_foreign(self, name: str, held: Resources) -> None:
+        """What others than our attempts hold of a node now, and are taken to go on holding."""
+        seat = self.fleet.seat.get(name)
+        if seat is None:
+            return
+        pool, member = seat
+        free = np.maximum((self.fleet.nodes[name].capacity - held).amounts, 0.0)
+        ours, before = self._held[pool][:, member], self._usable[pool][:, member, None]
+        self._total[pool] += np.minimum(ours, free[:, None]) - np.minimum(ours, before)
+        self._usable[pool][:, member] = free
+        self._usable_total[pool] = self._usable[pool].sum(axis=1)
+
     def reserve(self, segment: Segment, demand: Resources) -> None:
-        """Hold the demand for the slots that the segment touches."""
+        """Hold the demand of each of its workers for the slots that the segment touches."""
         self._add(segment, demand, +1.0)
 
     def release(self, segment: Segment, demand: Resources) -> None:
         """Undo `reserve` of the same segment and demand."""
         self._add(segment, demand, -1.0)
 
-    def fits(
-        self, nodes: Sequence[Node], demand: Resources, first: int, count: int, foreign: Mapping[str, Resources]
-    ) -> NDArray[np.bool_]:
-        """Whether the demand fits beside others' (`foreign`) use: shape (nodes, count), slots first..first+count-1."""
-        wanted = _vector(demand)
-        result = np.empty((len(nodes), count), dtype=np.bool_)
-        for row, node in enumerate(nodes):
-            usable = node.capacity - foreign.get(node.name, Resources())
-            free = _vector(usable) - self._view(node.name, first, count)
-            result[row] = (free + 1e-9 >= wanted).all(axis=1)
-        return result
+    def fits(self, places: Sequence[Place], demand: Resources, first: int, count: int) -> NDArray[np.bool_]:
+        """Whether the demand fits beside what is held, slots first..first+count-1: shape (places, count).
 
-    def held_mean(self, name: str, edges_s: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Mean of what a node has promised between edges [s since epoch]: shape (len(edges) - 1, 3)."""
-        if name not in self._held:
-            return np.zeros((len(edges_s) - 1, 3))
+        In a pool: whether there is that much in all its nodes together; `find` knows whether one node has it.
+        """
+        return np.array([self.open_slots(place, demand, first, count) for place in places]).reshape(-1, count)
+
+    def open_slots(self, place: Place, demand: Resources, first: int, count: int) -> NDArray[np.bool_]:
+        """`fits` of one place: shape (count,)."""
+        start, pool, member = self._reach(first, count), place.pool, place.member
+        result: NDArray[np.bool_] | None = None
+        for kind, amount in enumerate(demand.amounts):
+            if amount > 0:
+                if member is None:
+                    held, usable = self._total[pool][kind], self._usable_total[pool][kind]
+                else:
+                    held, usable = self._held[pool][kind, member], self._usable[pool][kind, member]
+                fits = held[start : start + count] <= usable - amount + _EPS
+                result = fits if result is None else result & fits
+        return np.ones(count, dtype=np.bool_) if result is None else result
+
+    def most_workers(
+        self, places: Sequence[Place], demand: Resources, first: int, count: int, most: int
+    ) -> NDArray[np.int64]:
+        """How many workers fit in each slot, up to `most`: shape (places, count)."""
+        result = np.full((len(places), count), float(most))
+        start = self._reach(first, count)
+        for row, place in enumerate(places):
+            for kind, amount in enumerate(demand.amounts):
+                if amount > 0:
+                    pool, member = place.pool, place.member
+                    if member is None:
+                        free = self._usable_total[pool][kind] - self._total[pool][kind, start : start + count]
+                    else:
+                        free = self._usable[pool][kind, member] - self._held[pool][kind, member, start : start + count]
+                    np.minimum(result[row], np.floor((free + _EPS) / amount), out=result[row])
+        workers: NDArray[np.int64] = np.maximum(result, 0.0).astype(np.int64)
+        return workers
+
+    def find(self, pool: int, start_s: float, end_s: float, demand: Resources, near: int | None = None) -> Node | None:
+        """The first node of a pool with room all the time, `near` (an index) before all others; None where none has."""
+        first = max(self.slot_of(start_s), self._first)
+        count = math.ceil(end_s / self.slot_s - 1e-9) - first
+        start = self._reach(first, count)
+        held, usable, members = self._held[pool], self._usable[pool], self.fleet.pools[pool]
+        wanted = [(kind, amount) for kind, amount in enumerate(demand.amounts) if amount > 0]
+        stop, size = start + count, len(members)
+        parts = [(low, min(low + _CHUNK, size)) for low in range(0, size, _CHUNK)]
+        for low, high in parts if near is None else [(near, near + 1), *parts]:
+            fits: NDArray[np.bool_] | None = None
+            for kind, amount in wanted:
+                most = np.maximum.reduce(held[kind, low:high, start:stop], axis=1)
+                room = most <= usable[kind, low:high] - (amount - _EPS)
+                fits = room if fits is None else fits & room
+            found = int(fits.argmax()) if fits is not None else 0
+            if fits is None or fits[found]:
+                return members[low + found]
+        return None
+
+    def take(self, pool: int, start_s: float, end_s: float, demand: Resources) -> Node | None:
+        """`find`, and reserve what was found: the demand is that of all workers."""
+        node = self.find(pool, start_s, end_s, demand)
+        if node is not None:
+            first = max(self.slot_of(start_s), self._first) - self._first
+            end = math.ceil(end_s / self.slot_s - 1e-9) - self._first
+            member = self.fleet.seat[node.name][1]
+            self.versions[pool] += 1
+            for kind, amount in enumerate(demand.amounts):
+                if amount > 0:  # it fits, so all of it counts
+                    self._held[pool][kind, member, first:end] += amount
+                    self._total[pool][kind, first:end] += amount
+        return node
+
+    def roomiest(self, pool: int, demand: Resources, first: int, count: int, most: int) -> list[Place]:
+        """The nodes of a pool on which the demand fits in the most slots."""
+        start = self._reach(first, count)
+        fits = np.ones((len(self.fleet.pools[pool]), count), dtype=np.bool_)
+        for kind, amount in enumerate(demand.amounts):
+            if amount > 0:
+                usable = self._usable[pool][kind, :, None] - amount + _EPS
+                fits &= self._held[pool][kind, :, start : start + count] <= usable
+        order = np.argsort(-fits.sum(axis=1), kind="stable")[:most]
+        return [Place(pool, int(member), self.fleet.pools[pool][member]) for member in order]
+
+    def cpus_held(self, place: Place, first: int, count: int) -> Floats:
+        """CPUs that anybody holds on a node, or on the mean node of a pool: shape (count,)."""
+        return self._amount_held(place, 0, first, count)
+
+    def load(self, place: Place, demand: Resources, first: int, count: int) -> Floats:
+        """What anybody holds there of what a demand needs most of all, GPUs or else CPUs: shape (count,)."""
+        return self._amount_held(place, 1 if demand.gpus > 0 else 0, first, count)
+
+    def _amount_held(self, place: Place, kind: int, first: int, count: int) -> Floats:
+        start, pool, has = self._reach(first, count), place.pool, place.node.capacity.amounts[kind]
+        if place.member is None:
+            others = has - self._usable_total[pool][kind] / len(self.fleet.pools[pool])
+            mean: Floats = self._total[pool][kind, start : start + count] / len(self.fleet.pools[pool]) + others
+            return mean
+        others = has - self._usable[pool][kind, place.member]
+        held: Floats = self._held[pool][kind, place.member, start : start + count] + others
+        return held
+
+    def free_mean(self, pool: int, edges_s: Floats) -> Floats:
+        """Mean of what a pool has left between edges [s since epoch]: shape (len(edges) - 1, KINDS)."""
         first = max(self.slot_of(float(edges_s[0])), self._first)
         count = math.ceil(float(edges_s[-1]) / self.slot_s) - first
-        total = np.concatenate([np.zeros((1, 3)), np.cumsum(self._view(name, first, count), axis=0)])
+        start = self._reach(first, count)
+        held = self._total[pool][:, start : start + count]
+        sums = np.concatenate([np.zeros((KINDS, 1)), np.cumsum(held, axis=1)], axis=1)
         position = np.clip(edges_s / self.slot_s - first, 0, count)
-        at = np.stack([np.interp(position, np.arange(count + 1), total[:, r]) for r in range(3)], axis=1)
-        mean: NDArray[np.float64] = np.diff(at, axis=0) / np.maximum(np.diff(position), 1e-9)[:, None]
-        return mean
+        at = np.stack([np.interp(position, np.arange(count + 1), sums[kind]) for kind in range(KINDS)], axis=1)
+        mean = np.diff(at, axis=0) / np.maximum(np.diff(position), 1e-9)[:, None]
+        free: Floats = np.maximum(self._usable_total[pool] - mean, 0.0)
+        return free
+
+    def held(self, name: str, first: int, count: int) -> Floats:
+        """What a node has promised: shape (count, KINDS)."""
+        pool, member = self.fleet.seat[name]
+        start = self._reach(first, count)
+        return self._held[pool][:, member, start : start + count].T
 
     def forget_before(self, time_s: float) -> None:
         """Drop slots that are over, so that a long life does not grow memory."""
         passed = self.slot_of(time_s) - self._first
-        if passed > _INITIAL_SLOTS:
-            self._first += passed
-            ahead = {name: held[passed:].copy() for name, held in self._held.items()}
-            self._held = {name: held for name, held in ahead.items() if (abs(held) > 1e-9).any()}  # nodes come and go
+        if passed <= _INITIAL_SLOTS:
+            return
+        self._first += passed
+        self._held = [_dropped(held, passed) for held in self._held]
+        self._total = [_dropped(total, passed) for total in self._total]
 
-    def _view(self, name: str, first: int, count: int) -> NDArray[np.float64]:
+    def _reach(self, first: int, count: int) -> int:
+        """Index of a slot in the arrays, which are made longer where they do not hold `count` slots from it on."""
         start = first - self._first
         if start < 0:
             raise ValueError(f"slot {first} is before the calendar's first slot {self._first}")
-        held = self._held.get(name)
-        if held is None:
-            held = self._held[name] = np.zeros((_INITIAL_SLOTS, 3))
-        if start + count > len(held):
-            more = np.zeros((max(start + count - len(held), len(held)), 3))
-            held = self._held[name] = np.concatenate([held, more])
-        return held[start : start + count]
+        if self._held and start + count > self._held[0].shape[-1]:
+            more = max(start + count - self._held[0].shape[-1], self._held[0].shape[-1])
+            self._held = [_longer(held, more) for held in self._held]
+            self._total = [_longer(total, more) for total in self._total]
+        return start
 
     def _add(self, segment: Segment, demand: Resources, sign: float) -> None:
+        seat = self.fleet.seat.get(segment.node)
+        if seat is None:
+            return
         first = max(self.slot_of(segment.start_s), self._first)
-        last = math.ceil(segment.end_s / self.slot_s - 1e-9)
-        if last > first:
-            self._view(segment.node, first, last - first)[:] += sign * _vector(demand)
+        count = math.ceil(segment.end_s / self.slot_s - 1e-9) - first
+        if count <= 0:
+            return
+        pool, member = seat
+        start = self._reach(first, count)
+        self.versions[pool] += 1
+        stop, alone = start + count, len(self._usable[pool][0]) == 1
+        for kind, amount in enumerate(demand.amounts):
+            if amount > 0:
+                held, usable = self._held[pool][kind, member, start:stop], self._usable[pool][kind, member]
+                total = self._total[pool][kind, start:stop]
+                if alone:
+                    held += sign * amount * segment.workers
+                    np.minimum(held, usable, out=total)
+                else:
+                    before = np.minimum(held, usable)
+                    held += sign * amount * segment.workers
+                    total += np.minimum(held, usable) - before
 
 
-def _vector(amount: Resources) -> NDArray[np.float64]:
-    return np.array([amount.cpus, amount.gpus, amount.memory_gb])
+def _longer(held: Floats, more: int) -> Floats:
+    return np.concatenate([held, np.zeros((*held.shape[:-1], more))], axis=-1)
+
+
+def _dropped(held: Floats, passed: int) -> Floats:
+    ahead = held[..., passed:]
+    return np.concatenate([ahead, np.zeros((*held.shape[:-1], max(0, _INITIAL_SLOTS - ahead.shape[-1])))], axis=-1)

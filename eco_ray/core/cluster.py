@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from eco_ray.core.embodied import Embodied
 from eco_ray.core.power import PowerCurve
+
+#: what is counted of a node, in the order of `Resources.amounts`
+KINDS = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,21 +18,36 @@ class Resources:
     cpus: float = 0.0
     gpus: float = 0.0
     memory_gb: float = 0.0
+    #: memory of all its GPUs together
+    gpu_memory_gb: float = 0.0
+
+    @property
+    def amounts(self) -> tuple[float, float, float, float]:
+        """CPUs, GPUs, GB, GB of GPUs."""
+        return self.cpus, self.gpus, self.memory_gb, self.gpu_memory_gb
 
     def fits_in(self, free: Resources) -> bool:
         """Whether this demand fits into what is free (with a tolerance for sums of fractions)."""
         return (
-            self.cpus <= free.cpus + 1e-9 and self.gpus <= free.gpus + 1e-9 and self.memory_gb <= free.memory_gb + 1e-9
+            self.cpus <= free.cpus + 1e-9
+            and self.gpus <= free.gpus + 1e-9
+            and self.memory_gb <= free.memory_gb + 1e-9
+            and self.gpu_memory_gb <= free.gpu_memory_gb + 1e-9
         )
 
     def __add__(self, other: Resources) -> Resources:
-        return Resources(self.cpus + other.cpus, self.gpus + other.gpus, self.memory_gb + other.memory_gb)
+        return Resources(*(mine + theirs for mine, theirs in zip(self.amounts, other.amounts, strict=True)))
 
     def __sub__(self, other: Resources) -> Resources:
-        return Resources(self.cpus - other.cpus, self.gpus - other.gpus, self.memory_gb - other.memory_gb)
+        return Resources(*(mine - theirs for mine, theirs in zip(self.amounts, other.amounts, strict=True)))
+
+    def __mul__(self, workers: float) -> Resources:
+        """What so many workers hold together."""
+        return self if workers == 1 else Resources(*(amount * workers for amount in self.amounts))
 
     def __str__(self) -> str:
-        return f"{self.cpus:g} CPUs, {self.gpus:g} GPUs, {self.memory_gb:g} GB memory"
+        of_gpus = f", {self.gpu_memory_gb:g} GB GPU memory" if self.gpu_memory_gb else ""
+        return f"{self.cpus:g} CPUs, {self.gpus:g} GPUs, {self.memory_gb:g} GB memory{of_gpus}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +59,50 @@ class Node:
     #: electricity grid zone, e.g. DE
     zone: str
     capacity: Resources
+    #: of all but its GPUs
     power: PowerCurve
     #: facility energy / IT energy, >= 1
     pue: float = 1.0
     #: Ray's id of the node that plays it now; None while it is away
     ray_node_id: str | None = None
+    #: power of each GPU without work, and with a job on it [W]
+    gpu_idle_w: float = 0.0
+    gpu_busy_w: float = 0.0
+    #: where these come from; empty: they are not counted
+    gpu_source: str = ""
+    #: it is switched off while nobody uses it, and draws nothing then
+    sleeps: bool = False
+    #: energy that switching it on takes [J]
+    wake_j: float = 0.0
+    #: what making it emitted, for reports; no decision looks at it. None: unknown
+    embodied: Embodied | None = None
 
     def attributed_power_w(self, demand: Resources) -> float:
-        """Power [W] that the ledger gives to a job which keeps its CPUs busy: dynamic plus reserved idle."""
-        share = min(1.0, demand.cpus / self.capacity.cpus) if self.capacity.cpus else 0.0
+        """Power [W] that the ledger gives to a job which keeps its CPUs and GPUs busy: dynamic plus reserved idle."""
+        share = self._share(demand)
         dynamic_w = self.power.power_w(share) - self.power.idle_w
-        return dynamic_w + self.power.idle_w * share
+        return dynamic_w + self.power.idle_w * share + demand.gpus * self.gpu_busy_w
+
+    def added_power_w(self, demand: Resources, others: Resources) -> float:
+        """Power [W] that a job adds to a node on which others hold so much: what the planner counts.
+
+        A node that is on draws its idle power anyway, so that only what the job adds above it counts; one that would
+        sleep draws it for this job alone. On a curve that bends, the same job adds less beside others, or more.
+        """
+        load = self._share(others)
+        added_w = self.power.power_w(load + self._share(demand)) - self.power.power_w(load)
+        added_w += demand.gpus * (self.gpu_busy_w - self.gpu_idle_w)
+        return added_w + self.idle_w if self.sleeps and others == Resources() else added_w
+
+    @property
+    def power_source(self) -> str:
+        """Where its power figures come from, in words."""
+        return f"{self.power.source}; GPUs: {self.gpu_source}" if self.gpu_source else self.power.source
+
+    @property
+    def idle_w(self) -> float:
+        """Power of the node when nobody uses it, but it is on [W]."""
+        return self.power.idle_w + self.capacity.gpus * self.gpu_idle_w
+
+    def _share(self, demand: Resources) -> float:
+        return min(1.0, demand.cpus / self.capacity.cpus) if self.capacity.cpus else 0.0

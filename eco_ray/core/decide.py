@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from eco_ray.core import policies
+from eco_ray.core.jobs import ONE_WORKER, Workers
 from eco_ray.core.outlook import S_PER_H, Outlook
 from eco_ray.core.policies import Floats, Span
 
@@ -22,7 +23,7 @@ Stretch = tuple[float, float, int]
 class Question:
     """What a policy is told about one job."""
 
-    #: the length that is believed in, on one worker [s]
+    #: the length that is believed in, on the least workers [s]
     length_s: float
     #: how much later than at once it may end [s]
     max_wait_s: float
@@ -31,8 +32,12 @@ class Question:
     #: time of the decision on the clock that 9:00 and 1:00 are read from [s since epoch]
     clock_s: float = 0.0
     interruptible: bool = False
-    #: 1: not elastic; throughput and power grow in proportion
+    #: as many as the least: not elastic; power grows in proportion
     max_workers: int = 1
+    #: work per second of none, the least, ... the most workers, in terms of the least; empty: in proportion
+    throughput: tuple[float, ...] = ()
+    #: what all policies but carbon-scaler run on; they count it as one
+    least_workers: int = 1
     #: intensity of the past 24 h, oldest first [g/kWh]
     past_g_per_kwh: Floats = field(default_factory=lambda: np.empty(0))
     #: the inclusive window of Let's Wait Awhile, one slot too long, and its ties
@@ -83,25 +88,36 @@ def decide(policy: str, outlook: Outlook, question: Question, place: Window | No
     return [(start, end, 1) for start, end in POLICIES[policy](outlook, question, wait_s)]
 
 
-def resumed(stretches: Sequence[Stretch], resume_s: float, latest_s: float) -> list[Stretch]:
+def resumed(
+    stretches: Sequence[Stretch], resume_s: float, latest_s: float, workers: Workers = ONE_WORKER
+) -> list[Stretch]:
     """The stretches with what it takes to resume: each one after a pause begins with `resume_s` without work.
 
     A start is earlier by that, so that all the time which the policy chose does work. Where the pause is too short for
-    it, the work is made up for at the end; and where there is no time for that until `latest_s`, there is no pause.
+    it, the least workers make up for the work at the end; and where there is no time for that until `latest_s`, there
+    is no pause.
     """
     if resume_s <= 0:
         return list(stretches)
     made: list[Stretch] = []
-    for start_s, end_s, workers in stretches:
+    behind_s = 0.0
+    for start_s, end_s, count in stretches:
+        lost_s = resume_s * workers.speed(max(count, workers.min))
         if not made or start_s <= made[-1][1]:
-            made.append((start_s, end_s, workers))
+            made.append((start_s, end_s, count))
         elif start_s - resume_s >= made[-1][1]:
-            made.append((start_s - resume_s, end_s, workers))
-        elif stretches[-1][1] + resume_s * workers <= latest_s:  # one worker makes up for all
-            made.append((start_s, end_s, workers))
-            latest_s -= resume_s * workers
+            made.append((start_s - resume_s, end_s, count))
+        elif stretches[-1][1] + behind_s + lost_s <= latest_s:
+            made.append((start_s, end_s, count))
+            behind_s += lost_s
         else:
-            made.append((made[-1][1], end_s, workers))
+            made.append((made[-1][1], end_s, count))
+    if behind_s > 0:
+        start_s, end_s, count = made[-1]
+        if count <= workers.min:
+            made[-1] = (start_s, end_s + behind_s, count)
+        else:
+            made.append((end_s, end_s + behind_s, workers.min))
     return made
 
 
@@ -151,19 +167,21 @@ def _nightly(outlook: Outlook, question: Question, wait_s: float) -> list[Span]:
 
 
 def _scaled(outlook: Outlook, question: Question) -> list[Stretch]:
-    """CarbonScaler for a job whose throughput and power grow in proportion to its workers."""
+    """CarbonScaler for a job whose power grows in proportion to its workers."""
     if not np.isfinite(outlook.g_per_kwh).any():
         return []
     step_s = np.diff(outlook.edges_s)  # per second, not per hour: sums of whole seconds are exact
-    table = np.arange(question.max_workers + 1, dtype=np.float64)
+    least = question.least_workers
+    power = np.append(0.0, np.arange(least, question.max_workers + 1) / least)
+    table = np.array(question.throughput or power)
     try:
-        workers = policies.carbon_scaler(outlook.g_per_kwh, table, table, question.length_s, step_s)
+        workers = policies.carbon_scaler(outlook.g_per_kwh, table, power, question.length_s, step_s)
     except ValueError:  # no room for all of it
         return []
-    share = policies.carbon_scaler_share(outlook.g_per_kwh, table, table, question.length_s, workers, step_s)
+    share = policies.carbon_scaler_share(outlook.g_per_kwh, table, power, question.length_s, workers, step_s)
     stretches: list[Stretch] = []
     for slot in np.flatnonzero(share > 0):
-        start_s, count = float(outlook.edges_s[slot]), int(workers[slot])
+        start_s, count = float(outlook.edges_s[slot]), int(workers[slot]) + least - 1
         end_s = start_s + float(share[slot] * step_s[slot])
         if stretches and stretches[-1][1:] == (start_s, count):
             stretches[-1] = (stretches[-1][0], end_s, count)

@@ -63,6 +63,7 @@ class AttemptProgressed:
     #: when it had restored a checkpoint, or began to work
     productive_s: float | None = None
     checkpoint_s: float | None = None
+    checkpoint_gb: float | None = None
 
 
 #: exited: by itself; stopped: through Ray's job API; lost: node or supervisor gone; refused: could not be launched

@@ -7,6 +7,7 @@ from typing import Any
 
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import J_PER_KWH, MJ_PER_J, Nature, grams
+from eco_ray.errors import EcoRayError
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,16 +70,21 @@ class Footprint:
         return ", ".join(parts)
 
 
-def request_footprint(cpu_s: float, duration_s: float, power: ReplicaPower, signal: Signal) -> Footprint:
-    """Footprint of a request that used `cpu_s` of CPU time within `duration_s` of wall time.
+def request_footprint(
+    cpu_s: float, duration_s: float, power: ReplicaPower, signal: Signal, batch_share: float = 1.0
+) -> Footprint:
+    """Footprint of a request whose batch used `cpu_s` of CPU time within `duration_s` of wall time.
 
     Dynamic energy by CPU time on the node's curve, idle energy by what the replica has reserved (the rule of
-    `core.attribution` for one owner); in grid time.
+    `core.attribution` for one owner); in grid time. Of both, the request has its share of the batch (the rule of
+    `core.requests` for classical models): 1 in a replica that answers one request at a time.
     """
+    if not 0 < batch_share <= 1:
+        raise EcoRayError(f"share {batch_share} of the batch is outside (0, 1]: divide the request's rows by all rows")
     curve = power.curve
     dynamic_w_per_cpu = (curve.power_w(1.0) - curve.idle_w) / power.cpus
     idle_share = min(1.0, power.reserved_cpus / power.cpus)
-    wall_j = cpu_s * dynamic_w_per_cpu + duration_s * curve.idle_w * idle_share
+    wall_j = (cpu_s * dynamic_w_per_cpu + duration_s * curve.idle_w * idle_share) * batch_share
     energy_j = wall_j * power.clock_speed
     intensity = signal.intensity_g_per_kwh
     carbon_g = None if intensity is None else grams(energy_j * MJ_PER_J, intensity, power.pue)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
@@ -42,6 +43,8 @@ class IntensitySeries:
     nature: Nature
     #: when a forecast was issued [s since epoch]; None for history
     issued_s: float | None = None
+    #: of a forecast whose source has them: level in (0, 1) -> shape (T,), gCO2e/kWh; decisions use the values above
+    quantiles_g_per_kwh: Mapping[float, NDArray[np.float64]] = field(default_factory=dict)
 
     @property
     def end_s(self) -> float:

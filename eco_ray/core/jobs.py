@@ -26,7 +26,7 @@ class JobState(StrEnum):
     @property
     def is_final(self) -> bool:
         """Whether the job has ended for good."""
-        return not TRANSITIONS[self]
+        return self in _FINAL
 
 
 TRANSITIONS: dict[JobState, frozenset[JobState]] = {
@@ -40,27 +40,34 @@ TRANSITIONS: dict[JobState, frozenset[JobState]] = {
     JobState.CANCELLED: frozenset(),
 }
 
+_FINAL = tuple(state for state, following in TRANSITIONS.items() if not following)
+
 
 class AttemptState(StrEnum):
     """Where one launch of a job is."""
 
-    LAUNCHING = "launching"
-    RUNNING = "running"
+    #: whether the attempt may still be using its node
+    is_live: bool
+
+    def __new__(cls, value: str, is_live: bool = False) -> AttemptState:
+        """An attribute instead of a property, as it is asked for thousands of times a second."""
+        state = str.__new__(cls, value)
+        state._value_ = value
+        state.is_live = is_live
+        return state
+
+    LAUNCHING = "launching", True
+    RUNNING = "running", True
     #: asked to write a checkpoint and leave
-    PAUSING = "pausing"
+    PAUSING = "pausing", True
     #: being stopped by force
-    STOPPING = "stopping"
+    STOPPING = "stopping", True
     PAUSED = "paused"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     #: its node went away
     LOST = "lost"
     STOPPED = "stopped"
-
-    @property
-    def is_live(self) -> bool:
-        """Whether the attempt may still be using its node."""
-        return self in (AttemptState.LAUNCHING, AttemptState.RUNNING, AttemptState.PAUSING, AttemptState.STOPPING)
 
 
 class Reason(StrEnum):
@@ -72,6 +79,7 @@ class Reason(StrEnum):
     WAITING_FOR_CAPACITY = "WaitingForCapacity"
     WAITING_FOR_CLEANER_WINDOW = "WaitingForCleanerWindow"
     SIGNAL_STALE = "SignalStale"
+    EXCEEDS_BUDGET = "ExceedsBudget"
     PENDING_EVALUATION = "PendingEvaluation"
     RUNNING = "Running"
     RETRYING = "Retrying"
@@ -93,6 +101,29 @@ class SuspendRule:
 
 ONE_CPU = Resources(cpus=1.0)
 DEFAULT_SUSPEND = SuspendRule()
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """How many workers a job may run with, and how much faster that makes it."""
+
+    min: int = 1
+    max: int = 1
+    #: work per second with min, min + 1, ..., max workers, in terms of that with min; empty: it grows in proportion
+    throughput: tuple[float, ...] = ()
+
+    def speed(self, workers: int) -> float:
+        """Work per second with so many workers, in terms of that with the least."""
+        return self.throughput[workers - self.min] if self.throughput else workers / self.min
+
+    @property
+    def speeds(self) -> tuple[float, ...]:
+        """`speed` of min, min + 1, ..., max workers."""
+        return tuple(self.speed(count) for count in range(self.min, self.max + 1))
+
+
+#: one worker, as most jobs have
+ONE_WORKER = Workers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +154,12 @@ class JobSpec:
     max_retries: int = 0
     #: exit codes that are retried; empty: every non-zero code
     retry_exit_codes: tuple[int, ...] = ()
+    workers: Workers = ONE_WORKER
+    #: it must not emit or use more than this in all [g, J]; None: no limit
+    budget_g: float | None = None
+    budget_j: float | None = None
+    #: what a move to another zone has to transfer; what a session reports counts more
+    checkpoint_gb: float = 0.0
     #: Ray runtime environment of the attempt (working_dir comes from `package`)
     runtime_env: dict[str, Any] = field(default_factory=dict)
     #: snapshot of the work directory, a name in the package folder; None: none
@@ -131,15 +168,16 @@ class JobSpec:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A stretch of a plan: this node, from start to end [s since epoch]."""
+    """A stretch of a plan: this node, from start to end [s since epoch], with so many workers."""
 
     node: str
     zone: str
     start_s: float
     end_s: float
+    workers: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: `records.changed` copies it often
 class Plan:
     """When and where a job will run, and what that should emit."""
 
@@ -152,6 +190,13 @@ class Plan:
     made_s: float
     #: when it could have started, by the places that were free then [s since epoch]; None: no place was
     could_start_s: float | None = None
+    #: what it adds to the emissions of the nodes [g]: what plans are compared by; None where an intensity is unknown
+    added_g: float | None = None
+    #: share by which it emits more than if every node were free: what others could leave to it at most
+    regret: float = 0.0
+    #: length of the whole job that was planned with [s], and what that length is
+    length_s: float | None = None
+    length_from: str = ""
 
     @property
     def start_s(self) -> float:
@@ -164,7 +209,7 @@ class Plan:
         return self.segments[-1].end_s
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: `records.changed` copies it often
 class Attempt:
     """One launch of a job."""
 
@@ -187,9 +232,10 @@ class Attempt:
     ended_s: float | None = None
     exit_code: int | None = None
     message: str = ""
+    workers: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: `records.changed` copies it often
 class Job:
     """A job with all that has happened to it."""
 
@@ -206,7 +252,7 @@ class Job:
     plan: Plan | None = None
     #: share of the work that is done and checkpointed or running, in [0, 1]; None: never reported
     progress: float | None = None
-    #: productive run time so far [s], of ended attempts
+    #: work done so far by ended attempts, as run time with the least workers [s]
     productive_s: float = 0.0
     #: whether an attempt has written a checkpoint
     has_checkpoint: bool = False
@@ -222,6 +268,13 @@ class Job:
     retry_at_s: float = 0.0
     finished_s: float | None = None
     metrics: dict[str, Any] = field(default_factory=dict)
+    #: what its ended attempts used and emitted, as far as it is known here [J, g]
+    used_j: float = 0.0
+    emitted_g: float = 0.0
+    #: size of its checkpoint, as its session reported it
+    checkpoint_gb: float | None = None
+    #: how often its plan was replaced by another one that seemed better
+    replans: int = 0
 
     @property
     def live_attempt(self) -> Attempt | None:

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from eco_ray.core.book import Book
+from eco_ray.core.book import Book, is_settled
 from eco_ray.core.clearing import Clearing
-from eco_ray.core.jobs import AttemptState, Job, Plan
-from eco_ray.core.planner import NoPlan
-from eco_ray.core.task import work_left_s
+from eco_ray.core.jobs import Job, Plan
+from eco_ray.core.room import is_late, make_room, may_change, stands_firm
+from eco_ray.core.rounds import in_time_by_priority, replan_all, waits
+from eco_ray.core.situation import NoPlan
+
+#: all jobs are planned together where plans lose so much of their grams to each other, or so much of the nodes is asked
+#: for: elsewhere it would change nothing
+_LOST = 0.01
+_BUSY = 0.45
+#: after so many rounds of the market in a row in which nobody moved, the next ones only ask for its prices: one more
+#: after each, up to the second number. In a year of 100,000 jobs, 19 of 20 rounds moved nobody
+_PATIENCE, _LONGEST_MARKET_PAUSE = 4, 3
+
+#: more jobs than this are not planned again one by one
+_MANY = 64
 
 
 def urgency(job: Job) -> tuple[int, float]:
@@ -31,6 +43,8 @@ class Line:
         self._market_step = int(now_s // book.config.market_step_s)
         #: the most urgent jobs without a place, and as many others in turn, are planned again per call
         self._limit = limit
+        #: rounds of the market in a row in which nobody moved, and for how many more only its prices are asked
+        self._market_vain = self._market_pause = 0
         #: a new plan replaces an old one only if it saves this much more [%]
         self._gain_pct = gain_pct
         self._changed = False
@@ -44,19 +58,21 @@ class Line:
         """Jobs that may start and have no live attempt."""
         return (job for job in self._book.jobs.values() if not job.held and job.live_attempt is None)
 
-    def changed(self) -> None:
-        """Capacity, forecasts or plans have changed."""
-        self._changed = self._round_wanted = True
+    def changed(self, *, everywhere: bool = False) -> None:
+        """Something may have become free for jobs without a place; `everywhere`: forecasts or nodes have changed."""
+        self._changed = True
+        self._round_wanted |= everywhere
+        if everywhere:
+            self._market_vain = self._market_pause = 0
 
     def submitted(self, job: Job, now_s: float) -> bool:
-        """A job came in: the market learns of it, and is held at once where it found no place in time.
+        """A job came in: the market learns of it, and others give way where it found no place in time.
 
         Returns whether plans of running jobs may have changed.
         """
         self._clearing.submitted(job, now_s)
         job = self._book.jobs.get(job.id, job)
-        late = job.plan is None or job.plan.end_s > job.spec.deadline_s + 1e-6
-        return job.spec.policy == "eco" and late and self._hold_market(now_s)
+        return job.spec.policy == "eco" and is_late(job, job.plan) and make_room(self._book, job, now_s)
 
     def _hold_market(self, now_s: float) -> bool:
         """Plan all jobs of the policy eco together: the tightest first, as nothing else can make room for it.
@@ -64,42 +80,95 @@ class Line:
         Returns whether plans have changed.
         """
         book = self._book
-        jobs = [job for job in book.jobs.values() if job.spec.policy == "eco" and not job.held and _free(job, now_s)]
+        jobs = [
+            job
+            for job in book.jobs.values()
+            if job.spec.policy == "eco"
+            and may_change(job, now_s)
+            and not is_settled(job)
+            and not stands_firm(book, job, now_s)
+        ]
         if not 0 < len(jobs) <= self._market_limit:
             book.market = None  # what was cleared an hour ago is not worth following
             return False
         lifted = book.lift(jobs)
         self._clearing.clear(lifted, now_s)
-        slack = {job.id: job.spec.deadline_s - work_left_s(job, now_s, book.config) for job in lifted}
+        if book.market is None or not book.market.shares_s:  # each can have what it wants, at its turn
+            book.restore(jobs)
+            return False
+        if self._market_pause > 0:
+            self._market_pause -= 1
+            book.restore(jobs)
+            return False
+        slack = {job.id: job.spec.deadline_s - book.durations.left_s(job, now_s) for job in lifted}
         plans: dict[str, Plan | NoPlan] = {}
         for job in sorted(lifted, key=lambda job: (-job.spec.priority, slack[job.id])):
             plans[job.id] = book.try_out(job, now_s)
-        if self._is_better(self._total(book.tried(jobs), now_s), self._total(jobs, now_s)):
+        # who runs and has no plan runs on all the same, on places that others would have been promised
+        holds = not any(job.live_attempt and isinstance(plans[job.id], NoPlan) for job in lifted)
+        if holds and self._is_better(jobs, self._in_time_g(book.tried(jobs), now_s), self._in_time_g(jobs, now_s)):
             book.restore(lifted)
             for job in jobs:
                 book.accept(job, plans[job.id], now_s)
+            self._market_vain = 0
             return True
         book.restore(jobs)
+        self._market_vain += 1
+        self._market_pause = min(max(0, self._market_vain - _PATIENCE), _LONGEST_MARKET_PAUSE)
         return False
 
+    def _replan_all(self, now_s: float) -> None:
+        """Plan all waiting jobs anew where one by one, a few per tick, it would take long."""
+        waiting = (job for job in self._book.jobs.values() if waits(job))
+        due = sum(not self._book.is_content(job, self._gain_pct) for job in waiting)
+        if due > max(self._limit, _MANY):
+            replan_all(self._book, now_s, self._market_gain_pct)
+
+    def _market_is_worthwhile(self, now_s: float) -> bool:
+        """Whether jobs stand in each other's way, or soon will.
+
+        They do where all of them emit clearly more than each would alone: that is the most that others could leave to
+        it. They will where much is submitted.
+        """
+        added_g = lost_g = divisible_g = 0.0
+        for job in self._book.jobs.values():
+            plan = job.plan
+            if plan is not None and plan.added_g is not None and job.spec.policy == "eco":
+                added_g += plan.added_g
+                lost_g += plan.added_g * plan.regret / (1 + plan.regret)
+                if job.pausable and job.spec.suspend.allow:
+                    divisible_g += plan.added_g
+        if divisible_g < added_g / 2:
+            return False  # the market takes jobs for divisible: with those that are not, its prices mislead
+        return lost_g > added_g * _LOST or self._clearing.load(now_s) > _BUSY
+
     def _make_room(self, jobs: Iterable[Job], now_s: float) -> bool:
-        """Plan all together where a job found no place by itself: others may give way. Once per slot at most."""
-        slot = self._book.calendar.slot_of(now_s)
-        placeless = (self._book.jobs[job.id].plan is None and job.spec.policy == "eco" for job in jobs)
-        if slot == self._room_slot or not any(placeless):
+        """Let others give way to jobs that found no place by themselves. Once per slot at most."""
+        slot, made = self._book.calendar.slot_of(now_s), False
+        if slot == self._room_slot:
             return False
-        self._room_slot = slot
-        return self._hold_market(now_s)
+        for job in jobs:
+            now = self._book.jobs[job.id]
+            if now.spec.policy == "eco" and is_late(now, now.plan):
+                self._room_slot = slot
+                made |= make_room(self._book, now, now_s)
+        return made
 
-    def _total(self, jobs: Iterable[Job], now_s: float) -> tuple[int, float]:
-        """How many jobs have no plan that is in time, and what the others' emit and keep from others [g]."""
-        worth_g = [self._clearing.worth_g(job, now_s) for job in jobs]
-        known_g = [one for one in worth_g if one is not None]
-        return len(worth_g) - len(known_g), sum(known_g)
+    def _in_time_g(self, jobs: Iterable[Job], now_s: float) -> dict[str, float]:
+        """What the plans that are in time emit and keep from others, by id [g]."""
+        worth_g = {job.id: self._clearing.worth_g(job, now_s) for job in jobs}
+        return {job_id: one for job_id, one in worth_g.items() if one is not None}
 
-    def _is_better(self, new: tuple[int, float], old: tuple[int, float]) -> bool:
-        """Fewer late jobs, or clearly fewer grams: all of them change their plans together, or none does."""
-        return new[0] < old[0] or (new[0] == old[0] and new[1] < old[1] * (1 - self._market_gain_pct / 100))
+    def _is_better(self, jobs: Sequence[Job], new_g: dict[str, float], old_g: dict[str, float]) -> bool:
+        """More in time of the highest priority in which the numbers differ, or the same jobs and clearly fewer grams.
+
+        All change their plans together, or none does.
+
+        The grams of different jobs are not compared: who is late is in neither sum.
+        """
+        if new_g.keys() != old_g.keys():
+            return in_time_by_priority(jobs, new_g) > in_time_by_priority(jobs, old_g)
+        return sum(new_g.values()) < sum(old_g.values()) * (1 - self._market_gain_pct / 100)
 
     def replan(self, now_s: float) -> bool:
         """Use what became free: at once for jobs that wait for a place, in turn and once per slot for all others.
@@ -110,30 +179,27 @@ class Line:
         step = int(now_s // self._book.config.market_step_s)
         if step != self._market_step:
             self._market_step = step
-            moved = self._hold_market(now_s)
+            self._book.market = None
+            if self._market_is_worthwhile(now_s):
+                moved = self._hold_market(now_s)
         if self._changed:
             placeless = (self._book.jobs[job_id] for job_id in self._book.placeless)
             first = heapq.nsmallest(self._limit, placeless, key=urgency)
             self._book.replan(first, now_s, self._gain_pct)
             moved |= self._make_room(first, now_s)
-            # as long as one gets a place, there may be more
-            self._changed = any(j.plan is None and self._book.jobs[j.id].plan is not None for j in first)
+            # as long as one gets a place, or an earlier one, there may be more
+            now = [(job.plan, self._book.jobs[job.id].plan) for job in first]
+            self._changed = any(new is not None and (old is None or new.end_s < old.end_s) for old, new in now)
         slot = self._book.calendar.slot_of(now_s)
+        self._round_wanted |= self._book.freed
+        self._book.freed = False
         if self._round_wanted and not self._round and slot != self._round_slot:
             self._round_wanted, self._round_slot = False, slot
-            line = sorted(self.waiting(), key=lambda j: (j.plan is not None, *urgency(j)), reverse=True)
+            if len(self._book.jobs) > _MANY:
+                self._replan_all(now_s)
+            line = sorted(self.waiting(), key=lambda j: (not is_late(j, j.plan), *urgency(j)), reverse=True)
             self._round = [job.id for job in line]
         turn = [self._book.jobs.get(self._round.pop()) for _ in range(min(self._limit, len(self._round)))]
         due = [j for j in turn if j is not None and j.live_attempt is None and not j.held]
         self._book.replan(due, now_s, self._gain_pct)
         return moved
-
-
-def _free(job: Job, now_s: float) -> bool:
-    """Whether its plan may change now: it waits, or runs and may be paused, and did so long enough."""
-    attempt = job.live_attempt
-    if attempt is None:
-        return True
-    if attempt.state is not AttemptState.RUNNING or not (job.pausable and job.spec.suspend.allow):
-        return False
-    return now_s - (attempt.started_s or now_s) >= job.spec.suspend.min_run_s

@@ -23,6 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from eco_ray.core.cluster import KINDS
+
 Floats = NDArray[np.float64]
 
 #: share of the recent demand that is expected to come again; more would put off real jobs for imagined ones
@@ -49,10 +51,12 @@ class Wish:
     #: first start and last end [s since epoch]
     earliest_s: float
     latest_s: float
-    #: what a worker holds: CPUs, GPUs, GB
-    demand: tuple[float, float, float]
-    #: shape (P,): power of a worker in each pool, with PUE [W]; inf where it may not run
+    #: what its least workers hold: `Resources.amounts`
+    demand: tuple[float, ...]
+    #: shape (P,): power that they add in each pool, with PUE [W]; inf where it may not run
     watts: Floats
+    #: how much faster it is with its most workers
+    most_speed: float = 1.0
     #: pool that it runs in now
     runs_in: int | None = None
 
@@ -63,14 +67,14 @@ class Cleared:
 
     #: shape (T+1,) [s since epoch]
     edges_s: Floats
-    #: shape (P, T, 3): grams per unit of CPU, GPU and GB, and second
+    #: shape (P, T, KINDS): grams per unit of each resource, and second
     price_g: Floats
     #: job id -> shape (P, T): seconds that are meant for it
     shares_s: dict[str, Floats]
     _slots: dict[float, tuple[int, NDArray[np.int64], Floats]] = field(default_factory=dict)
 
     def by_slot(self, slot_s: float, first: int, count: int) -> tuple[NDArray[np.int64], Floats]:
-        """Step of each of the slots first..first+count-1, shape (count,), and the prices in them, (P, count, 3).
+        """Step of each of the slots first..first+count-1, shape (count,), and the prices in them, (P, count, KINDS).
 
         Nothing has a price before the first step and after the last one; their step is -1.
         """
@@ -84,7 +88,7 @@ class Cleared:
         skip = first - begin
         if skip >= 0 and skip + count <= len(known_step):
             return known_step[skip : skip + count], known_g[:, skip : skip + count]
-        step, price_g = np.full(count, -1), np.zeros((len(known_g), count, 3))
+        step, price_g = np.full(count, -1), np.zeros((len(known_g), count, KINDS))
         low, high = max(0, -skip), min(count, len(known_step) - skip)
         if high > low:
             step[low:high] = known_step[skip + low : skip + high]
@@ -92,7 +96,7 @@ class Cleared:
         return step, price_g
 
 
-def held_g(cleared: Cleared, pool: int, demand: tuple[float, float, float], start_s: float, end_s: float) -> float:
+def held_g(cleared: Cleared, pool: int, demand: tuple[float, ...], start_s: float, end_s: float) -> float:
     """What a place is worth to the others [g]: the price of what is held there, over [start, end]."""
     edges_s = np.clip(cleared.edges_s, start_s, end_s)
     return float((cleared.price_g[pool] @ np.array(demand)) @ np.diff(edges_s))
@@ -103,11 +107,11 @@ class Demand:
 
     def __init__(self, now_s: float) -> None:
         self._since_s = self._last_s = now_s
-        #: resource-seconds per second: CPU, GPU, GB
-        self._rate = np.zeros(3)
+        #: resource-seconds per second
+        self._rate = np.zeros(KINDS)
         self._work = self._length = self._slack = self._jobs = 0.0
 
-    def submitted(self, demand: tuple[float, float, float], length_s: float, slack_s: float, now_s: float) -> None:
+    def submitted(self, demand: tuple[float, ...], length_s: float, slack_s: float, now_s: float) -> None:
         """Take a job into account."""
         self._forget(now_s)
         self._jobs += 1.0
@@ -119,14 +123,20 @@ class Demand:
         self._slack += weight * slack_s
 
     def expected(self, step_s: float, now_s: float) -> tuple[Floats, float, float]:
-        """Demand of what will come in each step (3,) while it runs, its length [s] and its slack [s]."""
-        self._forget(now_s)
-        seen = 1 - math.exp(-max(now_s - self._since_s, step_s) / MEMORY_S)  # a short memory is not a low demand
+        """Demand of what will come in each step (KINDS,) while it runs, its length [s] and its slack [s]."""
+        rate = self.rate(step_s, now_s)
         if self._work <= 0:
-            return np.zeros(3), 0.0, 0.0
+            return np.zeros(KINDS), 0.0, 0.0
         length_s, slack_s = self._length / self._work, self._slack / self._work
         share = EXPECTED_SHARE * self._jobs / (self._jobs + _FEW_JOBS)
-        return share * self._rate / seen * step_s / length_s, length_s, slack_s
+        return share * rate * step_s / length_s, length_s, slack_s
+
+    def rate(self, step_s: float, now_s: float) -> Floats:
+        """What was submitted lately, in resource-seconds per second: shape (KINDS,)."""
+        self._forget(now_s)
+        seen = 1 - math.exp(-max(now_s - self._since_s, step_s) / MEMORY_S)  # a short memory is not a low demand
+        rate: Floats = self._rate / seen
+        return rate
 
     def _forget(self, now_s: float) -> None:
         kept = math.exp(-max(0.0, now_s - self._last_s) / MEMORY_S)
@@ -139,14 +149,14 @@ class Demand:
 def clear(
     wishes: Sequence[Wish], expected: Sequence[Wish], edges_s: Floats, g_per_kwh: Floats, capacity: Floats
 ) -> Cleared:
-    """Share the steps out. g_per_kwh: shape (P, T), nan where unknown; capacity: shape (P, T, 3).
+    """Share the steps out. g_per_kwh: shape (P, T), nan where unknown; capacity: (P, T, KINDS).
 
     The first step may be shorter than the others. Work that does not fit stays undone at a high price.
     """
     wanted = [*wishes, *expected]
     step_s = np.diff(edges_s)
     pools, steps = g_per_kwh.shape
-    price_g = np.zeros((pools, steps, 3))
+    price_g = np.zeros((pools, steps, KINDS))
     if not wanted:
         return Cleared(edges_s, price_g, {})
     left_s = np.array([wish.left_s for wish in wanted])
@@ -155,7 +165,8 @@ def clear(
     demand = np.array([wish.demand for wish in wanted])
     watts = np.array([wish.watts for wish in wanted])
     overlap_s = np.minimum(edges_s[1:], latest_s[:, None]) - np.maximum(edges_s[:-1], earliest_s[:, None])
-    room_s = np.minimum(np.maximum(overlap_s, 0.0), left_s[:, None])
+    most_speed = np.array([wish.most_speed for wish in wanted])
+    room_s = np.minimum(np.maximum(overlap_s, 0.0) * most_speed[:, None], left_s[:, None])
     with np.errstate(invalid="ignore"):  # where it may not run, at 0 g/kWh: inf x 0 is as impossible as inf
         grams_per_s = watts[:, :, None] * g_per_kwh / 3.6e6  # (J, P, T)
     possible = np.isfinite(grams_per_s) & (room_s > 1e-6)[:, None, :]
@@ -182,12 +193,12 @@ def clear(
 def _solve(
     job: Any, pool: Any, step: Any, cost: Floats, bound_s: Floats, left_s: Floats, demand: Floats, capacity: Floats
 ) -> tuple[Floats, Floats] | None:
-    """Seconds of each variable, and prices (P, T, 3); None where the cheapest choice of every job fits."""
+    """Seconds of each variable, and prices (P, T, KINDS); None where the cheapest choice of every job fits."""
     pools, steps, _ = capacity.shape
     cell = pool * steps + step
-    most = np.stack([np.bincount(cell, bound_s * demand[job, r], pools * steps) for r in range(3)], axis=1)
-    tight = most > capacity.reshape(-1, 3) * (1 + 1e-9)  # rows that could bind at all
-    if not tight.any() or _fits_cheapest(job, cell, cost, bound_s, left_s, demand, capacity.reshape(-1, 3)):
+    most = np.stack([np.bincount(cell, bound_s * demand[job, r], pools * steps) for r in range(KINDS)], axis=1)
+    tight = most > capacity.reshape(-1, KINDS) * (1 + 1e-9)  # rows that could bind at all
+    if not tight.any() or _fits_cheapest(job, cell, cost, bound_s, left_s, demand, capacity.reshape(-1, KINDS)):
         return None
     from scipy.optimize import linprog
     from scipy.sparse import csr_array, vstack
@@ -195,7 +206,7 @@ def _solve(
     count, jobs = len(job), len(left_s)
     scale = 1 / max(float(cost.max()), 1e-30)
     blocks, limits, rows = [], [], []
-    for r in range(3):
+    for r in range(KINDS):
         cells = np.flatnonzero(tight[:, r])
         if not len(cells):
             continue
@@ -204,7 +215,7 @@ def _solve(
         used = number[cell] >= 0
         entries = (demand[job[used], r] / 3600.0, (number[cell[used]], np.flatnonzero(used)))
         blocks.append(csr_array(entries, shape=(len(cells), count + jobs)))
-        limits.append(capacity.reshape(-1, 3)[cells, r] / 3600.0)
+        limits.append(capacity.reshape(-1, KINDS)[cells, r] / 3600.0)
         rows.append((r, cells))
     undone = np.arange(jobs)
     work = csr_array(
@@ -221,13 +232,13 @@ def _solve(
     )
     if found.status != 0:  # numerical trouble: plan without prices
         return None
-    price_g = np.zeros((pools * steps, 3))
+    price_g = np.zeros((pools * steps, KINDS))
     duals = -np.asarray(found.ineqlin.marginals) / scale / 3600.0
     offset = 0
     for r, cells in rows:
         price_g[cells, r] = np.maximum(duals[offset : offset + len(cells)], 0.0)
         offset += len(cells)
-    return np.asarray(found.x[:count]), price_g.reshape(pools, steps, 3)
+    return np.asarray(found.x[:count]), price_g.reshape(pools, steps, KINDS)
 
 
 def _fits_cheapest(
@@ -241,5 +252,7 @@ def _fits_cheapest(
     has = first < len(order)
     start[has] = before[np.minimum(first, len(order) - 1)][has]
     taken = np.clip(left_s[job[order]] - (before - start[job[order]]), 0.0, bound_s[order])
-    load = np.stack([np.bincount(cell[order], taken * demand[job[order], r], len(capacity)) for r in range(3)], axis=1)
+    load = np.stack(
+        [np.bincount(cell[order], taken * demand[job[order], r], len(capacity)) for r in range(KINDS)], axis=1
+    )
     return bool((load <= capacity * (1 + 1e-9)).all())

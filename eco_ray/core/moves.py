@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from eco_ray.core.actions import Action, AskToCheckpoint, StartAttempt, StopAttempt
 from eco_ray.core.attempts import with_attempt
 from eco_ray.core.book import Book
-from eco_ray.core.decide import decided_once
 from eco_ray.core.explain import plan_message
-from eco_ray.core.jobs import Attempt, AttemptState, Job, Reason
+from eco_ray.core.jobs import Attempt, AttemptState, Job, Reason, Segment
 from eco_ray.core.line import Line, urgency
+from eco_ray.core.records import changed
 
 
 class Moves:
@@ -29,12 +27,12 @@ class Moves:
         if attempt.state is AttemptState.LAUNCHING or attempt.node not in self._book.nodes:
             self._book.hold_node(job, attempt, now_s)  # it cannot pause; its start or its loss will be reported
             return []
-        if job.plan is not None and len(job.plan.segments) > 1 and decided_once(job.spec.policy):
+        if self._book.goes_as_planned(job, now_s):
             job = self._book.next_segment(job, now_s)
         else:
             job = self._book.plan(job, now_s)
         ahead = job.plan.segments[0] if job.plan else None
-        if ahead is None or (ahead.node == attempt.node and ahead.start_s <= now_s):
+        if ahead is None or (_same_place(ahead, attempt) and ahead.start_s <= now_s):
             if ahead is None or ahead.end_s <= now_s + 1.0:  # nobody knows how long it still takes
                 self._book.hold_node(job, attempt, now_s)
             return []
@@ -47,7 +45,7 @@ class Moves:
             ahead = job.plan.segments[0] if job.plan else None
             if attempt.state is not AttemptState.RUNNING or ahead is None or attempt.node not in self._book.nodes:
                 continue  # what is lost will be reported
-            if ahead.start_s > now_s + 1e-6 or ahead.node != attempt.node:
+            if ahead.start_s > now_s + 1e-6 or not _same_place(ahead, attempt):
                 actions += self._pause_for_plan(job, now_s)
         return actions
 
@@ -64,23 +62,26 @@ class Moves:
             return []
         segment = job.plan.segments[0]
         node = self._book.nodes.get(segment.node)
-        free = node is not None and job.spec.demand.fits_in(self._book.free(node))
+        demand = job.spec.demand * segment.workers
+        free = node is not None and demand.fits_in(self._book.free(node))
         if node is not None and not free and self._book.is_leaving(node, now_s, 2 * self._pause_timeout_s):
             return []  # whoever holds the place is on its way out
-        if node is None or not job.spec.demand.fits_in(self._book.free(node)):
+        if node is None or not free:
             # what was promised is not there (an overrun, or others' work): look for the next best place
-            self.to_line(job, f"waits for {job.spec.demand} on {segment.node}, which others still hold", now_s)
+            self.to_line(job, f"waits for {demand} on {segment.node}, which others still hold", now_s)
             return []
         number = len(job.attempts) + 1
         attempt = Attempt(number, f"{job.id}-a{number}", node.name, node.zone, AttemptState.LAUNCHING, now_s)
+        attempt = changed(attempt, workers=segment.workers)
         message = f"is being launched on {node.name} in {node.zone} (attempt {number})"
-        job = replace(job, attempts=(*job.attempts, attempt), message=message)
+        # it no longer waits for whatever it waited for
+        job = changed(job, attempts=(*job.attempts, attempt), reason=Reason.PENDING_EVALUATION, message=message)
         self._book.set(job, now_s, "launching", f"attempt {number} on {node.name} in {node.zone}")
         return [StartAttempt(job, attempt)]
 
     def to_line(self, job: Job, message: str, now_s: float) -> None:
         """Take a job's plan away, until its turn to be planned again."""
-        self._book.set(replace(job, plan=None, reason=Reason.WAITING_FOR_CAPACITY, message=message), now_s)
+        self._book.set(changed(job, plan=None, reason=Reason.WAITING_FOR_CAPACITY, message=message), now_s)
         self._line.changed()
 
     def ask_to_pause(self, job: Job, message: str, now_s: float) -> list[Action]:
@@ -88,8 +89,8 @@ class Moves:
         attempt = job.live_attempt
         if attempt is None:
             return []
-        attempt = replace(attempt, state=AttemptState.PAUSING, pause_asked_s=now_s)
-        self._book.set(replace(with_attempt(job, attempt), message=message), now_s, "pausing", message)
+        attempt = changed(attempt, state=AttemptState.PAUSING, pause_asked_s=now_s)
+        self._book.set(changed(with_attempt(job, attempt), message=message), now_s, "pausing", message)
         return [AskToCheckpoint(job.id, attempt)]
 
     def check_pause(self, job: Job, attempt: Attempt, now_s: float) -> list[Action]:
@@ -105,8 +106,8 @@ class Moves:
             f"runs on: it ignored a pause request for {waited_s:.0f} s (limit {limit_s:.0f} s); it will not be asked "
             "again. Open eco_ray.train.session in it to make it suspendable, or set carbon.suspend.allow: false"
         )
-        running = replace(attempt, state=AttemptState.RUNNING)
-        job = replace(with_attempt(job, running), pausable=False, message=message)
+        running = changed(attempt, state=AttemptState.RUNNING)
+        job = changed(with_attempt(job, running), pausable=False, message=message)
         self._book.set(job, now_s, "pause-ignored", message)
         self._book.plan(job, now_s)
         return []
@@ -116,10 +117,15 @@ class Moves:
         attempt = job.live_attempt
         if attempt is None:
             return []
-        attempt = replace(attempt, state=AttemptState.STOPPING, pause_asked_s=now_s)
-        self._book.set(replace(with_attempt(job, attempt), message=message), now_s, "stopping", message)
+        attempt = changed(attempt, state=AttemptState.STOPPING, pause_asked_s=now_s)
+        self._book.set(changed(with_attempt(job, attempt), message=message), now_s, "stopping", message)
         return [StopAttempt(job.id, attempt)]
 
     def _pause_for_plan(self, job: Job, now_s: float) -> list[Action]:
-        _, message = plan_message(job, job.plan, now_s, self._book.config) if job.plan else ("", "")
+        _, message = plan_message(job, job.plan, now_s) if job.plan else ("", "")
         return self.ask_to_pause(job, f"pauses: {message}", now_s)
+
+
+def _same_place(segment: Segment, attempt: Attempt) -> bool:
+    """Whether an attempt can just run on into a stretch: another number of workers is another start."""
+    return (segment.node, segment.workers) == (attempt.node, attempt.workers)

@@ -8,13 +8,12 @@ ids unique over jobs that have ended; those that are open are checked here.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from eco_ray.core.actions import Action, AskToCheckpoint, CleanUp, StartAttempt, StopAttempt
 from eco_ray.core.attempts import exit_verdict, kept_work, with_attempt
 from eco_ray.core.book import Book
-from eco_ray.core.cluster import Resources
 from eco_ray.core.decide import decided_once
 from eco_ray.core.events import (
     AttemptExited,
@@ -31,10 +30,13 @@ from eco_ray.core.events import (
     SuspendRequested,
     Tick,
 )
-from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Reason
+from eco_ray.core.explain import plan_message
+from eco_ray.core.feasible import check_feasible
+from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Plan, Reason
 from eco_ray.core.line import Line
 from eco_ray.core.moves import Moves
-from eco_ray.core.planner import PlannerConfig, check_feasible
+from eco_ray.core.records import changed
+from eco_ray.core.situation import PlannerConfig
 from eco_ray.errors import NotFoundError, UsageError
 
 
@@ -56,7 +58,7 @@ class OrchestratorConfig:
     replan_gain_pct: float = 2.0
     #: up to so many jobs of the policy eco are planned together once per step of the market; a plan takes milliseconds,
     #: and the caller waits for all of them
-    market_limit: int = 50
+    market_limit: int = 250
 
 
 #: the sentence of a job that a person suspended
@@ -123,7 +125,7 @@ class Orchestrator:
             raise UsageError(
                 f"a job with the id {event.job_id!r} is already here (it is {known.state}); choose another"
             )
-        check_feasible(event.spec, now_s, list(self.book.nodes.values()), self.config.planner)
+        check_feasible(event.spec, now_s, self.book.calendar.fleet.kinds)
         job = Job(
             event.job_id,
             event.spec,
@@ -146,15 +148,15 @@ class Orchestrator:
             return []
         if job.cancelling:
             return []
-        return self._moves.stop(replace(job, cancelling=True), "is being cancelled", now_s)
+        return self._moves.stop(changed(job, cancelling=True), "is being cancelled", now_s)
 
     def _on_suspend(self, event: SuspendRequested, now_s: float) -> list[Action]:
         job = self._job(event.job_id)
         if job.cancelling:
             raise UsageError(f"job {job.id} is being cancelled; submit it again with a later start instead")
-        job, attempt = replace(job, held=True), job.live_attempt
+        job, attempt = changed(job, held=True), job.live_attempt
         if attempt is None:
-            job = replace(job, state=JobState.SUSPENDED, reason=Reason.SUSPENDED, message=HELD, plan=None)
+            job = changed(job, state=JobState.SUSPENDED, reason=Reason.SUSPENDED, message=HELD, plan=None)
             self.book.set(job, now_s, "suspended", HELD)
             self._line.changed()
             return []
@@ -163,7 +165,7 @@ class Orchestrator:
             return self._moves.ask_to_pause(job, message, now_s)
         if attempt.state is AttemptState.LAUNCHING:
             return self._moves.stop(job, "is stopped by request, before it ran", now_s)
-        self.book.set(replace(job, message=message), now_s)  # it is already on its way out
+        self.book.set(changed(job, message=message), now_s)  # it is already on its way out
         return []
 
     def _on_resume(self, event: ResumeRequested, now_s: float) -> list[Action]:
@@ -172,7 +174,7 @@ class Orchestrator:
             raise UsageError(
                 f"job {job.id} is not held by a suspend request (it is {job.state}); there is nothing to resume"
             )
-        self.book.set(replace(job, held=False), now_s)
+        self.book.set(changed(job, held=False), now_s)
         if job.live_attempt is None:
             self.book.plan(self.book.jobs[job.id], now_s)
         return self._moves.start_if_due(job.id, now_s)
@@ -186,8 +188,10 @@ class Orchestrator:
         job, attempt = found
         launching = attempt.state is AttemptState.LAUNCHING  # else it is being stopped already
         state = AttemptState.RUNNING if launching else attempt.state
-        started = replace(attempt, state=state, started_s=event.started_s or now_s)
-        job = replace(
+        started_s = event.started_s or now_s
+        self.book.launched_in(max(0.0, started_s - attempt.created_s))
+        started = changed(attempt, state=state, started_s=started_s)
+        job = changed(
             with_attempt(job, started),
             state=JobState.RUNNING,
             reason=Reason.RUNNING,
@@ -199,20 +203,23 @@ class Orchestrator:
         return []
 
     def _on_progressed(self, event: AttemptProgressed, now_s: float) -> list[Action]:
+        if event.productive_s is not None:  # it runs, whether anybody has seen that or not
+            self._on_started(AttemptStarted(event.job_id, event.number, min(event.productive_s, now_s)), now_s)
         found = self._live(event.job_id, event.number)
         if found is None:
             return []
         job, attempt = found
-        attempt = replace(
+        attempt = changed(
             attempt,
             productive_s=attempt.productive_s if attempt.productive_s is not None else event.productive_s,
             checkpoint_s=event.checkpoint_s if event.checkpoint_s is not None else attempt.checkpoint_s,
         )
-        job = replace(
+        job = changed(
             with_attempt(job, attempt),
             progress=event.done if event.done is not None else job.progress,
             metrics={**job.metrics, **event.metrics},
             has_checkpoint=job.has_checkpoint or event.checkpoint_s is not None,
+            checkpoint_gb=event.checkpoint_gb if event.checkpoint_gb is not None else job.checkpoint_gb,
         )
         self.book.set(job, now_s)
         return []
@@ -223,73 +230,91 @@ class Orchestrator:
             return []
         job, attempt = found
         ended_s = min(event.ended_s or now_s, now_s)
-        if event.exit_code is not None and attempt.started_s is None:  # over before it was seen running
-            attempt = replace(attempt, started_s=ended_s)
+        if event.exit_code is not None and attempt.started_s is None:
+            # over before it was seen running: it began as soon as launches do
+            attempt = changed(attempt, started_s=min(ended_s, attempt.created_s + self.book.launch_s))
         verdict = exit_verdict(job, attempt, event, self.config.max_losses)
-        ended = replace(
+        ended = changed(
             attempt, state=verdict.attempt_state, ended_s=ended_s, exit_code=event.exit_code, message=event.message
         )
         productive_s, progress = kept_work(job, ended)
-        # a plan that was made once and for all goes on after the pause that it asked for
-        keeps_plan = ended.state is AttemptState.PAUSED and decided_once(job.spec.policy) and not job.held
-        ahead = job.plan if keeps_plan and job.plan is not None and job.plan.start_s >= now_s else None
-        job = replace(
+        used_j, emitted_g = self.book.spent(job, ended, now_s)
+        ahead = job.plan if job.plan is not None and job.plan.start_s >= now_s else None
+        job = changed(
             with_attempt(job, ended),
-            plan=ahead,
+            plan=None,
             productive_s=productive_s,
             progress=progress,
+            used_j=job.used_j + used_j,
+            emitted_g=job.emitted_g + emitted_g,
             has_checkpoint=job.has_checkpoint or ended.state is AttemptState.PAUSED,
             retries=job.retries + (1 if verdict.uses_retry else 0),
             retry_at_s=now_s + self.config.retry_delay_s if verdict.delayed else 0.0,
         )
+        if ahead is not None and ended.state is AttemptState.PAUSED and self._goes_on(job, ahead, now_s):
+            job = self.book.resumed(job, ahead, now_s)
         self._line.changed()
         clean_up = CleanUp(job.id, ended, final=verdict.job_state.is_final)
+        if verdict.job_state is JobState.SUCCEEDED:
+            self.book.durations.succeeded(job)
         if verdict.job_state.is_final:
             if verdict.job_state is JobState.SUCCEEDED and job.state is not JobState.RUNNING:
-                self.book.set(replace(job, state=JobState.RUNNING), now_s)  # as the table of states has it
+                self.book.set(changed(job, state=JobState.RUNNING), now_s)  # as the table of states has it
             self._end(job, verdict.job_state, verdict.reason, verdict.message, now_s)
             return [clean_up, *self._moves.start_waiting(now_s)]
         state, reason, message = verdict.job_state, verdict.reason, verdict.message
         if job.held:
             state, reason, message = JobState.SUSPENDED, Reason.SUSPENDED, HELD
-        job = replace(job, state=state, reason=reason, message=message)
+        elif job.plan is not None:
+            reason, message = plan_message(job, job.plan, now_s)
+        job = changed(job, state=state, reason=reason, message=message)
         kind = verdict.attempt_state.value
         self.book.set(job, now_s, kind, f"attempt {attempt.number}: {verdict.message}")
-        if not job.held and ahead is None:
+        if not job.held and job.plan is None:
             self.book.plan(job, now_s)
         return [clean_up, *self._moves.start_waiting(now_s)]
+
+    def _goes_on(self, job: Job, ahead: Plan, now_s: float) -> bool:
+        """Whether a job that has paused keeps the plan that it paused for: a new one would move it for nothing.
+
+        Where jobs pay for each other's places, prices may have changed since; a budget is looked at anew, and so is
+        what has happened since the plan was made.
+        """
+        prices, spec = self.book.market is not None, job.spec
+        budget = spec.budget_g is not None or spec.budget_j is not None
+        news = prices or budget or not self.book.is_up_to_date(job)
+        if job.held or (news and not decided_once(spec.policy)):
+            return False
+        return self.book.does_the_rest(job, ahead.segments, now_s)
 
     # -- the world -------------------------------------------------------------------------------------------------
 
     def _on_forecast(self, event: ForecastArrived, _now_s: float) -> list[Action]:
-        self.book.forecast.update(event.series)
-        self.book.past.update(event.past)
-        self._line.changed()
+        self.book.forecast_arrived(event.series, event.past)
+        self._line.changed(everywhere=True)
         return []
 
     def _on_node_joined(self, event: NodeJoined, _now_s: float) -> list[Action]:
-        self.book.nodes[event.node.name] = event.node
-        self._line.changed()
+        self.book.set_node(event.node)
+        self._line.changed(everywhere=True)
         return []
 
     def _on_node_lost(self, event: NodeLost, now_s: float) -> list[Action]:
-        self.book.nodes.pop(event.name, None)
-        self.book.foreign.pop(event.name, None)
+        self.book.lose_node(event.name)
         for job in list(self.book.jobs.values()):
             planned_there = job.plan is not None and any(s.node == event.name for s in job.plan.segments)
             if planned_there and job.live_attempt is None:  # planned again at the next ticks: they may be thousands
                 self._moves.to_line(job, f"had its place on {event.name}, which is gone; it gets another one", now_s)
-        self._line.changed()
+        self._line.changed(everywhere=True)
         return self._moves.start_waiting(now_s)
 
     def _on_foreign_use(self, event: ForeignUse, _now_s: float) -> list[Action]:
-        if self.book.foreign.get(event.node, Resources()) != event.held:
-            self.book.foreign[event.node] = event.held
-            self._line.changed()
+        if self.book.set_foreign(event.node, event.held):
+            self._line.changed(everywhere=True)
         return []
 
     def _on_tick(self, _event: Tick, now_s: float) -> list[Action]:
-        self.book.calendar.forget_before(now_s)
+        self.book.forget_before(now_s)
         actions: list[Action] = []
         for job in self.book.due(now_s):
             attempt = job.live_attempt
@@ -316,6 +341,6 @@ class Orchestrator:
         return (job, attempt) if job and attempt and attempt.number == number else None
 
     def _end(self, job: Job, state: JobState, reason: Reason, message: str, now_s: float) -> None:
-        job = replace(job, state=state, reason=reason, message=message, plan=None, finished_s=now_s, held=False)
+        job = changed(job, state=state, reason=reason, message=message, plan=None, finished_s=now_s, held=False)
         self.book.set(job, now_s, state.value, message)
         self._line.changed()

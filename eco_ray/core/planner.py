@@ -1,330 +1,373 @@
-"""Plans one job: when, where, and with which suspensions, for the fewest grams that its deadline and the nodes allow.
+"""Plans one job: when, where, with how many workers and which suspensions, for the fewest grams that its deadline,
+its budgets and the nodes allow.
 
-The same call serves the live controller, `job plan` and (later) the simulator. A plan is made against the calendar of
-what other jobs have been promised, so jobs are planned one after the other, the most urgent first.
+The same call serves the live controller, `job plan` and the simulator. A plan is made against the calendar of what
+other jobs have been promised, so jobs are planned one after the other; `core/line.py` says in which order and when
+again, and gives slots that others want a price.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_ray.core.cluster import Node
+from eco_ray.core.budget import within_budget
 from eco_ray.core.decide import NAMES, Question, decide, resumed, window
-from eco_ray.core.jobs import Job, JobSpec, Plan, Reason, Segment
-from eco_ray.core.slots import (
-    ROUNDING,
-    Costs,
-    Interruptible,
-    Run,
-    SuspendCosts,
-    cheapest_run,
-    cheapest_slots,
-    earliest_run,
-)
-from eco_ray.core.task import INSTANT_S, NoPlan, PlannerConfig, Situation, Task, segments_g
-from eco_ray.errors import InfeasibleError, NotFoundError
+from eco_ray.core.durations import done_so_far_s
+from eco_ray.core.feasible import hours
+from eco_ray.core.fleet import Fleet, Place
+from eco_ray.core.greenest import Segments, gate, greenest, ideal_g
+from eco_ray.core.jobs import Job, Plan, Reason
+from eco_ray.core.late import earliest_end
+from eco_ray.core.situation import Floats, Measure, NoPlan, PlannerConfig, Situation
+from eco_ray.core.slots import ROUNDING, Costs, earliest_run
+from eco_ray.core.starts import starts_g
+from eco_ray.core.task import INSTANT_S, Task
 
-__all__ = ["NoPlan", "PlannerConfig", "Situation", "check_feasible", "plan_job", "segments_g"]
+__all__ = ["NoPlan", "PlannerConfig", "Situation", "plan_job"]
 
-#: nodes of one zone that the planner looks at; the others are like them
-_NODES_PER_ZONE = 3
-#: slots beyond its work that a job's resumes may take together; with more it runs in one piece
-_MORE_SLOTS = 8
-
-
-def check_feasible(spec: JobSpec, now_s: float, nodes: Sequence[Node], config: PlannerConfig) -> None:
-    """Raise InfeasibleError or NotFoundError for a job that could not run even on an empty cluster."""
-    known = sorted({node.zone for node in nodes})
-    for zone in spec.zones:
-        if zone not in known:
-            raise NotFoundError(
-                f"zone {zone!r} of job {spec.name!r} is not in this cluster: its zones are {', '.join(known)}; "
-                "correct carbon.zones or add a node there"
-            )
-    allowed = _allowed(spec, nodes)
-    if not any(spec.demand.fits_in(node.capacity) for node in allowed):
-        largest = max((node.capacity for node in allowed), key=lambda c: (c.cpus, c.memory_gb), default="nothing")
-        raise InfeasibleError(
-            f"job {spec.name!r} asks for {spec.demand}; the largest allowed node has {largest}; "
-            "ask for less or allow more zones"
-        )
-    begin_s = max(now_s, spec.not_before_s)
-    needed_s = spec.expected_duration_s or 0.0
-    if spec.deadline_s < begin_s + needed_s or spec.deadline_s <= begin_s:
-        short_s = begin_s + needed_s - spec.deadline_s
-        needs = f"it needs {_hours(needed_s)}" if spec.expected_duration_s else "its duration is unknown"
-        raise InfeasibleError(
-            f"job {spec.name!r} cannot finish by its deadline: {needs} and the deadline leaves "
-            f"{_hours(spec.deadline_s - begin_s)}; move the deadline by at least {_hours(max(short_s, 1.0), up=True)}"
-            + (" or shorten the job" if spec.expected_duration_s else "")
-        )
+#: nodes of each pool that are looked at one by one, where none of them has room for what was chosen in the pool: the
+#: roomiest first, and more where these have no room in time
+_ONE_BY_ONE = (3, 16, 64)
+#: slots that are looked at beyond the forecast at most
+_MOST_SLOTS = 1_000_000
 
 
 def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | NoPlan:
     """The lowest-carbon feasible plan of one job, which must not be in the calendar while it is planned."""
-    spec, live = job.spec, job.live_attempt
-    nodes = _candidates(spec, situation, live.node if live else None)
-    if not nodes:
+    spec, fleet = job.spec, situation.fleet
+    least = spec.demand * spec.workers.min
+    live = fleet.place_of(job.live_attempt.node) if job.live_attempt else None
+    places = fleet.places(spec.zones, least)
+    if live is not None and live not in places:
+        # one of a pool, on which it could stay; the name of the node that stands for the pool tells them apart
+        places = (live, *(_other_name(place, live, fleet) for place in places))
+    if not places:
         return NoPlan(
             Reason.WAITING_FOR_CAPACITY,
-            f"no node in {', '.join(spec.zones) or 'any zone'} is there with {spec.demand}; it starts when one joins",
+            f"no node in {', '.join(spec.zones) or 'any zone'} is there with {least}; it starts when one joins",
         )
-    task = Task.of(job, situation, nodes, config)
-    latest_s = min(spec.deadline_s, task.begin_s + config.horizon_s)
-    slots = math.ceil(latest_s / task.slot_s - 1e-6) - task.first
-    shown = max(slots, task.work_at_once)
-    free = situation.fits(nodes, spec, task.first, shown)
-    intensity = task.intensity(situation, shown)
-    segments = _published(task, situation, config, intensity, free)
-    if segments is None:
-        runs = _runs(task, situation, slots, intensity, free)
-        if runs and task.segments(runs)[-1].end_s > latest_s + INSTANT_S:  # the last slot is not whole
-            runs = _runs(task, situation, slots - 1, intensity, free)
-        if runs is None:
-            return NoPlan(
-                Reason.WAITING_FOR_CAPACITY,
-                f"needs {spec.demand} for {_hours(task.left_s)}; every allowed node is promised or in use until its "
-                "deadline, so it starts when one becomes free",
-            )
-        segments = task.segments(runs)
-    place = earliest_run(np.where(free, 0.0, np.inf), task.work_at_once)
+    task = _task(job, situation, config, places)
+    plan = _plan(task, situation, config)
+    if plan is None:
+        return NoPlan(
+            Reason.WAITING_FOR_CAPACITY,
+            f"needs {task.demand} for {hours(task.left_s)}; every allowed node is promised or in use as far as it is "
+            f"planned ahead ({hours(config.horizon_s)}), so it starts when one becomes free",
+        )
+
+    def look_again(some: Sequence[Place], measure: Measure) -> Plan | None:
+        """The plan with the least of something on some of the places."""
+        return _plan(_task(job, situation, config, some, measure), situation, config)
+
+    return within_budget(job, plan, situation, places, look_again)
+
+
+def _plan(task: Task, situation: Situation, config: PlannerConfig) -> Plan | None:
+    """The choice of the job's policy on the task's places, in time if there is room, else the earliest end."""
+    for look in (_search, _search_late):
+        found = look(task, situation, config)
+        segments = found.bound() if found else None
+        if found and segments is None:  # no node of a pool is free all that time, though they are together
+            found = _one_by_one(found, look, config)
+            segments = found.segments if found else None
+        if segments is not None:
+            break
+    if found is None or segments is None:
+        return None
+    carbon_g, added_g = situation.plan_g(segments, task.job.spec)
+    regret = max(0.0, added_g / found.ideal_g - 1.0) if added_g is not None and 0 < found.ideal_g < math.inf else 0.0
     return Plan(
         segments,
-        segments_g(segments, spec, situation),
-        _run_now_g(spec, situation, task.left_s),
+        carbon_g,
+        situation.run_now_g(task.job.spec, task.left_s),
         situation.now_s,
-        could_start_s=task.time_s(place[0][1]) if place else None,
+        could_start_s=found.could_start_s,
+        added_g=None if added_g is None else added_g + starts_g(task.job, segments, situation),
+        regret=regret,
+        length_s=task.length.seconds,
+        length_from=task.length.source,
     )
 
 
-def _runs(
-    task: Task, situation: Situation, slots: int, intensity: NDArray[np.float64], free: NDArray[np.bool_]
-) -> list[Run] | None:
-    """The planner's own choice, in whole slots: the greenest that ends in time, else the earliest."""
-    cost_g = intensity * task.grams_per_intensity(intensity.shape[1])
-    runs = None
-    if slots > 0 and task.job.spec.policy == "eco":
-        runs = _greenest(task, situation, cost_g[:, :slots], intensity[:, :slots], free[:, :slots])
-    # urgent, run-now, no signal, or no room for what a published policy wants: the earliest start
-    return runs or _earliest(task, free, cost_g, situation.home_zone)
+def _other_name(place: Place, live: Place, fleet: Fleet) -> Place:
+    return replace(place, node=fleet.pools[place.pool][1]) if place.node.name == live.node.name else place
+
+
+def _task(
+    job: Job,
+    situation: Situation,
+    config: PlannerConfig,
+    places: Sequence[Place],
+    measure: Measure = Measure.ADDED_G,
+) -> Task:
+    spec, live = job.spec, job.live_attempt
+    begin_s = max(situation.now_s, spec.not_before_s, job.retry_at_s)
+    current = next(
+        (i for i, p in enumerate(places) if live and p.member is not None and p.node.name == live.node), None
+    )
+    done_s = done_so_far_s(job, situation.now_s)
+    length = situation.durations.expected(spec, done_s, job.progress)
+    task = Task(
+        job,
+        places,
+        spec.workers.min,
+        spec.demand * spec.workers.min,
+        length,
+        max(length.seconds - done_s, 1.0),
+        begin_s,
+        situation.calendar.slot_of(begin_s),
+        config.slot_s,
+        current,
+        situation.launch_s,
+        measure,
+    )
+    return task.at(live.workers) if live is not None and live.workers != task.workers else task
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A choice on places, some of which may be pools."""
+
+    task: Task
+    situation: Situation
+    segments: Segments
+    #: slots that were looked at
+    slots: int
+    could_start_s: float | None
+    #: what it would add at least if every node were free [g]; 0: it has that
+    ideal_g: float
+
+    def bound(self) -> Segments | None:
+        """The segments on nodes: in a pool on the first one that has room. None where none has."""
+        pools = {place.node.name: place.pool for place in self.task.places if place.member is None}
+        if not pools:
+            return self.segments
+        calendar, demand = self.situation.calendar, self.task.job.spec.demand
+        on_nodes = []
+        live = self.task.places[self.task.current] if self.task.current is not None else None
+        for segment in self.segments:
+            name, pool = segment.node, pools.get(segment.node)
+            near = live.member if live is not None and live.pool == pool else None
+            if pool is not None:
+                node = calendar.find(pool, segment.start_s, segment.end_s, demand * segment.workers, near)
+                if node is None:
+                    return None
+                name = node.name
+            on_nodes.append(replace(segment, node=name))
+        return tuple(on_nodes)
+
+
+#: a search on the places of a task
+_Look = Callable[[Task, Situation, PlannerConfig], _Found | None]
+
+
+def _one_by_one(found: _Found, look: _Look, config: PlannerConfig) -> _Found | None:
+    """The best on single nodes of the pools: in chunks, up to the first in which there is room in time."""
+    task, situation = found.task, found.situation
+    late: _Found | None = None
+    seen = 0
+    for most in _ONE_BY_ONE:
+        nodes: list[Place] = []
+        more = False
+        for place in task.places:
+            if place.member is not None:
+                nodes.append(place)
+                continue
+            some = situation.calendar.roomiest(place.pool, task.demand, task.first, found.slots, most)[seen:]
+            nodes += some
+            more |= bool(some)
+        if not more:
+            break
+        seen = most
+        if not _could_fit(task, situation, nodes, found.slots):
+            continue
+        again = look(_task(task.job, situation, config, nodes, task.measure), situation, config)
+        if again is not None and again.segments[-1].end_s <= task.job.spec.deadline_s + INSTANT_S:
+            return again
+        if again is not None and (late is None or again.segments[-1].end_s < late.segments[-1].end_s - INSTANT_S):
+            late = again
+    return late
+
+
+def _could_fit(task: Task, situation: Situation, nodes: Sequence[Place], slots: int) -> bool:
+    """Whether there may be room on these nodes: told at once, as jobs that wait ask often."""
+    spec = task.job.spec
+    if spec.workers.max > spec.workers.min:
+        return True
+    free = situation.calendar.fits(nodes, task.demand, task.first, slots)
+    pauses = spec.suspend.allow and task.job.pausable
+    return (pauses and int(free.any(axis=0).sum()) >= task.slots(task.left_s)) or (
+        earliest_run(np.where(free, 0.0, np.inf), task.work_at_once) is not None
+    )
+
+
+def _search(task: Task, situation: Situation, config: PlannerConfig) -> _Found | None:
+    """The choice of the job's policy, on these places; None where there is no room in time, nor at once."""
+    spec = task.job.spec
+    latest_s = min(spec.deadline_s, max(task.begin_s + config.horizon_s, situation.known_s))
+    slots = min(math.ceil(latest_s / task.slot_s - 1e-6) - task.first, _MOST_SLOTS)
+    shown = max(slots, task.work_at_once)
+    free = situation.calendar.fits(task.places, task.demand, task.first, shown)
+    intensity = task.intensity(situation, shown)
+    segments, least_g = _published(task, situation, config, intensity, free), 0.0
+    if segments is None and spec.policy == "eco" and slots > 0:
+        cost_g = task.cost(situation, intensity[:, :slots])
+        cost_g[np.isnan(cost_g)] = np.inf
+        least_g = 0.0 if free[:, :slots].all() else ideal_g(task, situation, cost_g)
+        segments = _eco(task, situation, np.where(free[:, :slots], cost_g, np.inf), intensity[:, :slots], latest_s)
+    if segments is None:
+        # urgent, run-now, no signal, or no room for what a published policy wants: the earliest start
+        segments = _earliest(task, free, intensity, situation)
+    return _Found(task, situation, segments, shown, _could_start_s(task, free), least_g) if segments else None
+
+
+def _search_late(task: Task, situation: Situation, config: PlannerConfig) -> _Found | None:
+    """The earliest end up to the horizon, whatever the grid says; None where nothing is free so long.
+
+    So a job that is late has a place that others plan around. One that only ever got what is free at once would wait
+    as long as others keep coming that are planned before it.
+    """
+    slots = min(math.ceil((task.begin_s + config.horizon_s) / task.slot_s - 1e-6) - task.first, _MOST_SLOTS)
+    shown = max(slots, task.work_at_once)
+    free = situation.calendar.fits(task.places, task.demand, task.first, shown)
+    intensity = task.intensity(situation, shown)
+    segments = _earliest(task, free, intensity, situation)
+    if task.job.spec.policy == "eco":
+        cost_g = task.cost(situation, intensity)
+        cost_g[~free | np.isnan(cost_g)] = np.inf
+        segments = earliest_end(task, situation, cost_g, intensity, segments)
+    if segments is None and task.current is not None:
+        segments = task.segments([(task.current, 0, task.work_at_once)])  # it has no other place
+    return _Found(task, situation, segments, shown, _could_start_s(task, free), 0.0) if segments else None
+
+
+def _could_start_s(task: Task, free: NDArray[np.bool_]) -> float | None:
+    """When it could start at the earliest and run in one piece."""
+    if free[:, : task.work_at_once].all(axis=1).any():
+        return task.time_s(0)
+    place = earliest_run(np.where(free, 0.0, np.inf), task.work_at_once)
+    return task.time_s(place[0][1]) if place else None
+
+
+def _eco(task: Task, situation: Situation, cost_g: Costs, intensity: Floats, latest_s: float) -> Segments | None:
+    """The greenest segments that end in time, or None."""
+    segments = greenest(task, situation, cost_g, intensity)
+    if segments and segments[-1].end_s > latest_s + INSTANT_S:  # the last slot is not whole
+        segments = greenest(task, situation, cost_g[:, :-1], intensity[:, :-1]) if cost_g.shape[1] > 1 else None
+    return segments
 
 
 def _published(
-    task: Task,
-    situation: Situation,
-    config: PlannerConfig,
-    intensity: NDArray[np.float64],
-    free: NDArray[np.bool_],
-) -> tuple[Segment, ...] | None:
-    """The choice of a published policy on the node where it emits least; None where it has none or has begun."""
+    task: Task, situation: Situation, config: PlannerConfig, intensity: Floats, free: NDArray[np.bool_]
+) -> Segments | None:
+    """The choice of a published policy on the place where it emits least; None where it has none or has begun."""
     spec = task.job.spec
     if spec.policy not in NAMES or spec.policy == "run-now" or task.current is not None:
         return None
-    length_s = task.run_s
-    reach_s = max(spec.deadline_s - task.begin_s, length_s)
-    best: tuple[float, tuple[Segment, ...]] | None = None
-    at_home = [node.zone == situation.home_zone for node in task.nodes]
-    for row, node in enumerate(task.nodes):
+    best: tuple[float, Segments] | None = None
+    at_home = [place.node.zone == situation.home_zone for place in task.places]
+    for row in range(len(task.places)):
         if spec.policy == "threshold" and any(at_home) and not at_home[row]:
             continue  # it compares one zone with its own past
-        signal, past = situation.signal(node.zone), situation.past.get(node.zone)
-        outlook = task.outlook(np.where(free[row], intensity[row], np.nan), reach_s)
-        if signal is None or outlook is None:
-            continue
-        question = Question(
-            length_s=length_s,
-            max_wait_s=reach_s - length_s,
-            clock_s=task.begin_s + config.utc_offset_s,
-            interruptible=spec.suspend.allow and task.job.pausable,
-            past_g_per_kwh=past.values_g_per_kwh if past is not None else np.empty(0),
-            tolerance=ROUNDING,
-        )
-        place = replace(window(spec.policy, question), lead_s=0.0)  # nothing starts before it is known
-        stretches = decide(spec.policy, outlook, question, place)
-        segments = task.stretched(node, resumed(stretches, spec.suspend.resume_cost_s, reach_s))
-        if not segments:
-            continue
-        known_g = segments_g(segments, spec, situation)
-        if known_g is not None and (best is None or known_g < best[0] * (1 - ROUNDING)):
+        segments = _published_on(task, situation, config, row, intensity[row], free[row])
+        known_g = situation.plan_g(segments, spec)[1] if segments else None
+        if known_g is not None and segments and (best is None or known_g < best[0] * (1 - ROUNDING)):
             best = known_g, segments
     if best is None:
         return None
     if spec.min_saving_pct > 0:
-        now = _earliest(task, free, intensity, situation.home_zone)
-        now_g = segments_g(task.segments(now), spec, situation) if now else None
-        if now and now_g is not None and (now_g - best[0]) * 100 < spec.min_saving_pct * now_g:
-            return task.segments(now)
+        start_g = task.start_g(situation, intensity)
+        return gate(task, situation, _earliest(task, free, intensity, situation), best[1], start_g)
     return best[1]
 
 
-def _allowed(spec: JobSpec, nodes: Sequence[Node]) -> list[Node]:
-    return [node for node in nodes if not spec.zones or node.zone in spec.zones]
-
-
-def _candidates(spec: JobSpec, situation: Situation, live_on: str | None) -> list[Node]:
-    """Nodes to look at: allowed and large enough; a few per zone, the current one first."""
-    by_zone: dict[str, list[Node]] = {}
-    for node in _allowed(spec, situation.nodes):
-        if spec.demand.fits_in(node.capacity):
-            by_zone.setdefault(node.zone, []).append(node)
-    first = situation.calendar.slot_of(situation.now_s)
-    count = max(1, int((spec.deadline_s - situation.now_s) // situation.calendar.slot_s))
-    chosen: list[Node] = []
-    for members in by_zone.values():
-        if len(members) > _NODES_PER_ZONE:
-            room = situation.fits(members, spec, first, min(count, 384)).sum(axis=1)
-            order = sorted(
-                range(len(members)),
-                key=lambda i: (members[i].name != live_on, -room[i], members[i].attributed_power_w(spec.demand)),
+def _published_on(
+    task: Task, situation: Situation, config: PlannerConfig, row: int, g_per_kwh: Floats, free: NDArray[np.bool_]
+) -> Segments | None:
+    """The choice of a published policy on one place; an elastic one asks for as many workers as fit."""
+    spec, place = task.job.spec, task.places[row]
+    signal, past = situation.signal(place.node.zone), situation.past.get(place.node.zone)
+    length_s = task.run_s
+    reach_s = max(spec.deadline_s - task.begin_s, length_s)
+    question = Question(
+        length_s=length_s,
+        max_wait_s=reach_s - length_s,
+        clock_s=task.begin_s + config.utc_offset_s,
+        interruptible=spec.suspend.allow and task.job.pausable,
+        max_workers=spec.workers.max,
+        throughput=(0.0, *spec.workers.speeds),
+        least_workers=spec.workers.min,
+        past_g_per_kwh=past.values_g_per_kwh if past is not None else np.empty(0),
+        tolerance=ROUNDING,
+    )
+    scales = spec.policy == "carbon-scaler"
+    for most in range(spec.workers.max if scales else spec.workers.min, spec.workers.min - 1, -1):
+        if scales:
+            free = situation.calendar.fits([place], spec.demand * most, task.first, len(g_per_kwh))[0]
+            question = replace(
+                question, max_workers=most, throughput=question.throughput[: most - spec.workers.min + 2]
             )
-            chosen.extend(members[i] for i in order[:_NODES_PER_ZONE])
-        else:
-            chosen.extend(members)
-    return chosen
-
-
-def _greenest(
-    task: Task,
-    situation: Situation,
-    cost_g: Costs,
-    intensity: NDArray[np.float64],
-    free: NDArray[np.bool_],
-) -> list[Run] | None:
-    """The runs with the least carbon that end by the deadline; None without the time or the signal to choose."""
-    spec = task.job.spec
-    overdue = task.current is not None and task.left_s <= 1.0  # nobody knows how long it still takes
-    if overdue:
-        return None
-    known = np.isfinite(intensity)
-    if task.current is not None and not known[task.current, 0]:
-        return None  # where it runs is as good as anywhere
-    limited = np.where(free & known, cost_g, np.inf)
-    choices = [limited]
-    if spec.max_intensity is not None:
-        with np.errstate(invalid="ignore"):
-            choices.insert(0, np.where(intensity <= spec.max_intensity, limited, np.inf))
-    for allowed in choices:
-        enough = np.isfinite(allowed).any(axis=0).sum() >= task.slots(task.left_s)  # else there is nothing to compute
-        runs = _choose(task, situation, allowed) if enough else None
-        if runs is not None:
-            return _gate(task, situation, runs, allowed)
+        outlook = task.outlook(np.where(free, g_per_kwh, np.nan), reach_s)
+        if signal is None or outlook is None:
+            continue
+        chosen = replace(window(spec.policy, question), lead_s=0.0)  # nothing starts before it is known
+        stretches = decide(spec.policy, outlook, question, chosen)
+        stretches = resumed(stretches, spec.suspend.resume_cost_s, reach_s, spec.workers)
+        segments = task.stretched(place, stretches)
+        if segments and task.has_room(segments, free):
+            return segments
     return None
 
 
-def _choose(task: Task, situation: Situation, cost_g: Costs) -> list[Run] | None:
-    """Runs by the policy of the job that give it time for its work and its resumes, or None."""
-    spec = task.job.spec
-    cost_g = cost_g + task.market_g(situation, cost_g)
-    if task.job.pausable and spec.suspend.allow and spec.suspend.resume_cost_s == 0 and spec.suspend.min_run_s == 0:
-
-        def slots(work: int, since: int) -> list[Run] | None:
-            """The cheapest slots from slot `since` on."""
-            found = cheapest_slots(cost_g[:, since:], work, task.current if since == 0 else None)
-            return [(row, start + since, end + since) for row, start, end in found] if found else None
-
-        runs = _enough(task, situation, slots)
-        if runs is not None:
-            return runs
-    elif task.job.pausable and spec.suspend.allow:
-        resume = math.floor(spec.suspend.resume_cost_s / task.slot_s)
-        costs = SuspendCosts(
-            resume=resume,
-            resume_rest=spec.suspend.resume_cost_s / task.slot_s - resume,
-            min_run=math.ceil(spec.suspend.min_run_s / task.slot_s - 1e-9),
-            running_on=task.current,
-            fresh=not task.job.has_checkpoint and task.current is None,
-        )
-        table = Interruptible(cost_g, min(cost_g.shape[1], task.slots(task.left_s) + _MORE_SLOTS), costs)
-        runs = _enough(task, situation, table.runs)
-        if runs is not None:
-            return runs
-    if task.current is not None:
-        return None  # runs, and runs on
-
-    def window(work: int, since: int) -> list[Run] | None:
-        """The lowest window that starts in slot `since` or later."""
-        found = cheapest_run(cost_g[:, since:], work)
-        return [(row, start + since, end + since) for row, start, end in found] if found else None
-
-    return _enough(task, situation, window)
+def _earliest(task: Task, free: NDArray[np.bool_], intensity: Floats, situation: Situation) -> Segments | None:
+    """The earliest end, of an elastic job of the policy eco with any number of workers that fits."""
+    workers = task.job.spec.workers
+    found = _earliest_of(task, free, intensity, situation)
+    if task.current is not None or workers.max == workers.min or task.job.spec.policy != "eco":
+        return found
+    for count in range(workers.min + 1, workers.max + 1):
+        more = task.at(count)
+        fits = situation.calendar.fits(task.places, more.demand, task.first, free.shape[1])
+        sooner = _earliest_of(more, fits, intensity, situation)
+        if sooner and (found is None or sooner[-1].end_s < found[-1].end_s - INSTANT_S):
+            found = sooner
+    return found
 
 
-def _enough(task: Task, situation: Situation, policy: Callable[[int, int], list[Run] | None]) -> list[Run] | None:
-    """The policy's choice, `policy(work, since)`, with as many slots as the work needs.
-
-    Work is counted in whole slots, but resumes and the part of the first slot that is over take time as well: with too
-    little the policy is asked for more. The first slot also costs less, so leaving it out is tried, too.
-    """
-    least = task.slots(task.left_s)
-
-    def ask(since: int) -> list[Run] | None:
-        work = least
-        while work <= least + _MORE_SLOTS:
-            runs = policy(work, since)
-            missing_s = task.missing_s(runs) if runs else 0.0
-            if missing_s <= INSTANT_S:
-                return runs
-            work += task.slots(missing_s)
-        return None
-
-    runs = ask(0)
-    if task.passed_s <= INSTANT_S or task.current is not None or (runs is not None and runs[0][1] > 0):
-        return runs
-    later = ask(1)
-    if runs is None or later is None:
-        return runs or later
-    return later if _grams(task, situation, later) < _grams(task, situation, runs) * (1 - 1e-9) else runs
-
-
-def _grams(task: Task, situation: Situation, runs: list[Run]) -> float:
-    known_g = segments_g(task.segments(runs), task.job.spec, situation)
-    return math.inf if known_g is None else known_g
-
-
-def _gate(task: Task, situation: Situation, runs: list[Run], cost_g: Costs) -> list[Run]:
-    """Drop a choice that waits for less than the minimum saving against starting at once."""
-    least_pct, work = task.job.spec.min_saving_pct, task.work_at_once
-    if task.current is not None or runs[0][1] == 0 or least_pct <= 0 or work > cost_g.shape[1]:
-        return runs
-    now = earliest_run(cost_g[:, :work], work)
-    if now is None:
-        return runs
-    now_g = _grams(task, situation, now)
-    return now if (now_g - _grams(task, situation, runs)) * 100 < least_pct * now_g else runs
-
-
-def _earliest(task: Task, free: NDArray[np.bool_], cost_g: Costs, home_zone: str) -> list[Run] | None:
+def _earliest_of(task: Task, free: NDArray[np.bool_], intensity: Floats, situation: Situation) -> Segments | None:
     """The earliest start; of several places the home zone for run-now, else the cleanest, an unknown one last."""
     work = task.work_at_once
     if task.current is not None:
-        return [(task.current, 0, work)]
-    away = np.array([[0.0 if node.zone == home_zone else 1.0] for node in task.nodes])
+        goes_on = task.segments([(task.current, 0, work)])
+        return None if _leaves(task, goes_on, free[task.current, :work], situation) else goes_on
+    away = np.array([[0.0 if place.node.zone == situation.home_zone else 1.0] for place in task.places])
     if task.job.spec.policy == "run-now":
         weights = np.broadcast_to(away, free.shape)
     else:
+        cost_g = task.cost(situation, intensity)
         weights = np.where(np.isfinite(cost_g), cost_g, 1e9 * (1 + away))
-    return earliest_run(np.where(free, weights, np.inf), work)
+    runs = earliest_run(np.where(free, weights, np.inf), work)
+    return task.segments(runs) if runs else None
 
 
-def _run_now_g(spec: JobSpec, situation: Situation, duration_s: float) -> float | None:
-    """Grams of running at once in the home zone; None where its intensity is unknown."""
-    home = next((n for n in situation.nodes if n.zone == situation.home_zone and n.capacity.cpus > 0), None)
-    if home is None:
-        return None
-    at_once = Segment(home.name, home.zone, situation.now_s, situation.now_s + duration_s)
-    return segments_g([at_once], spec, situation)
+def _leaves(task: Task, goes_on: Segments, free: NDArray[np.bool_], situation: Situation) -> bool:
+    """Whether a job that runs, and may pause, does not run on, as others were promised its place.
 
-
-def _hours(seconds: float, *, up: bool = False) -> str:
-    """A duration for people: 3 h 20 min, 45 min, 20 s; negative ones are zero. `up`: never less than it is."""
-    seconds = max(0.0, math.ceil(seconds) if up else seconds)
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes_all = math.ceil(seconds / 60) if up else round(seconds / 60)
-    hours, minutes = divmod(minutes_all, 60)
-    return f"{hours} h {minutes} min" if hours and minutes else f"{hours} h" if hours else f"{minutes} min"
+    Late anyway, it leaves to anybody; else to those of a higher priority that would be late for it, unless it lasts
+    longer than expected: nobody knows then for how long it would have to wait.
+    """
+    job = task.job
+    if free.all() or not (job.pausable and job.spec.suspend.allow):
+        return False
+    if goes_on[-1].end_s > job.spec.deadline_s + INSTANT_S:
+        return True
+    if task.left_s <= 1.0 or situation.firm is None or job.live_attempt is None:
+        return False
+    firm = situation.firm(goes_on[-1].end_s)
+    place = firm.fleet.place_of(job.live_attempt.node)
+    return place is not None and not firm.open_slots(place, task.demand, task.first, len(free)).all()

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
-from eco_ray.core.ledger import Interval, LedgerCheck, NodeEnergy, OwnerInterval
+from eco_ray.core.ledger import (
+    ChainCheck,
+    Correction,
+    HourlyEnergy,
+    Interval,
+    LedgerCheck,
+    NodeEnergy,
+    OwnerInterval,
+)
 from eco_ray.core.units import Nature
 
 
@@ -52,6 +60,21 @@ class CpuUse:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuReading:
+    """One GPU since the last reading, in wall time."""
+
+    #: UUID, or `index-N` where it has none
+    gpu: str
+    #: number of the device on its node, as in CUDA_VISIBLE_DEVICES
+    index: int
+    energy_mj: float
+    #: what it would have used idle [mJ], <= energy_mj
+    idle_mj: float
+    #: by process id: SM utilisation x slice x time [s]; where the driver does not tell, equal parts of the time
+    busy_s: Mapping[int, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """Energy since the last reading, in wall time."""
 
@@ -62,6 +85,8 @@ class Reading:
     source: str
     error_rel: float
     flags: tuple[str, ...] = ()
+    #: the GPUs whose energy is a part of `energy_mj`
+    gpus: tuple[GpuReading, ...] = ()
 
 
 class EnergyMeter(Protocol):
@@ -73,6 +98,55 @@ class EnergyMeter(Protocol):
     def read(self, use: CpuUse) -> Reading:
         """Energy since the previous call (the first call: over `use.wall_s`)."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class PowerDevice:
+    """A device whose power can be limited, as it is now."""
+
+    #: UUID, or `index-N` where it has none
+    id: str
+    #: position among the node's devices; may change at a reboot
+    index: int
+    #: model, e.g. "NVIDIA H200"
+    name: str
+    #: limit now, limit after a reboot, and what may be set [W]
+    limit_w: float
+    default_w: float
+    min_w: float
+    max_w: float
+    #: lowest and highest core clock that can be locked [MHz]; None: clocks cannot be locked
+    clocks_mhz: tuple[int, int] | None = None
+
+
+class PowerControl(Protocol):
+    """Power limits and clocks of the devices of one node; everything that was changed can be undone.
+
+    As a context manager it first undoes what a crashed owner left, and on leaving what was changed inside.
+    """
+
+    #: e.g. "nvml"
+    name: str
+
+    def devices(self) -> Sequence[PowerDevice]:
+        """The devices that can be limited, by index."""
+        ...
+
+    def set_limit(self, device: str, watts: float) -> None:
+        """Limit a device's power [W]. Raises UsageError outside its range, NotAllowedError without privilege."""
+        ...
+
+    def lock_clocks(self, device: str, min_mhz: int, max_mhz: int) -> None:
+        """Keep a device's core clock within a range [MHz]. Raises as `set_limit`."""
+        ...
+
+    def restore(self) -> Sequence[str]:
+        """Give each device back what it had before the first change; ids of those that were given back."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +194,8 @@ class Store(Protocol):
         """The whole job, or None."""
         ...
 
-    def load_jobs(self, states: Sequence[JobState] | None = None) -> list[Job]:
-        """Whole jobs, in order of submission; all states by default."""
+    def load_jobs(self, states: Sequence[JobState] | None = None, limit: int | None = None) -> list[Job]:
+        """Whole jobs, in order of submission; all states by default. `limit`: at most so many, the newest."""
         ...
 
     def list_jobs(self, states: Sequence[JobState] | None = None, limit: int | None = None) -> list[JobSummary]:
@@ -136,16 +210,56 @@ class Store(Protocol):
         """Append ledger rows; (node, boot_id, seq) that are already there are left out. Returns how many were new."""
         ...
 
-    def node_energy(self) -> list[NodeEnergy]:
-        """Sums by node, in the order of node names."""
+    def add_corrections(self, corrections: Iterable[Correction]) -> int:
+        """Append corrections of intervals that are there. Raises NotFoundError for another; returns how many."""
         ...
 
-    def owner_intervals(self, owner_kind: str | None = None, owner_id: str | None = None) -> list[OwnerInterval]:
-        """Shares with their interval, ordered by time."""
+    def corrections(self) -> list[Correction]:
+        """All corrections, oldest first."""
+        ...
+
+    def intervals_of(self, zone: str, start_s: float, end_s: float) -> list[tuple[str, str, int]]:
+        """(node, boot_id, seq) of a zone's intervals that lie within [start_s, end_s] as a whole, oldest first."""
+        ...
+
+    def node_energy(self) -> list[NodeEnergy]:
+        """Sums by node with corrections, in the order of node names."""
+        ...
+
+    def ledger_at_once(self) -> tuple[list[NodeEnergy], list[HourlyEnergy], list[OwnerInterval]]:
+        """`node_energy`, `hourly` and `owner_intervals` of all, as of one moment, whatever is written meanwhile."""
+        ...
+
+    def owner_intervals(
+        self,
+        owner_kind: str | None = None,
+        owner_id: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+    ) -> list[OwnerInterval]:
+        """Shares with their interval and corrections, ordered by time; of intervals that start in [start_s, end_s)."""
+        ...
+
+    def hourly(self, start_s: float | None = None, end_s: float | None = None) -> list[HourlyEnergy]:
+        """Who used what in each hour, and what nobody used, with corrections; of [start_s, end_s), by default of all.
+
+        An interval over the turn of an hour, or over an end of the span, is split by time, exact to the millijoule.
+        """
+        ...
+
+    def ledger_entries(self, start_s: float | None = None, end_s: float | None = None) -> Iterator[Mapping[str, Any]]:
+        """Rows as they were written, with their hashes: a part of the chain without a gap that holds the whole span.
+
+        The first item is `{"previous": HASH}`, the hash before the first entry.
+        """
         ...
 
     def check_ledger(self) -> LedgerCheck:
-        """Add up every interval again, from the stored columns."""
+        """Add up every interval and correction again, from the stored columns."""
+        ...
+
+    def verify_chain(self, expect_head: str | None = None) -> ChainCheck:
+        """Make every hash again. `expect_head`: a hash that was noted down earlier must be among them."""
         ...
 
     def add_series(self, series: IntensitySeries) -> None:

@@ -38,6 +38,11 @@ class PowerCurve:
         """Power [W] without load."""
         return self.watts[0]
 
+    @property
+    def is_straight(self) -> bool:
+        """Whether the same job adds the same power beside any others."""
+        return len(self.utilisation) == 2
+
     def power_w(self, utilisation: float) -> float:
         """Power [W] at a utilisation, which is clipped to [0, 1]."""
         return float(np.interp(utilisation, self.utilisation, self.watts))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 Costs = NDArray[np.float64]
@@ -41,16 +42,27 @@ def earliest_run(cost_g: Costs, work: int) -> list[Run] | None:
     return [(_first_least(windows[:, start]), start, start + work)]
 
 
-def cheapest_run(cost_g: Costs, work: int) -> list[Run] | None:
-    """The contiguous run with the least carbon, over all nodes at any slot."""
+def cheapest_run(cost_g: Costs, work: int, start_g: Costs | None = None) -> list[Run] | None:
+    """The contiguous run with the least carbon, over all nodes at any slot; `start_g`: what a start there adds [g]."""
     if work > cost_g.shape[1]:
         return None
     windows = window_costs(cost_g, work)
+    if start_g is not None:
+        windows = windows + start_g[:, : windows.shape[1]]
     if not np.isfinite(windows).any():
         return None
     # over the transpose: among equals the earliest start, then the first node
     start, node = divmod(_first_least(windows.T.ravel()), windows.shape[0])
     return [(node, start, start + work)]
+
+
+def least_g(cost_g: Costs, work: int, *, in_one_piece: bool) -> float:
+    """The least grams of so many slots: a lower bound where pauses cost something. inf where they do not exist."""
+    if work > cost_g.shape[1]:
+        return np.inf
+    if in_one_piece:
+        return float(window_costs(cost_g, work).min())
+    return float(np.partition(cost_g.min(axis=0), work - 1)[:work].sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,8 @@ class SuspendCosts:
     running_on: int | None = None
     #: nothing has run before, so the first start is free
     fresh: bool = True
+    #: shape (nodes, slots): what a start in a slot adds beside [g]; None: nothing
+    start_g: Costs | None = None
 
 
 def cheapest_interruptible(cost_g: Costs, work: int, costs: SuspendCosts | None = None) -> list[Run] | None:
@@ -78,21 +92,36 @@ def cheapest_interruptible(cost_g: Costs, work: int, costs: SuspendCosts | None 
     return Interruptible(cost_g, work, costs or SuspendCosts()).runs(work)
 
 
-def cheapest_slots(cost_g: Costs, work: int, running_on: int | None = None) -> list[Run] | None:
+@dataclass(frozen=True, slots=True)
+class Odds:
+    """How likely work is needed, where it may end early or last longer than was told."""
+
+    #: shape (work + 1,): how likely the slot is needed with which w slots of the work are left, by w
+    needed: Costs
+    #: shape (slots + 1,): expected grams of what runs on after the work, if the work ends at the start of that slot
+    run_on_g: Costs
+
+
+def cheapest_slots(
+    cost_g: Costs, work: int, running_on: int | None = None, odds: Odds | None = None
+) -> list[Run] | None:
     """The `work` cheapest slots, each on its cheapest node: the least carbon where suspending costs nothing.
 
-    The same as `Interruptible` without resume cost and minimum run, in one sort. Where nodes cost the same, the job
-    stays where it was.
+    The same as `Interruptible` without resume cost and minimum run, in one sort, or with odds in one step per slot of
+    work. Where nodes cost the same, the job stays where it was.
     """
-    least = cost_g.min(axis=0)
-    order = np.argsort(least, kind="stable")[:work]
-    if len(order) < work or not np.isfinite(least[order[-1]]):
+    least = cost_g[0] if len(cost_g) == 1 else cost_g.min(axis=0)
+    chosen = np.sort(np.argsort(least, kind="stable")[:work]) if odds is None else _likeliest(least, work, odds)
+    if len(chosen) < work or not np.isfinite(least[chosen]).all():
         return None
-    chosen = np.sort(order)
-    breaks = np.flatnonzero(np.diff(chosen) > 1) + 1
+    breaks = (np.flatnonzero(chosen[1:] - chosen[:-1] > 1) + 1).tolist()
+    slots, stops = chosen.tolist(), [*breaks, len(chosen)]
+    stretches = [(slots[low], slots[high - 1] + 1) for low, high in zip([0, *breaks], stops, strict=True)]
+    if len(cost_g) == 1:
+        return [(0, first, end) for first, end in stretches]
     runs: list[Run] = []
-    for stretch in np.split(chosen, breaks):
-        first, end = int(stretch[0]), int(stretch[-1]) + 1
+    for begin, end in stretches:
+        first = begin
         while first < end:
             if running_on is None or cost_g[running_on, first] > least[first] + ROUNDING * abs(least[first]):
                 running_on = int(cost_g[:, first].argmin())
@@ -103,6 +132,26 @@ def cheapest_slots(cost_g: Costs, work: int, running_on: int | None = None) -> l
     return runs
 
 
+def _likeliest(cost_g: Costs, work: int, odds: Odds) -> NDArray[np.int64]:
+    """The `work` slots with the least expected grams, of costs of shape (slots,); none where there are not enough.
+
+    Exact, by dynamic programming backwards over the work, for each number of slots that were waited until then.
+    """
+    spare = len(cost_g) - work
+    if spare < 0:
+        return np.empty(0, dtype=np.int64)
+    run_g = sliding_window_view(cost_g, spare + 1) * odds.needed[work:0:-1, None]  # (work done, slots waited)
+    then_g = odds.run_on_g[len(odds.run_on_g) - spare - 1 :]
+    for done in range(work - 1, -1, -1):
+        run_g[done] += then_g
+        then_g = np.minimum.accumulate(run_g[done, ::-1])[::-1]
+    chosen, waited = np.arange(work), 0
+    for done in range(work):
+        waited += _first_least(run_g[done, waited:])
+        chosen[done] += waited
+    return chosen
+
+
 class Interruptible:
     """The choices of `cheapest_interruptible` for every amount of work up to a greatest one, from one computation.
 
@@ -110,15 +159,19 @@ class Interruptible:
     fresh job, whose first start is free), off, and on a node.
     """
 
-    def __init__(self, cost_g: Costs, most_work: int, costs: SuspendCosts) -> None:
+    def __init__(self, cost_g: Costs, most_work: int, costs: SuspendCosts, odds: Odds | None = None) -> None:
         nodes, self._slots = cost_g.shape
+        #: how likely the next slot of work is needed, by the slots that are left; None: for sure
+        self._needed = odds.needed if odds else None
+        #: what follows the work
+        run_on_g = odds.run_on_g if odds else np.zeros(self._slots + 1)
         self._resume = costs.resume
         #: a run lasts so many slots of work, or all that is left
         self._min_run = min(max(1, costs.min_run), most_work)
         self._running_on = costs.running_on
         free_start = costs.fresh and (costs.resume > 0 or costs.resume_rest > 0)
-        heads = self._heads(cost_g, costs.resume, costs.resume_rest)
-        free_heads = self._heads(cost_g, 0, 0.0) if free_start else heads
+        heads = self._heads(cost_g, costs.resume, costs.resume_rest, costs.start_g, run_on_g)
+        free_heads = self._heads(cost_g, 0, 0.0, costs.start_g, run_on_g) if free_start else heads
 
         shape = (self._slots + 1, most_work + 1)
         # least grams from slot t with w slots of work left: off[t, w]; while on a node: on[t % depth, node, w]
@@ -126,7 +179,7 @@ class Interruptible:
         off[:, 0] = 0.0
         depth = costs.resume + self._min_run + 1
         on = np.full((depth, nodes, most_work + 1), np.inf)
-        on[:, :, 0] = 0.0
+        on[self._slots % depth, :, 0] = run_on_g[-1]
         #: node to start on in slot t, -1: wait
         self._begin = np.full(shape, -1, dtype=np.int32)
         self._stop = np.ones((self._slots, nodes, most_work + 1), dtype=np.bool_)
@@ -136,8 +189,10 @@ class Interruptible:
             self._begin[t], off[t] = self._start_or_wait(heads[t], on, t + costs.resume, off[t + 1])
             if free_start:
                 self._fresh_begin[t], fresh[t] = self._start_or_wait(free_heads[t], on, t, fresh[t + 1])
-            go_on_g = cost_g[:, t, None] + on[(t + 1) % depth, :, :-1]
-            self._stop[t, :, 1:] = go_on_g > off[t, 1:] * (1 + ROUNDING)
+            go_on_g = cost_g[:, t, None] if self._needed is None else cost_g[:, t, None] * self._needed[1:]
+            go_on_g = go_on_g + on[(t + 1) % depth, :, :-1]
+            on[t % depth, :, 0] = run_on_g[t]
+            self._stop[t, :, 1:] = go_on_g > _near(off[t, 1:])
             np.minimum(go_on_g, off[t, 1:], out=on[t % depth, :, 1:])
         self._fresh_g, self._on_g = fresh, on[0]
         self._fresh_resume = 0 if costs.fresh else costs.resume
@@ -150,13 +205,21 @@ class Interruptible:
         least_g = self._on_g[node, work] if node is not None else self._fresh_g[since, work]
         return self._read(work, since, node) if np.isfinite(least_g) else None
 
-    def _heads(self, cost_g: Costs, resume: int, rest: float) -> Costs:
-        """Grams of a start in slot t with w slots of work, up to a minimum run: shape (slots, nodes, w)."""
+    def _heads(self, cost_g: Costs, resume: int, rest: float, start_g: Costs | None, run_on_g: Costs) -> Costs:
+        """Grams of a start in slot t with w slots of work, up to a minimum run: shape (slots, nodes, w).
+
+        Those of less than a minimum run are all that is left, with what follows it.
+        """
         heads = np.full((self._slots, len(cost_g), self._min_run + 1), np.inf)
         rest_g = rest * cost_g if rest else np.zeros_like(cost_g)
+        if start_g is not None:
+            rest_g = rest_g + start_g
         for work in range(1, min(self._min_run, self._slots - resume) + 1):
             windows = window_costs(cost_g, resume + work)
             heads[: windows.shape[1], :, work] = (windows + rest_g[:, : windows.shape[1]]).T
+            if work < self._min_run and self._needed is not None:
+                heads[: windows.shape[1], :, work] *= self._needed[work]
+                heads[: windows.shape[1], :, work] += run_on_g[resume + work :, None]
         return heads
 
     def _start_or_wait(self, heads: Any, on: Any, end: int, wait_g: Costs) -> tuple[NDArray[np.int64], Costs]:
@@ -165,12 +228,13 @@ class Interruptible:
         start_g[:, :least] = heads[:, :least]
         if end + least <= self._slots:
             then = on[(end + least) % len(on)]
-            np.add(heads[:, least:], then[:, : then.shape[1] - least], out=start_g[:, least:])
+            head_g = heads[:, least:] if self._needed is None else heads[:, least:] * self._needed[least:]
+            np.add(head_g, then[:, : then.shape[1] - least], out=start_g[:, least:])
         else:
             start_g[:, least:] = np.inf
         node = start_g.argmin(axis=0)
         least_g = np.minimum.reduce(start_g, axis=0)
-        starts = least_g <= wait_g * (1 + ROUNDING)
+        starts = least_g <= _near(wait_g)
         return np.where(starts, node, -1), np.where(starts, least_g, wait_g)
 
     def _read(self, work: int, since: int, node: int | None) -> list[Run]:
@@ -218,4 +282,9 @@ def _sums(cost_g: Costs) -> tuple[Costs, Costs]:
 
 def _first_least(values: Costs) -> int:
     """Index of the first value that is the least but for rounding."""
-    return int(np.argmax(values <= values.min() * (1 + ROUNDING)))
+    return int(np.argmax(values <= _near(values.min())))
+
+
+def _near(grams: Any) -> Any:
+    """Up to what counts as equal; prices can make grams negative."""
+    return grams + ROUNDING * np.abs(grams)

@@ -1,25 +1,24 @@
-"""One job as the planner sees it: how much is left, in slots, on which nodes, at what intensity and grams."""
+"""One job as the planner sees it: how much is left, in slots, on which places, at what intensity and grams."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_ray.core.calendar import Calendar
-from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.cluster import Resources
 from eco_ray.core.decide import Stretch
-from eco_ray.core.intensity import IntensitySeries
-from eco_ray.core.jobs import Job, JobSpec, Reason, Segment
-from eco_ray.core.market import Cleared
+from eco_ray.core.durations import Length
+from eco_ray.core.fleet import Place
+from eco_ray.core.jobs import Job, Segment
+from eco_ray.core.lengths import needed, needed_after
 from eco_ray.core.outlook import Outlook
-from eco_ray.core.slots import Run
+from eco_ray.core.situation import TRANSFER_J_PER_GB, Floats, Measure, Situation
+from eco_ray.core.slots import Odds, Run
 from eco_ray.core.units import MJ_PER_J, grams
-
-Floats = NDArray[np.float64]
 
 #: part of the market's prices that a job pays: at the full price it would not care whether it gets a scarce slot
 PRICE_WEIGHT = 0.9
@@ -27,105 +26,23 @@ PRICE_WEIGHT = 0.9
 _OWN_G = 1e12
 #: shorter than any time that matters [s]
 INSTANT_S = 1e-6
-
-
-@dataclass(frozen=True, slots=True)
-class PlannerConfig:
-    """Knobs of the planner, all in grid time."""
-
-    #: length of a slot [s]
-    slot_s: float = 900.0
-    #: how far ahead it plans at most [s]
-    horizon_s: float = 96 * 3600.0
-    #: what the clock of calendars (9:00, 1:00) is ahead of UTC [s]
-    utc_offset_s: float = 0.0
-    #: length of a step of the market, in which all jobs are planned together; a multiple of a slot [s]
-    market_step_s: float = 3600.0
-    #: assumed duration of a job that says nothing and has reported nothing [s]
-    assumed_duration_s: float = 3600.0
-
-
-@dataclass(frozen=True, slots=True)
-class NoPlan:
-    """Why there is no plan."""
-
-    reason: Reason
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Situation:
-    """What a plan depends on."""
-
-    now_s: float
-    nodes: Sequence[Node]
-    calendar: Calendar
-    #: forecast by zone; where it is unknown a job runs only when it cannot run in time where it is known
-    forecast: Mapping[str, IntensitySeries]
-    home_zone: str
-    #: what others than our attempts hold now, by node; taken to stay
-    foreign: Mapping[str, Resources] = field(default_factory=dict)
-    #: what capacity is worth to the other jobs; None: it is not scarce
-    market: Cleared | None = None
-    #: pool of each node in the market, by name
-    pools: Mapping[str, int] = field(default_factory=dict)
-    #: intensity of the past 24 h by zone, for policies that compare with it
-    past: Mapping[str, IntensitySeries] = field(default_factory=dict)
-    #: by zone: a series, the first slot that it touches, and its mean in each; kept by the caller from plan to plan
-    means: dict[str, tuple[IntensitySeries, int, Floats]] = field(default_factory=dict)
-
-    def slot_means(self, series: IntensitySeries) -> tuple[int, Floats]:
-        """First slot that a series touches, and its mean [g/kWh] in each slot, as far as it is known there."""
-        kept = self.means.get(series.zone)
-        if kept is None or kept[0] is not series:
-            slot_s = self.calendar.slot_s
-            first, end = math.floor(series.start_s / slot_s + 1e-9), math.floor(series.end_s / slot_s + 1e-9)
-            edges_s = np.maximum(np.arange(first, end + 1, dtype=np.float64) * slot_s, series.start_s)
-            kept = series, first, series.means(edges_s) if end > first else np.empty(0)
-            self.means[series.zone] = kept
-        return kept[1], kept[2]
-
-    def signal(self, zone: str) -> IntensitySeries | None:
-        """The forecast of a zone, if it is of the home zone's kind: series of different kinds are not compared."""
-        series = self.forecast.get(zone)
-        lead = self.forecast.get(self.home_zone) or next(iter(self.forecast.values()), None)
-        return series if series and lead and series.kind is lead.kind else None
-
-    def fits(self, nodes: Sequence[Node], spec: JobSpec, first: int, count: int) -> NDArray[np.bool_]:
-        """Whether the job fits on each node in each slot: shape (nodes, count)."""
-        return self.calendar.fits(nodes, spec.demand, first, count, self.foreign)
-
-
-def expected_duration_s(spec: JobSpec, config: PlannerConfig) -> float:
-    """The duration that plans are made with [s]."""
-    return spec.expected_duration_s or config.assumed_duration_s
-
-
-def work_left_s(job: Job, now_s: float, config: PlannerConfig) -> float:
-    """Useful run time that is left [s]: from reported progress where there is some, else from the expected duration."""
-    done_s = job.productive_s
-    live = job.live_attempt
-    if live is not None:
-        since = live.productive_s
-        if since is None and live.started_s is not None:  # it has not told yet: it may be restoring its checkpoint
-            resumed = live.number > 1 and job.has_checkpoint
-            since = live.started_s + (job.spec.suspend.resume_cost_s if resumed else 0.0)
-        done_s += max(0.0, now_s - since) if since is not None else 0.0
-    expected = expected_duration_s(job.spec, config)
-    if job.progress is not None and job.progress >= 0.05 and done_s > 0:
-        expected = max(done_s, done_s / job.progress)
-    elif live is None and not job.has_checkpoint:
-        done_s = 0.0  # without a checkpoint the next attempt begins again
-    return max(expected - done_s, 1.0)
+#: part of a slot by which a time may be on its other side by rounding
+_SLOT_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One job as the planner sees it: its work in slots, on rows of nodes."""
+    """One job as the planner sees it: its work in slots, on rows of places."""
 
     job: Job
-    nodes: Sequence[Node]
-    #: useful run time that is left [s]
+    places: Sequence[Place]
+    #: how many workers it is planned with, where their number is fixed: the least, or those that it runs with
+    workers: int
+    #: what they hold
+    demand: Resources
+    #: the length that it is planned with, with its least workers
+    length: Length
+    #: useful run time that is left, with these workers [s]
     left_s: float
     #: earliest start [s since epoch], somewhere within slot `first`
     begin_s: float
@@ -133,14 +50,16 @@ class Task:
     slot_s: float
     #: row of the node that it runs on now
     current: int | None
+    #: how long an attempt holds its node before its program runs [s]
+    launch_s: float
+    #: what its plan is to have least of
+    measure: Measure = Measure.ADDED_G
 
-    @classmethod
-    def of(cls, job: Job, situation: Situation, nodes: Sequence[Node], config: PlannerConfig) -> Task:
-        begin_s = max(situation.now_s, job.spec.not_before_s, job.retry_at_s)
-        live = job.live_attempt
-        current = next((i for i, n in enumerate(nodes) if live and n.name == live.node), None)
-        left_s = work_left_s(job, situation.now_s, config)
-        return cls(job, nodes, left_s, begin_s, situation.calendar.slot_of(begin_s), config.slot_s, current)
+    def at(self, workers: int) -> Task:
+        """The same work with another number of workers."""
+        spec = self.job.spec
+        left_s = self.left_s * spec.workers.speed(self.workers) / spec.workers.speed(workers)
+        return replace(self, workers=workers, demand=spec.demand * workers, left_s=left_s)
 
     @property
     def passed_s(self) -> float:
@@ -154,8 +73,9 @@ class Task:
 
     @property
     def run_s(self) -> float:
-        """How long it takes without a suspension from now on, with the resume that it may begin with [s]."""
-        return self.left_s + (self.job.spec.suspend.resume_cost_s if self.pays_at_start else 0.0)
+        """How long it takes without a suspension from now on, with the start and the resume that it begins with [s]."""
+        start_s = self.launch_s if self.current is None else 0.0
+        return self.left_s + start_s + (self.job.spec.suspend.resume_cost_s if self.pays_at_start else 0.0)
 
     @property
     def work_at_once(self) -> int:
@@ -171,12 +91,25 @@ class Task:
         return max((self.first + slot) * self.slot_s, self.begin_s)
 
     def missing_s(self, runs: Sequence[Run]) -> float:
-        """Run time that the runs lack for the work and its resumes [s]; what they have too much is negative."""
+        """Run time that the runs lack for the work, its starts and resumes [s]; what they have too much is negative."""
         goes_on = self.current is not None and runs[0][:2] == (self.current, 0)
+        starts = len(runs) - goes_on
         free_start = goes_on or not (self.job.has_checkpoint or self.current is not None)
-        resumes = len(runs) - (1 if free_start else 0)
+        resumes = len(runs) - free_start
         given_s = sum(self.time_s(end) - self.time_s(start) for _, start, end in runs)
-        return self.left_s + resumes * self.job.spec.suspend.resume_cost_s - given_s
+        return self.left_s + resumes * self.job.spec.suspend.resume_cost_s + starts * self.launch_s - given_s
+
+    def keeps_min_run(self, runs: Sequence[Run]) -> bool:
+        """Whether each run before a suspension does as much useful work as it should; the last does what is left."""
+        suspend = self.job.spec.suspend
+        for number, (row, start, end) in enumerate(runs[:-1]):
+            if number == 0 and self.current is not None and (row, start) == (self.current, 0):
+                continue  # when it began is known elsewhere
+            resumes = number > 0 or self.job.has_checkpoint or self.current is not None
+            start_s = self.launch_s + (suspend.resume_cost_s if resumes else 0.0)
+            if self.time_s(end) - self.time_s(start) - start_s < suspend.min_run_s - INSTANT_S:
+                return False
+        return True
 
     def segments(self, runs: Sequence[Run]) -> tuple[Segment, ...]:
         """The runs in time; the last one ends when the work is done, not with its slot."""
@@ -187,26 +120,38 @@ class Task:
         last = len(runs) - 1
         return tuple(
             Segment(
-                self.nodes[row].name,
-                self.nodes[row].zone,
+                self.places[row].node.name,
+                self.places[row].node.zone,
                 self.time_s(start),
                 self.time_s(end) - (spare_s if i == last else 0.0),
+                self.workers,
             )
             for i, (row, start, end) in enumerate(runs)
         )
 
-    def stretched(self, node: Node, stretches: Sequence[Stretch]) -> tuple[Segment, ...]:
-        """Stretches since the earliest start, as segments on a node; those that touch are one."""
+    def stretched(self, place: Place, stretches: Sequence[Stretch]) -> tuple[Segment, ...]:
+        """Stretches since the earliest start, as segments on a node; those that touch with as many workers are one."""
         segments: list[Segment] = []
-        for start_s, end_s, _ in stretches:
-            begin_s = start_s + self.begin_s
-            if segments and begin_s <= segments[-1].end_s:
+        least = self.job.spec.workers.min
+        for start_s, end_s, workers in stretches:
+            begin_s, count = start_s + self.begin_s, max(workers, least)
+            if segments and begin_s <= segments[-1].end_s and segments[-1].workers == count:
                 begin_s = segments.pop().start_s
-            segments.append(Segment(node.name, node.zone, begin_s, end_s + self.begin_s))
+            segments.append(Segment(place.node.name, place.node.zone, begin_s, end_s + self.begin_s, count))
         return tuple(segments)
 
-    def outlook(self, g_per_kwh: NDArray[np.float64], reach_s: float) -> Outlook | None:
-        """One node's intensity in the slots from the earliest start on (nan: it may not run), up to `reach_s`.
+    def has_room(self, segments: Sequence[Segment], free: NDArray[np.bool_]) -> bool:
+        """Whether all slots that segments on one place touch are free there: shape (slots,)."""
+        for segment in segments:
+            # with short slots, times since 1970 are coarser than the tolerance of the calendar
+            first = math.floor(segment.start_s / self.slot_s + _SLOT_ROUNDING) - self.first
+            end = math.ceil(segment.end_s / self.slot_s - _SLOT_ROUNDING) - self.first
+            if end > len(free) or not free[first:end].all():
+                return False
+        return True
+
+    def outlook(self, g_per_kwh: Floats, reach_s: float) -> Outlook | None:
+        """One place's intensity in the slots from the earliest start on (nan: it may not run), up to `reach_s`.
 
         Equal neighbours become one step. None where the job may not run at all.
         """
@@ -218,55 +163,142 @@ class Task:
         edges_s[0] = 0.0
         return Outlook(edges_s, value[first]).until(reach_s)
 
-    def grams_per_intensity(self, slots: int) -> NDArray[np.float64]:
-        """Grams of each node in each slot per g/kWh; the first slot counts from the earliest start."""
-        demand = self.job.spec.demand
+    def lengths_s(self, slots: int) -> Floats:
+        """Length of each slot; the first counts from the earliest start."""
         lengths_s = np.full(slots, self.slot_s)
         lengths_s[0] -= self.passed_s
-        per_s = [grams(node.attributed_power_w(demand) * MJ_PER_J, 1.0, node.pue) for node in self.nodes]
-        return np.outer(per_s, lengths_s)
+        return lengths_s
 
-    def market_g(self, situation: Situation, cost_g: Floats) -> Floats:
-        """What each slot costs this job beside its own grams: shape of `cost_g` (nodes, slots), inf where it is inf.
+    def cost(self, situation: Situation, intensity: Floats) -> Floats:
+        """What running costs in each slot by the task's measure [g or J]: shape of `intensity` (places, slots).
+
+        Grams are nan where the intensity is.
+        """
+        slots = intensity.shape[1]
+        lengths_s = self.lengths_s(slots)
+        if self.measure is Measure.SHARE_J:
+            watts = [place.node.attributed_power_w(self.demand) for place in self.places]
+            return np.outer(np.array(watts), lengths_s)
+        cost_g = intensity * (lengths_s * (MJ_PER_J * grams(1.0, 1.0, 1.0)))
+        for row, place in enumerate(self.places):
+            if self.measure is Measure.SHARE_G:
+                cost_g[row] *= situation.fleet.attributed_w(place, self.demand)
+            else:
+                cost_g[row] *= situation.added_w(place, self.demand, self.first, slots)
+        return cost_g
+
+    def start_g(self, situation: Situation, intensity: Floats) -> Floats | None:
+        """What a start adds beside the work [g], shape of `intensity`: waking the node, moving the checkpoint.
+
+        None where nothing. The checkpoint is where the job ran last; what it will be later, nobody knows now. A node
+        that others leave in the moment of the start has not fallen asleep.
+        """
+        if self.measure is not Measure.ADDED_G:
+            return None  # others pay for it
+        extra_g: Floats | None = None
+        job, calendar, slots = self.job, situation.calendar, intensity.shape[1]
+        kwh = (job.checkpoint_gb or job.spec.checkpoint_gb) * TRANSFER_J_PER_GB / 3.6e6
+        last_zone = job.attempts[-1].zone if job.attempts and (job.has_checkpoint or self.current is not None) else None
+        for row, place in enumerate(self.places):
+            node = place.node
+            wakes = node.sleeps and node.wake_j > 0
+            moves = kwh > 0 and last_zone is not None and node.zone != last_zone
+            if not (wakes or moves):
+                continue
+            if extra_g is None:
+                extra_g = np.zeros_like(intensity)
+            if moves:
+                extra_g[row] += kwh * intensity[row]
+            if wakes:
+                before = int(self.passed_s <= INSTANT_S and self.first > calendar.first_slot)
+                held = calendar.cpus_held(place, self.first - before, slots + before) <= 1e-9
+                asleep = held[before:] & (held[:-1] if before else np.append(True, held[:-1]))
+                extra_g[row] += np.where(asleep, node.wake_j / 3.6e6 * node.pue * intensity[row], 0.0)
+        if extra_g is not None:
+            extra_g[np.isnan(extra_g)] = np.inf  # as the work there: a sum with nan would compare as the least
+        return extra_g
+
+    def starts_g(self, segments: Sequence[Segment], start_g: Floats | None) -> float:
+        """What the starts of segments on its places add [g], by `start_g`."""
+        if start_g is None:
+            return 0.0
+        rows = {place.node.name: row for row, place in enumerate(self.places)}
+        live = self.places[self.current].node.name if self.current is not None else None
+        total_g = 0.0
+        for i, segment in enumerate(segments):
+            goes_on = i == 0 and segment.node == live and segment.start_s <= self.begin_s + INSTANT_S
+            slot = math.floor(segment.start_s / self.slot_s + 1e-9) - self.first
+            if not goes_on and slot < start_g.shape[1]:
+                total_g += float(start_g[rows[segment.node], slot])
+        return total_g
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether it may end early or run on, as far as its measure counts that."""
+        return self.length.doubt > 0 and self.job.progress is None and self.measure is Measure.ADDED_G
+
+    def has_share(self, situation: Situation) -> bool:
+        """Whether the market has shared the hours out, to it among others."""
+        return situation.market is not None and self.job.id in situation.market.shares_s
+
+    def odds(self, situation: Situation, slots: int, most_work: int) -> Odds | None:
+        """How likely the work is needed, and what may come after it, for windows of so many slots.
+
+        None where there is no doubt about it, where the market has shared the hours out, and for a budget, which has to
+        last for all of the work.
+        """
+        doubt, told_s = self.length.doubt, self.length.seconds
+        if not self.in_doubt or self.has_share(situation):
+            return None
+        after = needed_after(doubt, told_s, self.slot_s)
+        cost_g = self.cost(situation, self.intensity(situation, slots + len(after)))
+        least_g = np.where(np.isfinite(cost_g), cost_g, np.inf).min(axis=0)
+        known = np.isfinite(least_g)
+        if not known.any():
+            return None
+        run_on_g = np.correlate(np.where(known, least_g, least_g[known].mean()), after, "valid")
+        return Odds(needed(doubt, told_s, self.slot_s, most_work), run_on_g)
+
+    def market_g(self, situation: Situation, cost_g: Floats) -> Floats | None:
+        """What each slot costs this job beside its own grams: shape of `cost_g` (places, slots); None: nothing.
 
         The price of what it holds there, unless the market meant the slot for it: such slots come before all others.
         """
         market = situation.market
-        if market is None:
-            return np.zeros_like(cost_g)
-        demand = self.job.spec.demand
-        held = np.array([demand.cpus, demand.gpus, demand.memory_gb])
+        if market is None or self.measure is not Measure.ADDED_G:
+            return None
+        held = np.array(self.demand.amounts)
         step, price_g = market.by_slot(self.slot_s, self.first, cost_g.shape[1])
         shares_s = market.shares_s.get(self.job.id)
         suspend = self.job.spec.suspend
         free_to_pause = suspend.resume_cost_s == 0 and suspend.min_run_s <= self.slot_s
         extra = np.zeros_like(cost_g)
         worst_g = float(np.max(cost_g, where=np.isfinite(cost_g), initial=0.0))
-        for row, node in enumerate(self.nodes):
-            pool = situation.pools.get(node.name)
-            if pool is None:
-                continue
-            price = (price_g[pool] @ held) * (self.slot_s * PRICE_WEIGHT)
+        for row, place in enumerate(self.places):
+            if place.pool >= len(price_g):
+                continue  # it came after the prices
+            price = (price_g[place.pool] @ held) * (self.slot_s * PRICE_WEIGHT)
             # nothing is worth more than what it saves against the worst slot: where all is full, price decides nothing
             extra[row] = np.minimum(price, np.maximum(worst_g - cost_g[row], 0.0))
             if shares_s is None:
                 continue
-            for wanted in np.flatnonzero(shares_s[pool] > 1e-6):
+            for wanted in np.flatnonzero(shares_s[place.pool] > 1e-6):
                 here = np.flatnonzero((step == wanted) & np.isfinite(cost_g[row]))
-                mine = here[: round(float(shares_s[pool, wanted]) / self.slot_s)]
+                mine = here[: round(float(shares_s[place.pool, wanted]) / self.slot_s)]
                 extra[row, mine] = -_OWN_G if free_to_pause else 0.0
         return extra
 
     def intensity(self, situation: Situation, slots: int) -> NDArray[np.float64]:
-        """Mean forecast [g/kWh] for each node and slot; nan where it is unknown."""
-        intensity = np.full((len(self.nodes), slots), np.nan)
+        """Mean forecast [g/kWh] for each place and slot; nan where it is unknown."""
+        intensity = np.full((len(self.places), slots), np.nan)
         zones: dict[str, int] = {}
-        for row, node in enumerate(self.nodes):
-            if node.zone in zones:
-                intensity[row] = intensity[zones[node.zone]]
+        for row, place in enumerate(self.places):
+            zone = place.node.zone
+            if zone in zones:
+                intensity[row] = intensity[zones[zone]]
                 continue
-            zones[node.zone] = row
-            series = situation.signal(node.zone)
+            zones[zone] = row
+            series = situation.signal(zone)
             if series is None or series.start_s > self.begin_s:
                 continue
             first, means = situation.slot_means(series)
@@ -275,19 +307,3 @@ class Task:
             if self.passed_s > INSTANT_S and len(known):  # only the rest of the first slot counts
                 intensity[row, 0] = series.mean(self.begin_s, (self.first + 1) * self.slot_s)
         return intensity
-
-
-def segments_g(segments: Sequence[Segment], spec: JobSpec, situation: Situation) -> float | None:
-    """Expected operational carbon [g] of what is ahead of planned segments; None where an intensity is unknown."""
-    nodes = {node.name: node for node in situation.nodes}
-    total_g = 0.0
-    for segment in segments:
-        node, series = nodes.get(segment.node), situation.signal(segment.zone)
-        start_s = max(segment.start_s, situation.now_s)
-        if start_s >= segment.end_s:
-            continue
-        if node is None or series is None or not series.covers(start_s, segment.end_s):
-            return None
-        energy_j = node.attributed_power_w(spec.demand) * (segment.end_s - start_s)
-        total_g += grams(energy_j * MJ_PER_J, series.mean(start_s, segment.end_s), node.pue)
-    return total_g

@@ -6,27 +6,21 @@ parsed and checked; of the other rows only the time is looked at.
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import math
-import stat
-import zlib
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from eco_ray.csv_file import csv_rows
 from eco_ray.errors import UsageError
 from eco_ray.grid.asking import iso
 
-#: of the text: of a .gz once unpacked
-MAX_BYTES = 200_000_000
+_CUT = "cut it to the zones and years that you need"
 #: no plant emits more over its life cycle per kWh; a larger mean is another unit (g/MWh, lbs/MWh)
 MAX_MEAN_G_PER_KWH = 3000.0
 #: one value may stand out, for example where nearly all of the electricity of an hour was imported
@@ -74,7 +68,7 @@ def read(
     `choose` checks the header and gives the columns to read. Kept are the rows of [start_s - look_back_s, end_s), and
     the row that holds `start_s` where it is older; None: no limit.
     """
-    rows = _rows(path)
+    rows = csv_rows(path, _CUT)
     _, cells = next(rows, (1, []))
     header = [cell.strip() for cell in cells]
     if not header:
@@ -88,56 +82,10 @@ def read(
 
 def first_time_s(path: Path) -> float:
     """Time of the first row after the header [s since epoch], read alone."""
-    rows = _rows(path)
+    rows = csv_rows(path, _CUT)
     next(rows, None)
     line, row = next(rows, (1, [""]))
     return _time_s(path, line, row[0])
-
-
-def _rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Line number and cells of every row that is not blank."""
-    try:
-        with io.TextIOWrapper(_open(path), encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
-            for row in reader:
-                if row:
-                    yield reader.line_num, row
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UsageError(f"{path}: is not a whole gzip file ({error}); copy it again or unpack it") from error
-    except OSError as error:
-        raise UsageError(f"{path}: cannot be read ({error.strerror}); give the path of a CSV file") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: byte {error.start} is not UTF-8; save the file as plain CSV in UTF-8") from error
-    except csv.Error as error:
-        raise UsageError(
-            f"{path}, line {reader.line_num}: {error}; save the file as plain comma-separated text"
-        ) from error
-
-
-def _open(path: Path) -> IO[bytes]:
-    """The bytes of the file, or those that a .gz unpacks to, after checking that they are not too many."""
-    status = path.stat()
-    size = status.st_size
-    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):  # a pipe or a device has no size
-        with path.open("rb") as endless:
-            data = endless.read(MAX_BYTES + 1)
-        size = len(data)
-        if size <= MAX_BYTES:
-            return io.BytesIO(data)
-    if size > MAX_BYTES:
-        raise UsageError(
-            f"{path}, line 1: {size} bytes; the limit is {MAX_BYTES}; cut it to the zones and years that you need"
-        )
-    if path.suffix.lower() != ".gz":
-        return path.open("rb")
-    with gzip.open(path) as packed:
-        data = packed.read(MAX_BYTES + 1)  # a small .gz may unpack to anything
-    if len(data) > MAX_BYTES:
-        raise UsageError(
-            f"{path}, line 1: more than {MAX_BYTES} bytes once unpacked, which is the limit; "
-            "cut it to the zones and years that you need"
-        )
-    return io.BytesIO(data)
 
 
 def is_time(cell: str) -> bool:

@@ -8,17 +8,20 @@ gCO2e/kWh, at any regular step of whole seconds. A column may end early (empty c
     2025-06-01T01:00Z,305.9,40.2        2025-06-02T00:00,280.4,277.0,270.9
 
 Forecast of one zone (on the right): the time of issue, then the hourly values from that time on. `forecast` reads only
-the newest row that had been issued by `now`. Without a forecast file the trace itself is returned and its source says
-"perfect foresight": fine for a demonstration, flattering in an evaluation.
+the newest row that had been issued by `now`. After the values there may be quantiles of them, for each level all hours
+(h0,h1,p10_h0,p10_h1,p90_h0,p90_h1): they are shown, and nothing is decided by them. Without a forecast file the trace
+itself is returned and its source says "perfect foresight": fine for a demonstration, flattering in an evaluation.
 
 Either file may be gzipped (NAME.csv.gz). With a span, `start_s` to `end_s`, rows that it does not need are not checked.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -193,6 +196,7 @@ class CsvTrace:
             source=f"{forecast.file}, forecast issued {iso(issue_s)}{forecast.remark}",
             nature=Nature.MODELLED,
             issued_s=issue_s,
+            quantiles_g_per_kwh={level: of[row][first:last] for level, of in forecast.quantiles.items()},
         )
 
 
@@ -213,6 +217,8 @@ class ForecastFile:
     values: Values
     #: how many values of the file were below zero
     negatives: int
+    #: level in (0, 1) -> shape (issues, hours), g/kWh, not negative
+    quantiles: Mapping[float, Values] = field(default_factory=dict)
 
     @property
     def remark(self) -> str:
@@ -231,7 +237,20 @@ class ForecastFile:
         plausible(table, "the forecast", table.values)
         values = np.maximum(table.values, 0.0)
         values.flags.writeable = False
-        return cls(path.name, table.times_s, values, int((table.values < 0).sum()))
+        levels = [0.0, *dict.fromkeys(_level(name) for name in table.names if not name.startswith("h"))]
+        central, *others = np.split(values, len(levels), axis=1)
+        quantiles = dict(zip(levels[1:], others, strict=True))
+        for low, high in itertools.pairwise(sorted(quantiles)):
+            for row, hour in np.argwhere(quantiles[low] > quantiles[high])[:1].tolist():
+                raise wrong(
+                    table,
+                    row,
+                    f"quantile {low:g} of hour {hour}, {quantiles[low][row, hour]:g}, is above quantile {high:g}, "
+                    f"{quantiles[high][row, hour]:g}",
+                    "a higher level has no lower value",
+                    "exchange or correct the columns",
+                )
+        return cls(path.name, table.times_s, central, int((table.values < 0).sum()), quantiles)
 
 
 def _trace_header(path: Path, header: list[str], columns: Mapping[str, str] | None) -> list[int]:
@@ -269,14 +288,29 @@ def _unknown_column(path: Path, zone: str, name: str, known: list[str]) -> Usage
     )
 
 
+#: a column with a quantile of an hour: p10_h0
+_QUANTILE = re.compile(r"p(\d{1,2}(?:\.\d{1,3})?)_h\d{1,5}")
+
+
+def _level(name: str) -> float:
+    """Level of the quantile in a column."""
+    found = _QUANTILE.fullmatch(name)
+    return float(found[1]) / 100 if found else 0.0
+
+
 def _forecast_header(path: Path, header: list[str]) -> list[int]:
-    wanted = ["issue_utc", *(f"h{hour}" for hour in range(max(1, len(header) - 1)))]
+    hours = next((i for i, name in enumerate(header[1:]) if _level(name) > 0), len(header) - 1)
+    levels = list(dict.fromkeys(name.partition("_")[0] for name in header[1 + hours :] if _level(name) > 0))
+    prefixes = ["", *(f"{level}_" for level in levels)]
+    wanted = ["issue_utc", *(f"{level}h{hour}" for level in prefixes for hour in range(max(1, hours)))]
     if header != wanted:
-        number = next((i for i, (a, b) in enumerate(zip(header, wanted, strict=False)) if a != b), len(header))
+        both = zip(header, wanted, strict=False)
+        number = next((i for i, (a, b) in enumerate(both) if a != b), min(len(header), len(wanted)))
+        needed = wanted[number] if number < len(wanted) else "nothing"
         got = repr(header[number]) if number < len(header) else "nothing"
         raise UsageError(
-            f"{path}, line 1: column {number + 1} of the header is {got}; {wanted[number]} is needed; "
-            "write issue_utc,h0,h1,... with one column per hour"
+            f"{path}, line 1: column {number + 1} of the header is {got}; {needed} is needed; "
+            "write issue_utc,h0,h1,... with one column per hour, and after them as many of each quantile (p10_h0,...)"
         )
     return list(range(1, len(header)))
 

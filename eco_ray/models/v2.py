@@ -17,11 +17,15 @@ import torch
 
 from eco_ray import __version__
 from eco_ray.core.footprint import Footprint
+from eco_ray.core.requests import ServiceUse
+from eco_ray.core.tenants import TENANT
 from eco_ray.models.weights import load_model
 
 #: largest request body [bytes], and most images in it
 MAX_BODY_BYTES = 16 * 1024 * 1024
 MAX_BATCH = 1024
+#: header of a request that names the tenant it is for
+TENANT_HEADER = "Eco-Tenant"
 _IMAGE = (28, 28)
 
 
@@ -45,19 +49,25 @@ class V2Digits:
     """Serves an image classifier for 28 x 28 grey images: input `image`, outputs `label` and `probabilities`."""
 
     def __init__(
-        self, path: str | Path, name: str, version: int, footprint: Callable[[float, float], Footprint]
+        self,
+        path: str | Path,
+        name: str,
+        version: int,
+        footprint: Callable[[float, float], Footprint],
+        count: Callable[[ServiceUse, int], None] = lambda use, images: None,
     ) -> None:
-        """`footprint(cpu_s, duration_s)` gives the footprint of a request."""
+        """`footprint(cpu_s, duration_s)` gives the footprint of a request; `count(use, images)` is told each answer."""
         torch.set_num_threads(1)  # CPU time of the request's own thread is then the request's CPU time
         self.model, self.metadata = load_model(path)
         self.model.eval()
         self.name, self.version = name, version
         self._footprint = footprint
+        self._count = count
 
-    def answer(self, method: str, path: str, body: bytes) -> Answer:
-        """Answer one request."""
+    def answer(self, method: str, path: str, body: bytes, tenant: str | None = None) -> Answer:
+        """Answer one request; `tenant` is what its header says, None: nothing."""
         try:
-            return self._route(method, [part for part in path.split("/") if part], body)
+            return self._route(method, [part for part in path.split("/") if part], body, tenant)
         except Problem as problem:
             content = {
                 "type": "about:blank",
@@ -67,7 +77,7 @@ class V2Digits:
             }
             return Answer(problem.status, {"content-type": "application/problem+json"}, json.dumps(content).encode())
 
-    def _route(self, method: str, parts: list[str], body: bytes) -> Answer:
+    def _route(self, method: str, parts: list[str], body: bytes, tenant: str | None) -> Answer:
         if parts == ["v2"]:
             return _json({"name": "eco_ray", "version": __version__, "extensions": ["eco_footprint"]})
         if parts in (["v2", "health", "live"], ["v2", "health", "ready"]):
@@ -82,7 +92,7 @@ class V2Digits:
         if rest == ["infer"]:
             if method != "POST":
                 raise Problem(405, "method not allowed", f"{method} is not allowed here; use POST")
-            return self._infer(body)
+            return self._infer(body, _tenant(tenant))
         raise Problem(404, "no such path", f"no path /{'/'.join(parts)}; a model has /ready and /infer")
 
     def _after_model(self, parts: list[str]) -> list[str]:
@@ -108,15 +118,17 @@ class V2Digits:
             "parameters": {"pixels": "ink bright, 0 to 1 (FP32) or 0 to 255 (UINT8)", **_plain(self.metadata)},
         }
 
-    def _infer(self, body: bytes) -> Answer:
+    def _infer(self, body: bytes, tenant: str) -> Answer:
         wall_s, cpu_s = time.perf_counter(), time.thread_time()
         request = _parse(body)
         images = _images(request)
         with torch.inference_mode():
             probabilities = torch.softmax(self.model(torch.from_numpy(images)[:, None]), dim=1)
         labels = probabilities.argmax(dim=1)
-        footprint = self._footprint(time.thread_time() - cpu_s, time.perf_counter() - wall_s)
+        cpu_s = time.thread_time() - cpu_s
+        footprint = self._footprint(cpu_s, time.perf_counter() - wall_s)
         count = len(images)
+        self._count(ServiceUse(str(request.get("id", ""))[:128], tenant, cpu_s), count)
         content: dict[str, Any] = {
             "model_name": self.name,
             "model_version": str(self.version),
@@ -134,6 +146,16 @@ class V2Digits:
         if "id" in request:
             content["id"] = str(request["id"])[:128]
         return _json(content, {"Eco-Footprint": footprint.to_header()})
+
+
+def _tenant(told: str | None) -> str:
+    """The tenant of a request; empty: it names none. Names are short and plain: they become rows of the ledger."""
+    if not told:
+        return ""
+    if not TENANT.fullmatch(told):
+        detail = f"{TENANT_HEADER} is {told[:80]!r}; use 1 to 63 letters, digits, '.', '_' or '-', or leave it out"
+        raise Problem(400, "wrong tenant", detail)
+    return told
 
 
 def _parse(body: bytes) -> dict[str, Any]:

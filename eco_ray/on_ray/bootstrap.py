@@ -17,10 +17,11 @@ from eco_ray.config import Settings
 from eco_ray.core.clock import Clock
 from eco_ray.core.cluster import Node
 from eco_ray.core.orchestrator import OrchestratorConfig
-from eco_ray.core.planner import PlannerConfig
+from eco_ray.core.situation import PlannerConfig
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.on_ray import local_cluster
 from eco_ray.on_ray.connection import attached, connect
+from eco_ray.on_ray.last_seen import forget_all
 from eco_ray.on_ray.local_cluster import ClusterRecord
 from eco_ray.store import open_store
 
@@ -92,6 +93,7 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
         settings.state_dir,
         settings.store_url,
         cluster.planner.horizon_s,
+        {zone: row.model_dump() for zone, row in cluster.market_g_per_kwh.items()},
     )
     fleet = FleetConfig(described, clock, settings.state_dir, _run_root(settings, record), cluster.sample_period_s)
     actor = ray.remote(
@@ -131,6 +133,7 @@ def down(settings: Settings) -> ClusterRecord | None:
             ray.get(handle.stop.remote(), timeout=10.0)
         ray.kill(handle, no_restart=True)
     local_cluster.stop(record, settings.state_dir)
+    forget_all(settings.state_dir / "spool")
     shutil.rmtree(_run_root(settings, record), ignore_errors=True)
     return record
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eco_ray.config import Settings, load_settings
+from eco_ray.core.cluster import Resources
 from eco_ray.core.jobs import Attempt, Job
 from eco_ray.core.ports import Store
 from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError
@@ -119,9 +120,9 @@ class Client:
                 )
             time.sleep(0.1)
 
-    def put_model(self, app: str, reference: str) -> None:
-        """Account a Serve application's replicas to a model."""
-        self._call(lambda c: c.put_model.remote(app, reference))
+    def put_model(self, app: str, reference: str, demand: Resources | None = None) -> None:
+        """Account a Serve application's replicas to a model; `demand`: what Ray holds for each of them."""
+        self._call(lambda c: c.put_model.remote(app, reference, demand))
 
     def note_served(self, facts: dict[str, Any]) -> None:
         """Keep what is known of a served model (name, version, requests, correct) for the report."""
@@ -131,6 +132,11 @@ class Client:
         """The intensity of a zone now with source, kind and nature; None: unknown."""
         signal: dict[str, Any] | None = self._call(lambda c: c.signal.remote(zone))
         return signal
+
+    def examine(self) -> list[dict[str, Any]]:
+        """What the agent of each node says: how its energy is known, which ports are open."""
+        found: list[dict[str, Any]] = self._call(lambda c: c.examine.remote())
+        return found
 
     def _call(self, method: Callable[[Any], Any]) -> Any:
         """Call the controller, also across a restart of it; errors of ours come back as what they are."""
@@ -144,11 +150,10 @@ class Client:
             except RayTaskError as error:
                 cause = error.cause
                 raise (cause if isinstance(cause, EcoRayError) else error) from None
-            except ActorUnavailableError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.2)
-            except (ActorDiedError, GetTimeoutError) as error:
+            except (ActorUnavailableError, ActorDiedError, GetTimeoutError) as error:
+                if isinstance(error, ActorUnavailableError) and time.monotonic() <= deadline:
+                    time.sleep(0.2)
+                    continue
                 raise UnreachableError(
                     f"the controller did not answer within {_CALL_TIMEOUT_S:g} s ({type(error).__name__}); "
                     "`eco-ray up` starts it again, jobs are kept"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from pathlib import Path
 from typing import Any
 
-from eco_ray.errors import UnreachableError
+from eco_ray.errors import NoClusterError, UnreachableError
 from eco_ray.on_ray.local_cluster import ClusterRecord, is_alive
+
+log = logging.getLogger("eco_ray.ray")
 
 
 def cluster_of(state_dir: Path, address: str | None = None) -> ClusterRecord:
@@ -26,7 +29,7 @@ def cluster_of(state_dir: Path, address: str | None = None) -> ClusterRecord:
         return record
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
-        raise UnreachableError(
+        raise NoClusterError(
             f"no cluster is up ({state_dir} has no record of one); run `eco-ray up --cluster cluster/laptop.yaml`, "
             "or give --address"
         )
@@ -64,12 +67,24 @@ def connect(record: ClusterRecord) -> None:
 
     if ray.is_initialized():
         return
+    _keep_stdout_clean()
     try:
         ray.init(address=record.address, namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         raise UnreachableError(
             f"no Ray cluster answers at {record.address}: {error}; check --address and `eco-ray status`"
         ) from error
+
+
+def _keep_stdout_clean() -> None:
+    """Ray's news of dying workers go to the log: it prints them on stdout, amid `-o json`, and has no switch (2.60)."""
+    from ray._private import worker
+
+    def to_log(data: dict[str, Any], ignore_prefix: bool) -> None:
+        for line in data.get("lines", ()):
+            log.info("%s: %s", data.get("pid"), line)
+
+    worker.print_to_stdstream = to_log
 
 
 def controller_handle() -> Any:

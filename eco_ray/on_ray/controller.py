@@ -1,25 +1,22 @@
 """The controller: feeds the orchestrator with events and performs its actions.
 
 One thread, the *brain*, owns orchestrator, ledger and store; everything else (calls from clients and agents, Ray's
-slow answers) hands it work through a queue. What it decides is in the store before it is done, so that a controller
-killed at any moment continues under the same attempt ids.
+slow answers) hands it work. What it decides is in the store before it is done, so that a controller killed at any
+moment continues under the same attempt ids.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import queue
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from eco_ray.core.clock import Clock
 from eco_ray.core.cluster import Node, Resources
@@ -41,29 +38,32 @@ from eco_ray.core.ports import GridSource, Store
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.job_file import JobFile
 from eco_ray.on_ray.accounts import Accounts, Directory
+from eco_ray.on_ray.brain import Brain
+from eco_ray.on_ray.examine import EXAMINE_S, ask_all
+from eco_ray.on_ray.facts import cluster_facts, status_facts
 from eco_ray.on_ray.launcher import Launcher
 from eco_ray.on_ray.owners import RAY_JOB_PREFIX
 from eco_ray.on_ray.package import Packages
 from eco_ray.on_ray.performer import Performer
 from eco_ray.on_ray.ray_jobs import RayJobs
 from eco_ray.on_ray.signals import Signals
-from eco_ray.on_ray.spool import Spool, from_json
+from eco_ray.on_ray.spool import Spool
 from eco_ray.on_ray.watcher import Watcher, report_event
 
 log = logging.getLogger("eco_ray.controller")
 
-_TICK_S = 0.2
 #: how often nodes, foreign use and series are looked at [wall s]
 _LOOK_S = 1.0
 #: how often Ray's whole list of jobs is read, which grows with its history [wall s]
 _LIST_S = 5.0
 #: how long a node's Ray resources need to settle after one of our attempts came or went [wall s]
 _SETTLE_S = 3.0
+#: jobs that succeeded, from which lengths are learned again after a restart
+_LEARNED = 1_000
 #: job ids name folders and Ray submissions
 JOB_ID_LIMIT = 100
 _JOB_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{JOB_ID_LIMIT - 1}}}")
 _OPEN = [state for state in JobState if not state.is_final]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,8 @@ class ControllerConfig:
     store_url: str
     #: how far ahead forecasts are asked for [s]
     horizon_s: float = 96 * 3600.0
+    #: by zone: g_per_kwh and source of electricity that was bought by contract
+    market: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 class Controller:
@@ -94,13 +96,13 @@ class Controller:
         self._launcher = launcher
         self._fleet = fleet
         self._accounts = Accounts(store, grid)
-        self._queue: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any] | None]] = queue.SimpleQueue()
+        self._brain = Brain(lambda: self._handle(Tick()))
         self._stopped = threading.Event()
         #: every node described or ever seen, for samples that come late
         self._known: dict[str, Node] = dict(fleet.described)
         self._models: dict[str, str] = {}
-        #: of all jobs ever, so that owners of energy are recognised without a query
-        self._job_ids: set[str] = set()
+        #: tenants of all jobs ever, by id, so that owners of energy are recognised without a query
+        self._tenants: dict[str, str] = {}
         self._core = Orchestrator(config.home_zone, self.now_s(), config.orchestrator)
         self._watcher = Watcher(launcher, fleet, self._known, config.clock, self._post)
         self._performer = Performer(launcher, fleet, self._watcher, self._known, self._core.book.nodes, self._post)
@@ -115,7 +117,7 @@ class Controller:
 
     def submit(self, job_id: str, job: JobFile, package: str | None, nonce: str) -> str:
         """Take a job in; returns its id. The same id with the same nonce is the same submission."""
-        return self._ask(lambda: self._submit(job_id, job, package, nonce))
+        return self._brain.ask(lambda: self._submit(job_id, job, package, nonce))
 
     def plan(self, job: JobFile) -> dict[str, Any]:
         """When and where the job would run if it were submitted now; nothing is changed. Raises as `submit`."""
@@ -123,9 +125,9 @@ class Controller:
         def ask() -> dict[str, Any]:
             now_s = self.now_s()
             spec = job.to_spec(now_s, self.config.clock.speed, self.config.default_max_delay_s)
-            return dry_run(spec, self._core.book, now_s)
+            return dry_run(spec, self._core, now_s)
 
-        return self._ask(ask)
+        return self._brain.ask(ask)
 
     def read_log(self, node_name: str, submission_id: str, offset: int, limit: int) -> tuple[int, bytes]:
         """Output of an attempt from its node; nothing where the node is gone."""
@@ -137,15 +139,15 @@ class Controller:
 
     def cancel(self, job_id: str) -> None:
         """End a job. Raises NotFoundError."""
-        self._ask(lambda: self._handle(JobCancelled(job_id)))
+        self._brain.ask(lambda: self._handle(JobCancelled(job_id)))
 
     def suspend(self, job_id: str) -> None:
         """Suspend a job until `resume`. Raises NotFoundError."""
-        self._ask(lambda: self._handle(SuspendRequested(job_id)))
+        self._brain.ask(lambda: self._handle(SuspendRequested(job_id)))
 
     def resume(self, job_id: str) -> None:
         """Let a suspended job go on. Raises NotFoundError or UsageError."""
-        self._ask(lambda: self._handle(ResumeRequested(job_id)))
+        self._brain.ask(lambda: self._handle(ResumeRequested(job_id)))
 
     def has_package(self, name: str) -> bool:
         """Whether a snapshot is already here."""
@@ -155,18 +157,26 @@ class Controller:
         """Keep the snapshot of a work directory; its name is the hash of its content."""
         self._packages.put(name, content)
 
-    def put_model(self, app: str, reference: str) -> None:
-        """Account the replicas of a Serve application to a model `name:version`."""
+    def put_model(self, app: str, reference: str, demand: Resources | None = None) -> None:
+        """Account the replicas of a Serve application to a model `name:version`.
+
+        `demand`: what Ray holds for each of them, for what they carry of their nodes; None: not known.
+        """
 
         def put() -> None:
             self._models[app] = reference
             self._store.put_meta("models", self._models)
+            if demand is not None:
+                held = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "memory_gb": demand.memory_gb}
+                self._store.put_meta(
+                    "model_demands", {**(self._store.get_meta("model_demands") or {}), reference: held}
+                )
 
-        self._ask(put)
+        self._brain.ask(put)
 
     def note_served(self, facts: Mapping[str, Any]) -> None:
         """Keep what is known of a served model (name, version, requests, correct) for the report."""
-        self._ask(lambda: self._store.put_meta("model", dict(facts)))
+        self._brain.ask(lambda: self._store.put_meta("model", dict(facts)))
 
     def signal(self, zone: str) -> dict[str, Any] | None:
         """The intensity of a zone now: value, source, kind, nature; None: unknown."""
@@ -174,35 +184,28 @@ class Controller:
 
     def agent_report(self, node: str, batch: Mapping[str, Any]) -> int:
         """Store an agent's samples and take its attempts' reports; returns how many samples were new."""
-        seen = {usage["owner_id"] for sample in batch.get("samples", ()) for usage in sample["usages"]}
+        seen = {str(use.get("owner_id")) for sample in batch.get("samples", ()) for use in sample.get("usages", ())}
         workers_of = {owner.removeprefix(RAY_JOB_PREFIX) for owner in seen if owner.startswith(RAY_JOB_PREFIX)}
         if workers_of - self._ray_jobs.submissions.keys():  # a Ray job that began since the last look
             with contextlib.suppress(Exception):  # without the list its energy stays unallocated
                 ray_jobs = self._launcher.ray_jobs()
-                self._ask(lambda: self._listed(ray_jobs))
-        return self._ask(lambda: self._report(batch))
+                self._brain.ask(lambda: self._listed(ray_jobs))
+        return self._brain.ask(lambda: self._report(batch))
 
     def status(self) -> dict[str, Any]:
         """Facts for `eco-ray status`."""
+        book = self._core.book
+        return self._brain.ask(
+            lambda: status_facts(self.config, self._known, book.nodes, book.jobs.values(), self.now_s(), book.launch_s)
+        )
 
-        def read() -> dict[str, Any]:
-            book = self._core.book
-            counts: dict[str, int] = {}
-            for job in book.jobs.values():
-                counts[job.state] = counts.get(job.state, 0) + 1
-            return {
-                "cluster": self.config.cluster_name,
-                "pid": os.getpid(),
-                "now_s": self.now_s(),
-                "clock_speed": self.config.clock.speed,
-                "nodes": [
-                    {"name": n.name, "zone": n.zone, "cpus": n.capacity.cpus, "there": n.name in book.nodes}
-                    for n in self._known.values()
-                ],
-                "open_jobs": counts,
-            }
-
-        return self._ask(read)
+    def examine(self) -> list[dict[str, Any]]:
+        """What the agent of each node says of it, for `eco-ray doctor`; `error` where it does not answer."""
+        known = list(self._known.values())
+        there = [node for node in known if node.name in self._core.book.nodes]
+        told = ask_all(there, lambda node: self._fleet.call(node, lambda agent: agent.examine.remote(), EXAMINE_S))
+        gone = {"there": False, "error": "the node is not there"}
+        return [{"node": node.name, "zone": node.zone, **told.get(node.name, gone)} for node in known]
 
     def places(self) -> dict[str, str]:
         """Where this cluster keeps its state, for clients that only know its address."""
@@ -211,6 +214,7 @@ class Controller:
     def stop(self) -> None:
         """End the background work and the agents; jobs stay as they are."""
         self._stopped.set()
+        self._brain.stop()
         self._watcher.stop()
         self._fleet.stop_agents()
 
@@ -218,7 +222,8 @@ class Controller:
 
     def _start(self) -> None:
         self._models = dict(self._store.get_meta("models") or {})
-        self._job_ids = {row.id for row in self._store.list_jobs()}
+        self._tenants = {row.id: row.tenant for row in self._store.list_jobs()}
+        self._learn()
         actions = self._core.restore(self._store.load_jobs(_OPEN))
         nodes = self._fleet.nodes()
         self._looked(nodes, self._fleet.held(nodes))  # before anything is started
@@ -226,39 +231,19 @@ class Controller:
             if job.live_attempt is not None:
                 self._watcher.watch(job.id, job.live_attempt)
         self._performer.perform(actions)
-        threading.Thread(target=self._brain, name="brain", daemon=True).start()
+        self._brain.start()
         threading.Thread(target=self._look_around, name="look", daemon=True).start()
         self._watcher.start()
-        for name in self._known.keys() - nodes.keys():
-            self._performer.in_background(self._ingest_spool_of_lost, name)
 
-    def _brain(self) -> None:
-        due = time.monotonic()
-        while not self._stopped.is_set():
-            try:
-                work, future = self._queue.get(timeout=max(0.0, due - time.monotonic()))
-                self._do(work, future)
-            except queue.Empty:
-                pass
-            if time.monotonic() >= due:
-                began = time.monotonic()
-                self._do(lambda: self._handle(Tick()), None)
-                ended = time.monotonic()
-                # a tick that plans much again leaves as long to whoever asks for something
-                due = ended + max(_TICK_S, ended - began)
-
-    @staticmethod
-    def _do(work: Callable[[], Any], future: Future[Any] | None) -> None:
+    def _learn(self) -> None:
+        """How long jobs take, from those that succeeded before this controller began, in the order of their ends."""
         try:
-            result = work()
-        except Exception as error:
-            if future is not None:
-                future.set_exception(error)
-            else:
-                log.exception("the controller could not do its work; it goes on with the next")
-        else:
-            if future is not None:
-                future.set_result(result)
+            succeeded = self._store.load_jobs([JobState.SUCCEEDED], _LEARNED)
+        except EcoRayError as error:  # the record of a job that has ended is no reason not to start
+            log.warning("lengths of jobs are learned from now on: %s", error)
+            return
+        for job in sorted(succeeded, key=lambda job: job.finished_s or 0.0):
+            self._core.book.durations.succeeded(job)
 
     def _post(self, *events: Event) -> None:
         """Hand events to the brain, without waiting."""
@@ -267,13 +252,7 @@ class Controller:
             for event in events:
                 self._handle(event)
 
-        self._queue.put((handle_all, None))
-
-    def _ask(self, work: Callable[[], T]) -> T:
-        """Let the brain do something, and wait for what comes of it."""
-        future: Future[T] = Future()
-        self._queue.put((work, future))
-        return future.result(timeout=60.0)
+        self._brain.do_soon(handle_all)
 
     def _handle(self, event: Event) -> None:
         actions = self._core.handle(event, self.now_s())
@@ -289,7 +268,7 @@ class Controller:
                 "beginning with a letter or digit"
             )
         known = self._core.book.jobs.get(job_id)
-        if known is None and job_id in self._job_ids:
+        if known is None and job_id in self._tenants:
             known = self._store.get_job(job_id)
         if known is not None:
             if known.nonce == nonce:
@@ -303,22 +282,13 @@ class Controller:
         now_s = self.now_s()
         spec = job.to_spec(now_s, self.config.clock.speed, self.config.default_max_delay_s, package)
         self._handle(JobSubmitted(job_id, spec, nonce))
-        self._job_ids.add(job_id)
+        self._tenants[job_id] = spec.tenant
         return job_id
 
     def _report(self, batch: Mapping[str, Any]) -> int:
-        samples = [from_json(dict(data)) for data in batch.get("samples", ())]
-        directory = Directory(self._ray_jobs.submissions, self._models, self._is_job)
-        try:
-            new = self._accounts.book(samples, self._known, directory)
-        except EcoRayError:  # one bad sample must not hold up the others
-            new = 0
-            for sample in samples:
-                try:
-                    new += self._accounts.book([sample], self._known, directory)
-                except EcoRayError as error:
-                    log.error("a sample is refused and kept in the folder rejected: %s", error)
-                    Spool(self.config.state_dir / "rejected").put(sample)
+        rejected = Spool(self.config.state_dir / "rejected")
+        samples = rejected.sound(batch.get("samples", ()))
+        new = self._accounts.book_sound(samples, self._known, self._directory(), rejected)
         for report in batch.get("progress", ()):
             event = report_event(report, self.config.clock)
             if event is not None:
@@ -326,7 +296,16 @@ class Controller:
         return new
 
     def _is_job(self, job_id: str) -> bool:
-        return job_id in self._job_ids
+        return job_id in self._tenants
+
+    def _directory(self) -> Directory:
+        tenants = self._tenants
+        return Directory(
+            self._ray_jobs.submissions,
+            self._models,
+            self._is_job,
+            lambda kind, owner: tenants.get(owner, "") if kind == "job" else "",
+        )
 
     # -- the world ---------------------------------------------------------------------------------------------------
 
@@ -336,11 +315,12 @@ class Controller:
         while not self._stopped.wait(_LOOK_S):
             with contextlib.suppress(Exception):  # Ray may be restarting; the next look will tell
                 nodes = self._fleet.nodes()
-                self._queue.put((partial(self._looked, nodes, self._fleet.held(nodes)), None))
+                self._brain.do_soon(partial(self._looked, nodes, self._fleet.held(nodes)))
+                self._ingest_spools_of(self._known.keys() - nodes.keys())
             if time.monotonic() >= ray_jobs_due:
                 ray_jobs_due = time.monotonic() + _LIST_S
                 with contextlib.suppress(Exception):
-                    self._queue.put((partial(self._listed, self._launcher.ray_jobs()), None))
+                    self._brain.do_soon(partial(self._listed, self._launcher.ray_jobs()))
 
     def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources]) -> None:
         now_s = self.now_s()
@@ -351,14 +331,14 @@ class Controller:
         for name in [name for name in present if name not in nodes]:
             log.warning("node %s is lost", name)
             self._handle(NodeLost(name))
-            self._performer.in_background(self._ingest_spool_of_lost, name)
         for name, amount in held.items():
             if time.monotonic() - self._performer.changed_on.get(name, 0.0) > _SETTLE_S and name in present:
-                ours = [j.spec.demand for j in self._jobs_on(name)]
+                ours = [j.spec.demand * (j.live_attempt.workers if j.live_attempt else 1) for j in self._jobs_on(name)]
                 cpus = max(0.0, amount.cpus - sum(d.cpus for d in ours))
                 gpus = max(0.0, amount.gpus - sum(d.gpus for d in ours))
                 self._handle(ForeignUse(name, Resources(round(cpus, 4), round(gpus, 4), 0.0)))
-        news = self._signals.news({node.zone for node in self._known.values()}, now_s)
+        last_s = max((job.spec.deadline_s for job in self._core.book.jobs.values()), default=now_s)
+        news = self._signals.news({node.zone for node in self._known.values()}, now_s, last_s)
         if news is not None:
             self._handle(news)
         self._accounts.keep_series({node.zone for node in self._known.values()}, now_s)
@@ -381,22 +361,19 @@ class Controller:
         if node.zone not in self._core.book.forecast:
             self._signals.ask_again()
         self._handle(NodeJoined(node))
-        facts = [
-            {"name": n.name, "zone": n.zone, "pue": n.pue, "num_cpus": n.capacity.cpus, "power_source": n.power.source}
-            for n in sorted(self._known.values(), key=lambda n: n.name)
-        ]
-        self._store.put_meta(
-            "cluster", {"name": self.config.cluster_name, "home_zone": self.config.home_zone, "nodes": facts}
-        )
+        self._store.put_meta("cluster", cluster_facts(self.config, self._known))
 
-    def _ingest_spool_of_lost(self, name: str) -> None:
-        """Samples that an agent wrote down before its node went away, where its disk can be reached from here."""
-        if name in self._core.book.nodes:
-            return
-        spool = Spool(self._fleet.spool_dir(name))
-        samples = spool.load()
-        if samples:
-            directory = Directory(self._ray_jobs.submissions, self._models, self._is_job)
-            self._ask(lambda: self._accounts.book(samples, self._known, directory))
+    def _ingest_spools_of(self, lost: Iterable[str]) -> None:
+        """Samples that agents wrote down before their nodes went away, where their disks can be reached from here.
+
+        Looked at again and again: an agent outlives its node by moments, and writes on.
+        """
+        for name in lost:
+            spool = Spool(self._fleet.spool_dir(name))
+            samples = spool.load()
+            if not samples:
+                continue
+            refused = Spool(self.config.state_dir / "rejected")
+            self._brain.ask(partial(self._accounts.book_sound, samples, self._known, self._directory(), refused))
             for sample in samples:
                 spool.drop(sample)

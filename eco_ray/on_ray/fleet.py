@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,10 @@ from eco_ray.core.units import Nature
 from eco_ray.on_ray.accounts import metered_cpus
 from eco_ray.on_ray.local_cluster import NODE_LABEL, ZONE_LABEL
 from eco_ray.on_ray.node_agent import AgentConfig, NodeAgent
+from eco_ray.on_ray.served import served_dir
+from eco_ray.power.capping import open_control
+
+log = logging.getLogger("eco_ray.agent")
 
 NAMESPACE = "eco_ray"
 CONTROLLER_NAME = "eco_controller"
@@ -54,7 +59,7 @@ class Fleet:
         found: dict[str, Node] = {}
         for info in ray.nodes():
             if info["Alive"]:
-                node = self._node(info)
+                node = node_of(info, self._config.described)
                 found[node.name] = node
         return found
 
@@ -82,9 +87,11 @@ class Fleet:
                 node=node.name,
                 cpus=metered_cpus(node),
                 curve=node.power,
+                gpus=node.capacity.gpus,
                 clock=config.clock,
                 spool_dir=self.spool_dir(node.name),
                 run_dir=config.run_root / node.name,
+                counts_dir=served_dir(config.state_dir, node.name),
                 sample_period_s=config.sample_period_s,
                 shares_machine=self._shares_machine(node),
             )
@@ -115,31 +122,33 @@ class Fleet:
             with contextlib.suppress(Exception):
                 ray.kill(actor, no_restart=True)
 
-    def _node(self, info: Mapping[str, Any]) -> Node:
-        labels, resources = info.get("Labels") or {}, info.get("Resources") or {}
-        name = labels.get(NODE_LABEL) or info["NodeID"][:12]
-        described = self._config.described.get(name)
-        if described is not None:
-            return replace(described, ray_node_id=info["NodeID"])
-        capacity = Resources(
-            float(resources.get("CPU", 0.0)),
-            float(resources.get("GPU", 0.0)),
-            float(resources.get("memory", 0.0)) / 1e9,
-        )
-        cpus = max(1.0, capacity.cpus)
-        curve = PowerCurve(
-            (0.0, 1.0),
-            (cpus * _UNKNOWN_IDLE_W_PER_CPU, cpus * _UNKNOWN_MAX_W_PER_CPU),
-            source="no power profile: average server CPUs assumed",
-            nature=Nature.ASSUMED,
-            error_rel=0.5,
-        )
-        return Node(name, labels.get(ZONE_LABEL, UNKNOWN_ZONE), capacity, curve, ray_node_id=info["NodeID"])
-
     def _shares_machine(self, node: Node) -> bool:
         hosts = [info["NodeManagerAddress"] for info in ray.nodes() if info["Alive"]]
         mine = [info["NodeManagerAddress"] for info in ray.nodes() if info["NodeID"] == node.ray_node_id]
         return hosts.count(mine[0]) > 1 if mine else True
+
+
+def node_of(info: Mapping[str, Any], described: Mapping[str, Node]) -> Node:
+    """Our node behind a node of Ray's list: as the cluster file describes it, else what Ray knows of it."""
+    labels, resources = info.get("Labels") or {}, info.get("Resources") or {}
+    name = labels.get(NODE_LABEL) or info["NodeID"][:12]
+    if name in described:
+        return replace(described[name], ray_node_id=info["NodeID"])
+    # Ray knows neither the memory nor the power of a GPU: only jobs that ask for no GPU memory fit, and no watts count
+    capacity = Resources(
+        float(resources.get("CPU", 0.0)),
+        float(resources.get("GPU", 0.0)),
+        float(resources.get("memory", 0.0)) / 1e9,
+    )
+    cpus = max(1.0, capacity.cpus)
+    curve = PowerCurve(
+        (0.0, 1.0),
+        (cpus * _UNKNOWN_IDLE_W_PER_CPU, cpus * _UNKNOWN_MAX_W_PER_CPU),
+        source="no power profile: average server CPUs assumed",
+        nature=Nature.ASSUMED,
+        error_rel=0.5,
+    )
+    return Node(name, labels.get(ZONE_LABEL, UNKNOWN_ZONE), capacity, curve, ray_node_id=info["NodeID"])
 
 
 class AgentActor(NodeAgent):
@@ -148,9 +157,20 @@ class AgentActor(NodeAgent):
     def __init__(self, config: AgentConfig) -> None:
         logs = Path(ray._private.worker._global_node.get_logs_dir_path())  # no public call gives it (Ray 2.60)
         super().__init__(replace(config, log_dir=logs), self._to_controller)
+        if config.gpus and not config.shares_machine:
+            _give_power_back()
         self.start()
 
     @staticmethod
     def _to_controller(node: str, batch: dict[str, Any]) -> None:
         controller = ray.get_actor(CONTROLLER_NAME, namespace=NAMESPACE)
         ray.get(controller.agent_report.remote(node, batch), timeout=10.0)
+
+
+def _give_power_back() -> None:
+    """Undo the power limits and locked clocks that a killed process left on this node's GPUs."""
+    try:
+        with open_control():
+            pass
+    except Exception as error:  # whatever lies where the journal is to be, the node is metered
+        log.warning("power limits that a killed process may have left are not undone: %s", error)

@@ -96,12 +96,15 @@ class Launcher:
             **runtime_env.get("env_vars", {}),
             "ECO_RAY_JOB_ID": job.id,
             "ECO_RAY_ATTEMPT": str(attempt.number),
+            "ECO_RAY_WORKERS": str(attempt.workers),
             "ECO_RAY_RUN_DIR": str(self.run_dir(attempt.node, attempt)),
             "ECO_RAY_CHECKPOINT_DIR": str(checkpoints),
         }
+        if job.spec.demand.gpus:  # so that device numbers mean the same to CUDA and to NVML, which meters them
+            runtime_env["env_vars"].setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         if job.spec.package:
             runtime_env["working_dir"] = str(Packages(self._state_dir).path(job.spec.package))
-        demand = job.spec.demand
+        demand = job.spec.demand * attempt.workers
         try:
             self.client.submit_job(
                 entrypoint=entrypoint_of(job.spec.run),

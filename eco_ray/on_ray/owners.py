@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from eco_ray.core.ledger import OwnerKind
-from eco_ray.power.procfs import ProcessInfo, ProcessTable
+from eco_ray.power.processes import ProcessInfo, ProcessTable
 
 #: set by the launcher for each attempt
 _JOB, _ATTEMPT = "ECO_RAY_JOB_ID", "ECO_RAY_ATTEMPT"
@@ -30,7 +31,16 @@ _SYSTEM_TITLES = (
     "ray::DashboardAgent",
     "ray::RuntimeEnvAgent",
 )
+#: Ray tells a process by it which GPUs are its own: indices, or UUIDs
+VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 _REPLICA_TITLE = "ray::ServeReplica:"
+#: of a job, an application or a device
+_MAX_NAME, _MAX_ATTEMPT = 200, 2**31
+
+
+def is_name(text: object) -> bool:
+    """Whether the ledger takes it as an owner: one that it refuses would cost the rows of the whole node."""
+    return isinstance(text, str) and 0 < len(text) <= _MAX_NAME and text.isprintable()
 
 
 class Owner(NamedTuple):
@@ -39,32 +49,49 @@ class Owner(NamedTuple):
     kind: OwnerKind
     id: str
     attempt: int
+    #: replica of a model; empty: not known, or a job
+    part: str = ""
 
 
 class OwnerFinder:
     """Looks processes up; asked for every process at every reading, so it reads a title only when it may change."""
 
-    def __init__(self, table: ProcessTable, proc: Path = Path("/proc")) -> None:
+    def __init__(
+        self,
+        table: ProcessTable,
+        proc: Path = Path("/proc"),
+        replica_of: Callable[[tuple[int, int]], str] = lambda process_id: "",
+    ) -> None:
+        """`replica_of`: the replica that a process (pid, start) says it is; empty where it says nothing."""
         self._table = table
+        self._replica_of = replica_of
         self._proc = proc
+        #: GPUs that Ray gave to the attempts that were seen: indices or UUIDs, of all their processes together, as each
+        #: worker of a job may see only its own
+        self.devices: dict[Owner, tuple[str, ...]] = {}
 
     def __call__(self, process: ProcessInfo) -> Owner | None:
         """The owner of a process itself; None: ask its parent."""
-        env = self._table.environ_of(process, (_JOB, _ATTEMPT, _JOB_CONFIG, _RAY_JOB))
-        if _JOB in env:
-            return Owner("job", env[_JOB], _int(env.get(_ATTEMPT, "0")))
+        env = self._table.environ_of(process, (_JOB, _ATTEMPT, _JOB_CONFIG, _RAY_JOB, VISIBLE_DEVICES))
+        if is_name(env.get(_JOB)):
+            owner = Owner("job", env[_JOB], _int(env.get(_ATTEMPT, "0")))
+            if env.get(VISIBLE_DEVICES):
+                seen = (*self.devices.get(owner, ()), *(device.strip() for device in env[VISIBLE_DEVICES].split(",")))
+                self.devices[owner] = tuple(dict.fromkeys(seen))
+            return owner
         if _JOB_CONFIG in env:
             submission = _submission_id(env[_JOB_CONFIG])
             if submission:
                 return Owner("job", submission, 0)
-        if _RAY_JOB in env:
+        if is_name(env.get(_RAY_JOB)):
             return self._worker(process, env[_RAY_JOB])
         return None
 
     def _worker(self, process: ProcessInfo, ray_job_id: str) -> Owner | None:
         title = self._title(process)
         if title.startswith(_REPLICA_TITLE):
-            return Owner("model", SERVE_APP_PREFIX + title.removeprefix(_REPLICA_TITLE).split(":")[0], 0)
+            app = title.removeprefix(_REPLICA_TITLE).split(":")[0]
+            return Owner("model", SERVE_APP_PREFIX + app, 0, self._replica_of(process.id)) if is_name(app) else None
         if title.startswith(_SYSTEM_TITLES):
             return None
         return Owner("job", RAY_JOB_PREFIX + ray_job_id, 0)
@@ -79,10 +106,10 @@ class OwnerFinder:
 def _submission_id(config: str) -> str | None:
     try:
         value = json.loads(config).get("metadata", {}).get("job_submission_id")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         return None
-    return value if isinstance(value, str) else None
+    return value if is_name(value) else None
 
 
 def _int(text: str) -> int:
-    return int(text) if text.isdecimal() else 0
+    return int(text) if text.isdecimal() and len(text) <= 10 and int(text) <= _MAX_ATTEMPT else 0

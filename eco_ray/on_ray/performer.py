@@ -80,8 +80,10 @@ class Performer:
                 node = self._known.get(attempt.node)
                 if node is None or node.ray_node_id is None or attempt.node not in self._present:
                     raise EcoRayError(f"node {attempt.node} is gone")
-                cpus = job.spec.demand.cpus
-                self._fleet.agent(node).expect.remote(job.id, attempt.number, attempt.submission_id, cpus)
+                held = job.spec.demand * attempt.workers
+                self._fleet.agent(node).expect.remote(
+                    job.id, attempt.number, attempt.submission_id, held.cpus, held.gpus
+                )
                 self._launcher.start(job, attempt, node.ray_node_id)
             except Exception as error:
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from dataclasses import dataclass
@@ -12,13 +13,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from eco_ray.core.clock import Clock
-from eco_ray.core.cluster import Node
+from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.footprint import Footprint, ReplicaPower, Signal, request_footprint
 from eco_ray.errors import UnreachableError
-from eco_ray.models.v2 import MAX_BODY_BYTES, V2Digits
+from eco_ray.models.v2 import MAX_BODY_BYTES, TENANT_HEADER, V2Digits
 from eco_ray.on_ray.accounts import metered_cpus
 from eco_ray.on_ray.connection import controller_handle
 from eco_ray.on_ray.local_cluster import NODE_LABEL
+from eco_ray.on_ray.owners import VISIBLE_DEVICES
+from eco_ray.on_ray.served import Tally, served_dir
 
 #: how often a replica asks for the intensity of its zone [wall s]
 _SIGNAL_S = 1.0
@@ -33,7 +36,23 @@ class ServedModel:
     version: int
     node: Node
     clock: Clock
+    #: of the cluster: replicas count there what they answer; None: nobody learns it
+    state_dir: Path | None = None
+    #: what Ray holds for each replica
     num_cpus: float = 0.0
+    num_gpus: float = 0.0
+    memory_gb: float = 0.0
+    replicas: int = 1
+
+    @property
+    def reference(self) -> str:
+        """As the ledger names it."""
+        return f"{self.name}:{self.version}"
+
+    @property
+    def demand(self) -> Resources:
+        """What Ray holds for each replica."""
+        return Resources(self.num_cpus, self.num_gpus, self.memory_gb)
 
 
 class Replica:
@@ -43,8 +62,14 @@ class Replica:
         node = model.node
         self._power = ReplicaPower(node.power, metered_cpus(node), model.num_cpus, node.pue, model.clock.speed)
         self._signal = Signal(node.zone, None, "unknown")
-        self._service = V2Digits(model.path, model.name, model.version, self._footprint)
+        self._tally = self._open_tally(model)
+        self._service = V2Digits(model.path, model.name, model.version, self._footprint, self._tally.add)
         threading.Thread(target=self._follow_signal, daemon=True).start()
+
+    def __del__(self) -> None:
+        """Serve calls it before it ends a replica in order, and then kills the process."""
+        if hasattr(self, "_tally"):
+            self._tally.write()
 
     async def __call__(self, request: Request) -> Response:
         """Answer one HTTP request."""
@@ -53,11 +78,22 @@ class Replica:
             body += chunk
             if len(body) > MAX_BODY_BYTES:
                 break
-        answer = self._service.answer(request.method, request.url.path, body)
+        answer = self._service.answer(request.method, request.url.path, body, request.headers.get(TENANT_HEADER))
         return Response(answer.body, answer.status, dict(answer.headers))
 
     def _footprint(self, cpu_s: float, duration_s: float) -> Footprint:
         return request_footprint(cpu_s, duration_s, self._power, self._signal)
+
+    @staticmethod
+    def _open_tally(model: ServedModel) -> Tally:
+        from ray import serve
+
+        context = serve.get_replica_context()
+        devices = [device for device in os.environ.get(VISIBLE_DEVICES, "").split(",") if device]
+        tally = Tally(context.app_name, context.replica_id.unique_id, model.num_cpus, model.num_gpus, devices)
+        if model.state_dir is not None:
+            tally.keep_in(served_dir(model.state_dir, model.node.name))
+        return tally
 
     def _follow_signal(self) -> None:
         import ray
@@ -87,9 +123,13 @@ def deploy(model: ServedModel, port: int) -> str:
     start_http(port)
     deployment = serve.deployment(
         name=model.name,
-        num_replicas=1,
+        num_replicas=model.replicas,
         max_ongoing_requests=16,
-        ray_actor_options={"num_cpus": model.num_cpus, "label_selector": {NODE_LABEL: model.node.name}},
+        ray_actor_options={
+            **{"num_cpus": model.num_cpus, "num_gpus": model.num_gpus},
+            **({"memory": model.memory_gb * 1e9} if model.memory_gb else {}),
+            "label_selector": {NODE_LABEL: model.node.name},
+        },
     )(Replica)
     serve.run(deployment.bind(model), name=model.name, route_prefix="/")
     base = f"http://127.0.0.1:{port}/v2/models/{model.name}"

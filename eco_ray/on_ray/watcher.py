@@ -29,6 +29,8 @@ _STOP_AGAIN_S = 2.0
 _UNKNOWN_LIMIT = 5
 #: how long a launch may be unknown to Ray before it counts as lost [wall s]
 _LAUNCH_LIMIT_S = 60.0
+_BYTES_PER_GB = 1e9
+_MAX_INT = 2**63 - 1
 
 
 @dataclass
@@ -154,6 +156,7 @@ def report_event(report: Mapping[str, Any], clock: Clock) -> AttemptProgressed |
         return None
     done = report.get("done")
     metrics = report.get("metrics")
+    size: Any = report.get("checkpoint_bytes")
     return AttemptProgressed(
         job_id,
         int(number),
@@ -161,6 +164,7 @@ def report_event(report: Mapping[str, Any], clock: Clock) -> AttemptProgressed |
         metrics={str(k): v for k, v in metrics.items()} if isinstance(metrics, Mapping) else {},
         productive_s=_grid_s(report.get("resumed_s"), clock),
         checkpoint_s=_grid_s(report.get("checkpoint_s"), clock),
+        checkpoint_gb=size / _BYTES_PER_GB if _is_number(size) and size >= 0 else None,
     )
 
 
@@ -169,4 +173,6 @@ def _grid_s(wall_s: Any, clock: Clock) -> float | None:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # JSON knows integers that are no float
+    fits = isinstance(value, float) or (isinstance(value, int) and abs(value) <= _MAX_INT)
+    return fits and not isinstance(value, bool) and math.isfinite(value)

@@ -87,6 +87,7 @@ class SumMeter:
             source="; ".join(reading.source for reading in readings),
             error_rel=error_mj / energy_mj if energy_mj else max(reading.error_rel for reading in readings),
             flags=tuple(dict.fromkeys(flag for reading in readings for flag in reading.flags)),
+            gpus=tuple(gpu for reading in readings for gpu in reading.gpus),
         )
 
 

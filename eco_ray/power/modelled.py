@@ -59,7 +59,7 @@ def curve_from_cpu(family: str, vcpus: float, memory_gb: float = 0.0) -> PowerCu
     return PowerCurve(
         utilisation=(0.0, 1.0),
         watts=(known.min_w_per_vcpu * vcpus + ram_w, known.max_w_per_vcpu * vcpus + ram_w),
-        source=f"{_CCF}: {known.name}, {vcpus:g} vCPU, {memory_gb:g} GB at {RAM_W_PER_GB_CCF} W/GB",
+        source=f"{_CCF}: {known.name}, {vcpus:g} vCPU, {memory_gb:.4g} GB at {RAM_W_PER_GB_CCF} W/GB",
         error_rel=GENERIC_ERROR_REL,
     )
 
@@ -71,7 +71,7 @@ def curve_from_tdp(tdp_w: float, memory_gb: float = 0.0) -> PowerCurve:
     return PowerCurve(
         utilisation=tuple(utilisation for utilisation, _ in TDP_CURVE),
         watts=tuple(part * tdp_w + ram_w for _, part in TDP_CURVE),
-        source=f"Teads/Boavizta TDP curve: {tdp_w:g} W TDP, {memory_gb:g} GB at {RAM_W_PER_GB_BOAVIZTA} W/GB",
+        source=f"Teads/Boavizta TDP curve: {tdp_w:g} W TDP, {memory_gb:.4g} GB at {RAM_W_PER_GB_BOAVIZTA} W/GB",
         error_rel=GENERIC_ERROR_REL,
     )
 

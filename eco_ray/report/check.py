@@ -7,6 +7,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eco_ray.core.units import J_PER_KWH, MJ_PER_J
+from eco_ray.errors import EcoRayError
+from eco_ray.report.check_holds import check_holds
+from eco_ray.report.redo import not_finite
 from eco_ray.report.steps import Steps, covered_s, epoch_s, iso
 
 TOP_KEYS = ("clock_speed", "home_zone", "series", "jobs", "totals", "residual_mj", "sources", "model")
@@ -28,15 +31,28 @@ ABS_TOL_G = 1e-9
 
 def check_report(doc: Mapping[str, Any]) -> list[str]:
     """What does not add up in a report, in sentences; empty for a sound one."""
-    missing = list(_missing(doc))
-    if missing:
-        return missing
+    found = list(_missing(doc)) or list(not_finite(doc))
+    if found:
+        return found
+    try:
+        for line in _redone(doc):
+            found.append(line)  # one by one: what was found before a part that cannot be read is told too
+    except KeyError as error:
+        found.append(f"report: key {error} is missing, the rest was not redone")
+    except (EcoRayError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+        found.append(f"report: cannot be redone ({error}), the rest was not redone")
+    return found
+
+
+def _redone(doc: Mapping[str, Any]) -> Iterable[str]:
     series = {
         zone: Steps.of([(epoch_s(t), v) for t, v in rows], doc.get("step_s", {}).get(zone))
         for zone, rows in doc["series"].items()
     }
-    found = [line for job in doc["jobs"] for line in _job(job, doc, series)]
-    return found + list(_totals(doc))
+    for job in doc["jobs"]:
+        yield from _job(job, doc, series)
+    yield from _totals(doc)
+    yield from check_holds(doc)
 
 
 def _missing(doc: Mapping[str, Any]) -> Iterable[str]:

@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eco_ray import __version__
-from eco_ray.core.ledger import NodeEnergy, OwnerInterval
+from eco_ray.core.ledger import HourlyEnergy, NodeEnergy, OwnerInterval
 from eco_ray.core.ports import Store
-from eco_ray.core.units import MJ_PER_J, Nature, grams
+from eco_ray.core.units import MJ_PER_J, Nature
+from eco_ray.report.fleet import embodied_rows, fleet_identity, scope2
+from eco_ray.report.holds import ai_act_rows, sci_rows
 from eco_ray.report.jobs import Setting, job_doc, ray_job_doc
+from eco_ray.report.models import grams_of, model_rows
 from eco_ray.report.steps import Steps, iso
 from eco_ray.report.words import GAP, duration
 
@@ -29,7 +32,7 @@ def build_report(store: Store, now_s: float) -> dict[str, Any]:
     home_zone = cluster.get("home_zone")
     at_home = [row for row in nodes.values() if row.get("zone") == home_zone]
     sources = {str(row["zone"]): row for row in store.signal_sources()}
-    energies = store.node_energy()
+    energies, hours, intervals = store.ledger_at_once()
     steps = _steps(store, home_zone, nodes, energies, sources)
     setting = Setting(
         now_s=now_s,
@@ -40,9 +43,12 @@ def build_report(store: Store, now_s: float) -> dict[str, Any]:
         nodes=nodes,
         zone_natures={zone: Nature(row["nature"]) for zone, row in sources.items()},
     )
-    owned = _by_owner(store.owner_intervals())
+    owned = _by_owner(intervals)
     jobs = _jobs(store, owned, setting)
     totals = _totals(energies, jobs, owned)
+    models = model_rows(owned, _demands(store), _items(store), setting)
+    model = _model(store.get_meta("model"), models)
+    pue = {name: float(row.get("pue", 1.0)) for name, row in nodes.items()}
     start_s, end_s = _span(jobs, now_s)
     cut = {zone: series.cut(start_s, end_s) for zone, series in steps.items()}
     return {
@@ -56,17 +62,22 @@ def build_report(store: Store, now_s: float) -> dict[str, Any]:
         "totals": totals,
         "residual_mj": store.check_ledger().residual_mj,
         "sources": [_source(row, now_s) for row in sources.values()],
-        "model": _model(store.get_meta("model"), owned),
+        "model": model,
         "notes": _notes(speed, home_zone, bool(at_home), setting.home_pue),
         "cluster": cluster.get("name"),
         "generated": iso(now_s),
         "version": __version__,
         "home_pue": setting.home_pue,
-        "pue": {name: float(row.get("pue", 1.0)) for name, row in nodes.items()},
+        "pue": pue,
         "step_s": {zone: part.step_s for zone, part in cut.items()},
-        "nodes": _nodes(energies),
-        "models": [_owner_energy(key[1], rows) for key, rows in owned.items() if key[0] == "model"],
+        "nodes": _nodes(energies, hours),
+        "models": models,
         "unknown": _unknown(jobs, home_zone),
+        "embodied": embodied_rows(nodes),
+        "fleet_identity": fleet_identity(jobs, totals["model_g"], energies),
+        "sci": sci_rows(jobs, models),
+        "ai_act": ai_act_rows(jobs),
+        "scope2": scope2(hours, cluster.get("market") or {}),
     }
 
 
@@ -127,21 +138,10 @@ def _totals(
         "baseline_g": sum((job["baseline_g"] or 0.0 for job in jobs), 0.0),
         "saved_g": sum((job["saved_g"] or 0.0 for job in jobs), 0.0),
         "model_j": sum(row.energy_mj for row in models) / MJ_PER_J,
-        "model_g": _grams(models),
+        "model_g": grams_of(models),
         "unallocated_g": _sum_known([row.unallocated_g for row in energies]),
         "node_g": _sum_known([row.operational_g for row in energies]),
     }
-
-
-def _grams(rows: Sequence[OwnerInterval]) -> float | None:
-    """Operational carbon [g] of shares; None where an intensity is unknown."""
-    return _sum_known(
-        [
-            None if row.intensity_g_per_kwh is None else grams(row.energy_mj, row.intensity_g_per_kwh, row.pue)
-            for row in rows
-            if row.energy_mj
-        ]
-    )
 
 
 def _sum_known(values: Sequence[float | None]) -> float | None:
@@ -149,40 +149,43 @@ def _sum_known(values: Sequence[float | None]) -> float | None:
     return sum(known, 0.0) if len(known) == len(values) else None
 
 
-def _owner_energy(owner_id: str, rows: Sequence[OwnerInterval]) -> dict[str, Any]:
-    return {
-        "id": owner_id,
-        "energy_j": sum(row.energy_mj for row in rows) / MJ_PER_J,
-        "operational_g": _grams(rows),
-        "nature": Nature.weakest([row.nature for row in rows]).value,
-    }
+def _demands(store: Store) -> dict[str, Mapping[str, Any]]:
+    """What Ray holds for a replica of each model, as far as it was told."""
+    told = store.get_meta("model")
+    of_model = {f"{told['name']}:{told['version']}": told} if told and told.get("num_cpus") is not None else {}
+    return {**of_model, **(store.get_meta("model_demands") or {})}
 
 
-def _model(
-    told: Mapping[str, Any] | None, owned: Mapping[tuple[str, str], list[OwnerInterval]]
-) -> dict[str, Any] | None:
-    """The served model with the energy that the ledger charged to `name:version`."""
+def _items(store: Store) -> dict[str, str]:
+    """What the items that a model's requests ask for are, as far as it was told: image, token."""
+    told = store.get_meta("model")
+    return {f"{told['name']}:{told['version']}": str(told["items"])} if told and told.get("items") else {}
+
+
+def _model(told: Mapping[str, Any] | None, models: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The served model with the energy that the ledger charged to `name:version`, and what it carried meanwhile."""
     if told is None:
         return None
-    rows = owned.get(("model", f"{told['name']}:{told['version']}"), [])
-    charged = _owner_energy("", rows)
+    row = next((row for row in models if row["id"] == f"{told['name']}:{told['version']}"), None)
+    found: Mapping[str, Any] = row or {"energy_j": 0.0, "operational_g": 0.0, "embodied_g": 0.0, "replicas": []}
+    keys = ("energy_j", "operational_g", "nature", "carbon_nature", "embodied_g", "embodied_nature")
     return {
-        "name": told["name"],
-        "version": told["version"],
-        "requests": told["requests"],
-        "correct": told["correct"],
-        "energy_j": charged["energy_j"],
-        "operational_g": charged["operational_g"],
-        "nature": charged["nature"] if rows else None,
+        **{key: told[key] for key in ("name", "version", "requests", "correct")},
+        **{key: found.get(key) for key in keys},
+        "held": found["replicas"],
     }
 
 
-def _nodes(energies: Sequence[NodeEnergy]) -> list[dict[str, Any]]:
+def _nodes(energies: Sequence[NodeEnergy], hours: Sequence[HourlyEnergy]) -> list[dict[str, Any]]:
     """Where each node's energy went."""
+    zones: dict[str, set[str]] = {}
+    for hour in hours:
+        zones.setdefault(hour.node, set()).add(hour.zone)
     return [
         {
             "name": row.node,
             "zone": row.zone,
+            "zones": sorted(zones.get(row.node, {row.zone})),
             "energy_j": row.energy_mj / MJ_PER_J,
             "attributed_j": row.attributed_mj / MJ_PER_J,
             "unallocated_j": row.unallocated_mj / MJ_PER_J,

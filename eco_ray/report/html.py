@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from eco_ray.core.units import J_PER_KWH, Nature
 from eco_ray.report.figures import report_steps, zone_classes
+from eco_ray.report.html_holds import holds
 from eco_ray.report.lanes import main_figure
+from eco_ray.report.page import page
 from eco_ray.report.steps import epoch_s
 from eco_ray.report.words import (
     CARBON,
@@ -33,15 +33,8 @@ WIDE, NARROW = 1112, 720
 
 def render_html(doc: Mapping[str, Any]) -> str:
     """The page of a report document."""
-    environment = Environment(
-        loader=PackageLoader("eco_ray.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(exact=exact, metric=metric, duration=duration, short_time=short_time)
-    return environment.get_template("report.html.j2").render(
+    template = page("report.html.j2", exact=exact, metric=metric, duration=duration, short_time=short_time)
+    return template.render(
         doc=doc,
         headline=_headline(doc),
         figures=[main_figure(doc, WIDE, "wide"), main_figure(doc, NARROW, "narrow")],
@@ -52,7 +45,9 @@ def render_html(doc: Mapping[str, Any]) -> str:
         results=[job for job in doc["jobs"] if job["metrics"]],
         sources=[{**row, "age": _age(row)} for row in doc["sources"]],
         model=_model(doc),
+        models=[_served(row) for row in doc["models"]],
         worked=_worked(doc),
+        holds=holds(doc),
         hover=_hover(doc),
     )
 
@@ -188,6 +183,38 @@ def _model(doc: Mapping[str, Any]) -> dict[str, Any] | None:
         "right": f"{100 * model['correct'] / requests:.1f} %" if requests else "unknown",
         "requests_text": grouped(requests, 0),
     }
+
+
+def _served(model: Mapping[str, Any]) -> dict[str, Any]:
+    """A model of the ledger and whom it was charged for: tenants, the time it waited, what nobody reported."""
+    rows = [
+        (row["tenant"] or "no tenant named", row, row["energy_j"], row["operational_g"]) for row in model["tenants"]
+    ]
+    rest: list[tuple[str, Mapping[str, Any], float, float | None]] = [
+        ("waiting for requests", {}, model["waiting_j"], model["waiting_g"]),
+        ("requests not reported", {}, model["unreported_j"], model["unreported_g"]),
+    ]
+    rows += [line for line in rest if line[2]]
+    rows.append(("all", model, model["energy_j"], model["operational_g"]))
+    return {
+        **model,
+        "embodied": Scale.of([model["embodied_g"]], CARBON).text(model["embodied_g"]),
+        "lines": [
+            {
+                "name": name,
+                "requests": grouped(row["requests"], 0) if row.get("requests") is not None else "",
+                "energy": Scale.of([energy_j], ENERGY).text(energy_j),
+                "carbon": Scale.of([operational_g], CARBON).text(operational_g),
+                "each_j": _each(row.get("j_per_request"), ENERGY),
+                "each_g": _each(row.get("g_per_request"), CARBON),
+            }
+            for name, row, energy_j, operational_g in rows
+        ],
+    }
+
+
+def _each(value: float | None, units: tuple[tuple[float, str], ...]) -> str:
+    return "" if value is None else Scale.of([value], units).text(value)
 
 
 def _worked(doc: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -13,14 +13,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eco_ray.core.emissions import embodied_g
+from eco_ray.core.cluster import Resources
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Reason
 from eco_ray.core.ledger import OwnerInterval
 from eco_ray.core.units import MJ_PER_J, Nature, grams
-from eco_ray.report.steps import Steps, covered_s, iso, overlap_s
-
-#: a year in the lifetime of a device [s]
-YEAR_S = 365 * 86_400
+from eco_ray.report.holds import embodied_nature, energy_identity, held
+from eco_ray.report.steps import Steps, covered_s, iso, merged, overlap_s
 
 #: Ray's job states in our words
 RAY_STATES = {"pending": "queued", "stopped": "cancelled"}
@@ -66,6 +64,7 @@ class Stretch:
     #: stretches of it that are overhead [s since epoch]
     overhead: tuple[tuple[float, float], ...]
     intervals: tuple[OwnerInterval, ...]
+    workers: int = 1
 
 
 def job_doc(job: Job, intervals: Sequence[OwnerInterval], setting: Setting) -> dict[str, Any]:
@@ -86,7 +85,7 @@ def job_doc(job: Job, intervals: Sequence[OwnerInterval], setting: Setting) -> d
         "resumes": job.resumes,
         "managed": True,
     }
-    body = _accounts(stretches, job.submitted_s, job.spec.demand.cpus, setting)
+    body = _accounts(stretches, job.submitted_s, job.spec.demand, setting)
     return {**head, **body, "metrics": _plain(job.metrics)}
 
 
@@ -98,7 +97,7 @@ def ray_job_doc(
     for row in intervals:
         groups.setdefault((row.attempt, row.node), []).append(row)
     state = _state(str(told.get("state") or JobState.SUCCEEDED))
-    stretches = [_metered(number, state.value, tuple(rows)) for (number, _), rows in groups.items()]
+    stretches = [_metered(number, state.value, 1, tuple(rows)) for (number, _), rows in groups.items()]
     start_s = min((s.start_s for s in stretches), default=float(told.get("submitted_s") or setting.now_s))
     submitted_s = float(told["submitted_s"]) if told.get("submitted_s") is not None else start_s
     head = {
@@ -137,19 +136,17 @@ def _stretches(job: Job, intervals: Sequence[OwnerInterval], now_s: float) -> li
             start_s = min((row.start_s for row in rows), default=attempt.created_s)
         end_s = max(start_s, now_s if attempt.ended_s is None else attempt.ended_s)
         overhead = _overhead(job, attempt, start_s, end_s, bool(rows))
-        stretch = Stretch(
-            attempt.number, attempt.node, attempt.zone, attempt.state.value, start_s, end_s, overhead, rows
-        )
-        found.append(stretch)
-    states = {attempt.number: attempt.state.value for attempt in job.attempts}
-    found += [_metered(number, states.get(number, "unknown"), tuple(rows)) for (number, _), rows in left.items()]
+        place = attempt.number, attempt.node, attempt.zone
+        found.append(Stretch(*place, attempt.state.value, start_s, end_s, overhead, rows, attempt.workers))
+    known = {attempt.number: (attempt.state.value, attempt.workers) for attempt in job.attempts}
+    found += [_metered(key[0], *known.get(key[0], ("unknown", 1)), tuple(rows)) for key, rows in left.items()]
     return sorted(found, key=lambda s: (s.start_s, s.attempt))
 
 
-def _metered(number: int, state: str, rows: tuple[OwnerInterval, ...]) -> Stretch:
+def _metered(number: int, state: str, workers: int, rows: tuple[OwnerInterval, ...]) -> Stretch:
     """A stretch that is known from the ledger alone."""
     start_s, end_s = min(row.start_s for row in rows), max(row.end_s for row in rows)
-    return Stretch(number, rows[0].node, rows[0].zone, state, start_s, end_s, (), rows)
+    return Stretch(number, rows[0].node, rows[0].zone, state, start_s, end_s, (), rows, workers)
 
 
 def _overhead(
@@ -186,18 +183,19 @@ def _overhead_mj(stretch: Stretch) -> int:
 
 
 def _accounts(
-    stretches: Sequence[Stretch], baseline_start_s: float, cpus: float | None, setting: Setting
+    stretches: Sequence[Stretch], baseline_start_s: float, demand: Resources | None, setting: Setting
 ) -> dict[str, Any]:
     """Energy and carbon of a job's stretches and of the run-now counterfactual."""
-    segments = [_segment(stretch, cpus, setting) for stretch in stretches]
-    energy_mj = sum(row.energy_mj for stretch in stretches for row in stretch.intervals)
+    segments = [_segment(stretch, demand, setting) for stretch in stretches]
+    rows = [row for stretch in stretches for row in stretch.intervals]
+    energy_mj = sum(row.energy_mj for row in rows)
     productive_mj = energy_mj - sum(_overhead_mj(stretch) for stretch in stretches)
     spans = [(s.start_s, s.end_s) for s in stretches]
     productive_s = max(0.0, covered_s(spans) - sum(s["overhead_s"] for s in segments))
     baseline_end_s = baseline_start_s + productive_s
     operational_g = _sum([s["operational_g"] for s in segments])
     baseline_g = _baseline_g(productive_mj, baseline_start_s, baseline_end_s, setting)
-    natures = [row.nature for stretch in stretches for row in stretch.intervals]
+    natures = [row.nature for row in rows]
     nature = Nature.weakest(natures)
     zones = {stretch.zone for stretch in stretches if stretch.intervals}
     if natures and setting.home_zone:
@@ -211,6 +209,9 @@ def _accounts(
         "productive_s": productive_s,
         "operational_g": operational_g,
         "embodied_g": _sum([s["embodied_g"] for s in segments]),
+        "embodied_nature": embodied_nature(setting.nodes, [s.node for s in stretches]),
+        "ewaste_g": _sum([s["ewaste_g"] for s in segments]),
+        "energy_identity": energy_identity(energy_mj, rows),
         "baseline_g": baseline_g,
         "baseline_start_s": baseline_start_s,
         "baseline_end_s": baseline_end_s,
@@ -220,7 +221,7 @@ def _accounts(
     }
 
 
-def _segment(stretch: Stretch, cpus: float | None, setting: Setting) -> dict[str, Any]:
+def _segment(stretch: Stretch, demand: Resources | None, setting: Setting) -> dict[str, Any]:
     """One attempt, with what it takes to redo its arithmetic: grams = J / 3.6e6 * intensity * pue."""
     rows = stretch.intervals
     energy_mj = sum(row.energy_mj for row in rows)
@@ -238,7 +239,7 @@ def _segment(stretch: Stretch, cpus: float | None, setting: Setting) -> dict[str
         "node": stretch.node,
         "start": iso(stretch.start_s),
         "end": iso(stretch.end_s),
-        "workers": 1,
+        "workers": stretch.workers,
         "energy_j": energy_mj / MJ_PER_J,
         "operational_g": operational_g,
         "attempt": stretch.attempt,
@@ -252,7 +253,9 @@ def _segment(stretch: Stretch, cpus: float | None, setting: Setting) -> dict[str
         "pue": facility_mj / energy_mj if energy_mj else float(node.get("pue", 1.0)),
         "energy_by_step": _energy_by_step(rows, setting.steps.get(stretch.zone)),
         "metered_s": [min(row.start_s for row in rows), max(row.end_s for row in rows)] if rows else None,
-        "embodied_g": _embodied_g(node, stretch.end_s - stretch.start_s, cpus),
+        "metered_spans_s": merged([(row.start_s, row.end_s) for row in rows]),
+        "nature": Nature.weakest([row.nature for row in rows]).value if rows else None,
+        **held(node, stretch.end_s - stretch.start_s, demand and demand * stretch.workers),
     }
 
 
@@ -271,14 +274,6 @@ def _energy_by_step(rows: Sequence[OwnerInterval], steps: Steps | None) -> list[
             time_s = steps.time_of(piece.start_s)
             by_time[time_s] = by_time.get(time_s, 0.0) + part * row.energy_mj / MJ_PER_J
     return [[iso(time_s), energy_j] for time_s, energy_j in sorted(by_time.items())]
-
-
-def _embodied_g(node: Mapping[str, Any], reserved_s: float, cpus: float | None) -> float | None:
-    """Embodied carbon [g] of the reserved CPUs over a stretch; None while the node's own is not known."""
-    kg, years, capacity = node.get("embodied_kg"), node.get("lifetime_years"), node.get("num_cpus")
-    if kg is None or not years or not capacity or cpus is None:
-        return None
-    return embodied_g(float(kg), float(years) * YEAR_S, reserved_s, min(1.0, cpus / float(capacity)))
 
 
 def _baseline_g(energy_mj: int, start_s: float, end_s: float, setting: Setting) -> float | None:

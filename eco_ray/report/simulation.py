@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from eco_ray import __version__
 from eco_ray.errors import UsageError
+from eco_ray.report.page import page
 from eco_ray.report.simulation_figures import (
     BOUND,
     SIZES,
@@ -75,13 +75,6 @@ def write_comparison(path: Path, comparison: Comparison) -> None:
 
 def render_comparison(comparison: Comparison) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=PackageLoader("eco_ray.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     runs = sorted(comparison.runs, key=lambda run: (run.name == BOUND, -run.figures["saved_pct"]))
     # colours go by the order that was asked for, so that a policy keeps its own when its rank changes
     classes = dict(zip(map(id, comparison.runs), classes_of(comparison.runs), strict=True))
@@ -90,7 +83,7 @@ def render_comparison(comparison: Comparison) -> str:
     delays = [pair for pair in asked if np.isfinite(pair[0].delay_h).any()]
     end_s = comparison.begin_s + comparison.span_s
     carbon = Scale.of([run.figures[key] for run in runs for key in ("carbon_g", "baseline_carbon_g")], CARBON)
-    return environment.get_template("simulation.html.j2").render(
+    return page("simulation.html.j2").render(
         comparison=comparison,
         version=__version__,
         headline=_headline(runs),

@@ -105,6 +105,17 @@ def covered_s(spans: Sequence[tuple[float, float]]) -> float:
     return total
 
 
+def merged(spans: Sequence[tuple[float, float]]) -> list[list[float]]:
+    """The union of spans as spans that do not touch, in order."""
+    found: list[list[float]] = []
+    for start_s, end_s in sorted(spans):
+        if found and start_s <= found[-1][1]:
+            found[-1][1] = max(found[-1][1], end_s)
+        else:
+            found.append([start_s, end_s])
+    return found
+
+
 def overlap_s(spans: Sequence[tuple[float, float]], start_s: float, end_s: float) -> float:
     """How much [s] of [start_s, end_s] lies in the union of spans."""
     return covered_s([(max(a, start_s), min(b, end_s)) for a, b in spans if min(b, end_s) > max(a, start_s)])

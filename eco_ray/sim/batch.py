@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eco_ray.core.decide import Question, Stretch, Window, decide, resumed, window
+from eco_ray.core.jobs import Workers
 from eco_ray.core.outlook import Outlook
 from eco_ray.core.policies import DAY_S
-from eco_ray.core.task import PlannerConfig
+from eco_ray.core.situation import PlannerConfig
 from eco_ray.sim.foresight import Foresight, Known
 from eco_ray.sim.schedule import Row, Schedule
 from eco_ray.sim.trace import Trace
@@ -61,19 +62,21 @@ def run_batch(workload: Workload, traces: Sequence[Trace], beliefs: Sequence[For
     resumes = np.zeros(len(workload), dtype=np.int64)
     arrivals, lengths = workload.arrival_s.tolist(), workload.length_s.tolist()
     expected, waits = workload.expected_s.tolist(), workload.max_wait_s.tolist()
-    workers = workload.max_workers.tolist()
     own_waits = own_wait_s(workload, rules.policy).tolist()
     every_zone = tuple(range(len(traces)))
     for job, (arrival_s, length_s) in enumerate(zip(arrivals, lengths, strict=True)):
         if arrival_s + length_s > rules.span_s:
             continue
+        workers = workload.workers_of(job)
         question = Question(
             length_s=float(expected[job] or rules.assumed_length_s),
             max_wait_s=float(waits[job]),
             own_wait_s=own_waits[job],
             clock_s=rules.clock_s + arrival_s,
             interruptible=rules.interruptible,
-            max_workers=workers[job],
+            max_workers=workers.max,
+            throughput=(0.0, *workers.throughput) if workers.throughput else (),
+            least_workers=workers.min,
             published_quirks=rules.published_quirks,
         )
         place = window(rules.policy, question)
@@ -83,12 +86,14 @@ def run_batch(workload: Workload, traces: Sequence[Trace], beliefs: Sequence[For
             place = replace(place, lead_s=float(arrival_s))
         if rules.policy in CALENDAR:
             latest_s[job] = arrival_s + length_s + place.wait_s
-        zone, plan = _best(arrival_s, question, place, workload.zones[job] or every_zone, traces, beliefs, rules)
+        zones = workload.zones[job] or every_zone
+        zone, plan = _best(arrival_s, question, place, zones, workers, traces, beliefs, rules)
         begin_s = arrival_s - place.lead_s
-        ran = _run(plan, float(length_s), rules.resume_cost_s)
+        ran = _run(plan, float(length_s), rules.resume_cost_s, workers)
         resumes[job] = sum(1 for before, after in itertools.pairwise(ran) if after[0] > before[1])
         rows += [(job, zone, begin_s + start, begin_s + end, count) for start, end, count in ran]
-    return Decided(Schedule.of(rows, workload.cpus * rules.watts_per_cpu), latest_s, resumes)
+    row_cpus = workload.cpus[np.array([row[0] for row in rows], dtype=np.int64)]
+    return Decided(Schedule.of(rows, row_cpus * rules.watts_per_cpu), latest_s, resumes)
 
 
 def own_wait_s(workload: Workload, policy: str) -> NDArray[np.float64]:
@@ -110,6 +115,7 @@ def _best(
     question: Question,
     place: Window,
     zones: Sequence[int],
+    workers: Workers,
     traces: Sequence[Trace],
     beliefs: Sequence[Foresight],
     rules: Rules,
@@ -129,7 +135,7 @@ def _best(
             asked = replace(asked, past_g_per_kwh=traces[zone].past(arrival_s, DAY_S))
         outlook = belief.outlook(begin_s, until_s)
         plan = decide(rules.policy, outlook, asked, place) if outlook is not None else []
-        plan = resumed(plan, rules.resume_cost_s, latest_s - begin_s)
+        plan = resumed(plan, rules.resume_cost_s, latest_s - begin_s, workers)
         if plan and len(zones) == 1:
             return zone, plan
         if plan and outlook is not None:
@@ -144,28 +150,31 @@ def _believed_g(outlook: Outlook, plan: Sequence[Stretch]) -> float:
     return sum(float(outlook.carbon(start, end - start)) * workers for start, end, workers in plan)
 
 
-def _run(plan: Sequence[Stretch], length_s: float, resume_cost_s: float) -> list[Stretch]:
+def _run(plan: Sequence[Stretch], length_s: float, resume_cost_s: float, workers: Workers) -> list[Stretch]:
     """What happens when a job of this true length follows a plan, in which each start after a pause resumes first.
 
-    A job that is shorter than believed ends early; one that is longer runs on after the plan's end.
+    A job that is shorter than believed ends early; one that is longer runs on after the plan's end, on its least
+    workers. Another number of workers is no pause.
     """
     ran: list[Stretch] = []
     left_s, works_s = length_s, 0.0
-    for start_s, end_s, workers in plan:
+    for start_s, end_s, planned in plan:
+        count = max(planned, workers.min)
+        speed = workers.speed(count)
         paused = bool(ran) and start_s > ran[-1][1]
         works_s = start_s + resume_cost_s if paused else max(start_s, works_s)
-        stop_s = max(min(end_s, works_s + left_s / workers), start_s)
-        if ran and start_s == ran[-1][1] and workers == ran[-1][2]:
-            ran[-1] = (ran[-1][0], stop_s, workers)
+        stop_s = max(min(end_s, works_s + left_s / speed), start_s)
+        if ran and start_s == ran[-1][1] and count == ran[-1][2]:
+            ran[-1] = (ran[-1][0], stop_s, count)
         else:
-            ran.append((start_s, stop_s, workers))
-        left_s -= max(0.0, stop_s - works_s) * workers
+            ran.append((start_s, stop_s, count))
+        left_s -= max(0.0, stop_s - works_s) * speed
         if left_s <= 1e-6:
             return ran
-    start_s, end_s, workers = ran[-1]
+    start_s, end_s, count = ran[-1]
     done_s = max(end_s, works_s) + left_s  # it may still be resuming
-    if workers == 1:
-        ran[-1] = (start_s, done_s, 1)
+    if count == workers.min:
+        ran[-1] = (start_s, done_s, count)
     else:
-        ran.append((end_s, done_s, 1))
+        ran.append((end_s, done_s, workers.min))
     return ran

@@ -1,9 +1,9 @@
 """The least carbon that any schedule could reach on a cluster of fixed size: a linear program, and its certificate.
 
 The program is kinder than any cluster: it knows everything beforehand, pauses and moves jobs between zones for nothing
-and in any fraction, lets workers scale without loss, and holds the capacity only on average over each step of the
-intensity. So no schedule emits less, and what a policy loses to the bound is an upper limit of what a better one could
-still win.
+and in any fraction, lets each job run at its greatest speed with what its thriftiest number of workers uses, and holds
+the capacity only on average over each step of the intensity. So no schedule emits less, and what a policy loses to the
+bound is an upper limit of what a better one could still win.
 
 Variables: x[j, z, k], the time that job j spends in zone z in step k. Its parts add up to its length; in no step does
 it get more than the overlap of the step with its window, all zones together, as it is in one place at a time; and in no
@@ -77,9 +77,9 @@ class Bound:
 class _Problem:
     """N jobs and, in order of jobs, the P pairs of a job and a step that overlaps its window."""
 
-    #: shape (N,)
+    #: shape (N,): at least, while it is as fast as with its least workers
     cpus: Floats
-    #: shape (N,), on one worker [s]
+    #: shape (N,), on the least workers [s]
     length_s: Ints
     #: shape (S, Z): the distinct sets of allowed zones
     zone_sets: Bools
@@ -149,7 +149,8 @@ def _checked(intensity: Sequence[IntensitySteps], span_s: int) -> tuple[Ints, Fl
 
 
 def _problem(workload: Workload, kept: Bools, edges: Ints, span_s: int, zones: int) -> _Problem:
-    start, length, workers = (of[kept] for of in (workload.arrival_s, workload.length_s, workload.max_workers))
+    start, length = workload.arrival_s[kept], workload.length_s[kept]
+    speed, cpus = (of[kept] for of in _scaled(workload))
     end = np.minimum(start + length + workload.max_wait_s[kept], span_s)
     allowed = np.zeros((len(start), zones), dtype=np.bool_)
     for row, index in zip(allowed, np.flatnonzero(kept), strict=True):
@@ -160,8 +161,20 @@ def _problem(workload: Workload, kept: Bools, edges: Ints, span_s: int, zones: i
     job = np.repeat(np.arange(len(start)), count)
     step = np.arange(len(job)) + np.repeat(first - (np.cumsum(count) - count), count)
     overlap = np.minimum(edges[step + 1], end[job]) - np.maximum(edges[step], start[job])
-    room = np.minimum(overlap * workers[job], length[job])
-    return _Problem(workload.cpus[kept], length, zone_sets, zone_set.reshape(-1), job, step, room)
+    room = np.minimum(np.ceil(overlap * speed[job]).astype(np.int64), length[job])
+    return _Problem(cpus, length, zone_sets, zone_set.reshape(-1), job, step, room)
+
+
+def _scaled(workload: Workload) -> tuple[Floats, Floats]:
+    """Greatest speed of each job, in terms of its least workers, and the least CPUs per speed: shape (J,) each."""
+    if workload.workers is None:
+        return workload.max_workers.astype(np.float64), workload.cpus
+    speed, per_speed = np.ones(len(workload)), np.ones(len(workload))
+    for job, workers in enumerate(workload.workers):
+        speeds = workers.speeds
+        speed[job] = max(speeds)
+        per_speed[job] = min(count / speed for count, speed in enumerate(speeds, start=workers.min))
+    return speed, workload.cpus * per_speed
 
 
 def _cheapest(problem: _Problem, price: Floats) -> tuple[float, Floats]:

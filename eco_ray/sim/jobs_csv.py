@@ -7,17 +7,16 @@ Only arrival_s, duration_s and cpus are needed, other cells may be empty; GAIA's
 Arrival and deadline (latest finish) count from the simulation's start, a job without job_id is called by the number of
 its row from 0, and zones are separated by blanks, semicolons or bars. Rows need not be sorted.
 
+An elastic job has max_workers, and perhaps min_workers (1) and throughput: work per second with each number of workers
+from the least to the most, separated in the same way, in any unit (310;600;850). CPUs and GPUs are per worker.
+
 A job that arrives after the end is kept, to be counted as cut off, but only its arrival is checked.
 Every fault is a UsageError with file, line, value, limit and cure.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
-import io
 import re
-import zlib
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,13 +25,13 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from eco_ray.core.jobs import Workers
+from eco_ray.csv_file import csv_rows
 from eco_ray.errors import UsageError
 from eco_ray.schema import unknown
 from eco_ray.sim.workload import Floats, Ints, Workload
 from eco_ray.times import MAX_DURATION_S
 
-#: of the text: of a .gz once unpacked
-MAX_BYTES = 200_000_000
 MAX_JOBS = 2_000_000
 MAX_WORKERS = 100_000
 #: later is as good as never, and sums of a few such times are exact in 64 bits [s]
@@ -40,7 +39,8 @@ NEVER_S = 2.0**50
 
 Bools = NDArray[np.bool_]
 _NEEDED = ("arrival_s", "duration_s", "cpus")
-_COLUMNS = ("job_id", *_NEEDED, "gpus", "deadline_s", "max_delay_s", "expected_duration_s", "max_workers", "zones")
+_ELASTIC = ("max_workers", "min_workers", "throughput")
+_COLUMNS = ("job_id", *_NEEDED, "gpus", "deadline_s", "max_delay_s", "expected_duration_s", *_ELASTIC, "zones")
 _GAIA = {"arrival_time": "arrival_s", "length": "duration_s"}
 _DURATION = f"more than 0 s and at most {MAX_DURATION_S:.0f} s is possible"
 _UNIT = "correct it, or the unit of the file's times"
@@ -78,17 +78,17 @@ def read_jobs(
     arrival_s, length_s = sheet.floor(arrival), np.maximum(sheet.floor(length), resolution_s)
     short = length_s < short_max_s
     queue_wait_s = np.where(short, max_delay_short_s, max_delay_long_s)
-    gpus, workers = sheet.numbers("gpus"), sheet.numbers("max_workers")
+    gpus = sheet.numbers("gpus")
     gpus = sheet.usable("gpus", gpus, gpus >= 0, "0 or more is needed", _MEND)
-    whole = (workers >= 1) & (workers <= MAX_WORKERS) & (workers == np.floor(workers))
-    workers = sheet.usable("max_workers", workers, whole, f"1 to {MAX_WORKERS}, whole, is possible", _MEND)
+    least, most = _workers(sheet)
+    workers = _speeds(sheet, least, most)
     expected_s = _told_s(sheet)
     if knows_duration == "yes":
         expected_s = length_s
     elif knows_duration == "mean":
         expected_s = np.where(expected_s > 0, expected_s, _mean_s(length, length_s, short, short_max_s, resolution_s))
     ids, allowed = _ids(sheet), _zones(sheet, zones)
-    _fit(sheet, sheet.numbers("cpus"), gpus, allowed, machines)
+    _fit(sheet, sheet.numbers("cpus") * least, gpus * least, allowed, machines)
     own_s = _own_wait_s(sheet, arrival, length, arrival_s + length_s)
     order = np.argsort(arrival, kind="stable")
     return Workload(
@@ -96,13 +96,14 @@ def read_jobs(
         arrival_s=arrival_s[order],
         length_s=length_s[order],
         expected_s=expected_s[order],
-        cpus=_cpus(sheet, capacity_cpus)[order],
+        cpus=_cpus(sheet, least, capacity_cpus)[order],
         gpus=np.nan_to_num(gpus, nan=0.0)[order],
         max_wait_s=sheet.floor(np.where(np.isnan(own_s), queue_wait_s, own_s))[order],
-        max_workers=np.nan_to_num(workers, nan=1.0).astype(np.int64)[order],
+        max_workers=most[order],
         zones=[allowed[row] for row in order],
         owns_wait=~np.isnan(own_s)[order],
         deadline_s=sheet.seconds("deadline_s")[order],
+        workers=None if workers is None else [workers[row] for row in order],
     )
 
 
@@ -171,14 +172,10 @@ def _rows(path: Path) -> tuple[list[list[str]], array[int]]:
     """Cells and line number of every row that is not blank, the header first."""
     rows: list[list[str]] = []
     lines = array("q")
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
-    try:
-        for row in reader:
-            if row and len(rows) <= MAX_JOBS + 1:
-                rows.append(row)
-                lines.append(reader.line_num)
-    except csv.Error as error:
-        raise _fault(path, reader.line_num, str(error), "plain comma-separated text is needed", "save it so") from error
+    for line, row in csv_rows(path, "split the file"):
+        if len(rows) <= MAX_JOBS + 1:
+            rows.append(row)
+            lines.append(line)
     if len(rows) < 2:
         raise _fault(
             path, 1, "no job", "a header and one row are needed", f"write {','.join(_NEEDED)} and a row per job"
@@ -186,23 +183,6 @@ def _rows(path: Path) -> tuple[list[list[str]], array[int]]:
     if len(rows) > MAX_JOBS + 1:
         raise _fault(path, lines[-1], "one more job", f"the limit is {MAX_JOBS}", "split the file")
     return rows, lines
-
-
-def _text(path: Path) -> str:
-    try:
-        size = path.stat().st_size
-        if size <= MAX_BYTES:
-            with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)  # a small .gz may unpack to anything
-            size = len(data)
-        if size > MAX_BYTES:
-            raise _fault(path, 1, f"{size} bytes or more", f"the limit is {MAX_BYTES}", "split the file")
-        return data.decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error) as error:  # the latter two, and one without a number: a broken .gz
-        words = getattr(error, "strerror", None) or error
-        raise UsageError(f"{path}: cannot be read ({words}); give the path of a whole CSV file") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"{path}: byte {error.start} is not UTF-8; save the file as plain CSV in UTF-8") from error
 
 
 def _fault(path: Path, line: int, value: str, limit: str, cure: str) -> UsageError:
@@ -245,11 +225,52 @@ def _ids(sheet: _Sheet) -> list[str]:
     return ids
 
 
-def _cpus(sheet: _Sheet, capacity: float | None) -> Floats:
+def _workers(sheet: _Sheet) -> tuple[Ints, Ints]:
+    """The least and the most workers of each row."""
+    found = []
+    for name in ("min_workers", "max_workers"):
+        count = sheet.numbers(name)
+        whole = (count >= 1) & (count <= MAX_WORKERS) & (count == np.floor(count))
+        found.append(sheet.usable(name, count, whole, f"1 to {MAX_WORKERS}, whole, is possible", _MEND))
+    least = np.nan_to_num(found[0], nan=1.0).astype(np.int64)
+    most = np.where(np.isnan(found[1]), least, found[1]).astype(np.int64)
+    for row in np.flatnonzero(sheet.checked & (most < least))[:1]:
+        raise sheet.wrong(int(row), "max_workers", f"min_workers is {least[row]}", "lower that, or raise this")
+    return least, np.maximum(least, most)
+
+
+def _speeds(sheet: _Sheet, least: Ints, most: Ints) -> list[Workers] | None:
+    """How fast each row is with each number of workers; None where speed always grows in proportion from one on."""
+    if "min_workers" not in sheet.cells and "throughput" not in sheet.cells:
+        return None
+    known: dict[tuple[int, int, str], Workers] = {}  # most jobs scale alike
+    found = []
+    for row, cell in enumerate(sheet.cells.get("throughput", ("",) * sheet.count)):
+        key = int(least[row]), int(most[row]), cell
+        if key not in known:
+            known[key] = Workers(*key[:2], _throughput(sheet, row, cell, key[1] - key[0] + 1))
+        found.append(known[key])
+    return found
+
+
+def _throughput(sheet: _Sheet, row: int, cell: str, count: int) -> tuple[float, ...]:
+    """A cell in terms of its first value; empty where it is, or where a row that is not checked makes no sense."""
+    values = [_number(value) for value in re.split(r"[\s;|]+", cell) if value]
+    if not values:
+        return ()
+    if len(values) == count and all(0 < value < np.inf for value in values) and values == sorted(values):
+        return tuple(value / values[0] for value in values) if count > 1 else ()
+    if sheet.checked[row]:
+        limit = f"{count} numbers above 0 that do not fall are needed, one for each number of workers"
+        raise sheet.wrong(row, "throughput", limit, _MEND)
+    return ()
+
+
+def _cpus(sheet: _Sheet, least: Ints, capacity: float | None) -> Floats:
     cpus = sheet.numbers("cpus")
     cpus = sheet.usable("cpus", cpus, cpus > 0, "more than 0 is needed", "correct it")
     if capacity is not None:
-        for row in np.flatnonzero(sheet.checked & (cpus > capacity))[:1]:
+        for row in np.flatnonzero(sheet.checked & (cpus * least > capacity))[:1]:
             limit = f"a zone has {capacity:g}, so that the job can never run"
             raise sheet.wrong(int(row), "cpus", limit, "give the job fewer or the zones more")
     return np.nan_to_num(cpus, nan=1.0)

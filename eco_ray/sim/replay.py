@@ -67,6 +67,9 @@ class _Running:
     #: when it has read its checkpoint and works again
     works_from_s: float
     ends_s: float
+    workers: int
+    #: work per second, in terms of the least workers
+    speed: float
 
 
 @dataclass(slots=True)
@@ -192,8 +195,9 @@ class Replay:
         job, attempt = action.job, action.attempt
         resumed = job.has_checkpoint
         works_s = now_s + (job.spec.suspend.resume_cost_s if resumed else 0.0)
-        ends_s = works_s + self._left_s[job.id]
-        self._running[job.id] = _Running(attempt.node, attempt.number, now_s, works_s, ends_s)
+        speed = job.spec.workers.speed(attempt.workers)
+        ends_s = works_s + self._left_s[job.id] / speed
+        self._running[job.id] = _Running(attempt.node, attempt.number, now_s, works_s, ends_s, attempt.workers, speed)
         self.result.resumes[job.id] = self.result.resumes.get(job.id, -1) + 1
         self._push(ends_s, _EXIT, job.id)
         self._tell(AttemptStarted(job.id, attempt.number), now_s)
@@ -201,7 +205,7 @@ class Replay:
     def _leave(self, job_id: str, attempt: _Running, now_s: float, code: int | None) -> None:
         self._ran(job_id, attempt, now_s)
         del self._running[job_id]
-        self._left_s[job_id] -= max(0.0, now_s - attempt.works_from_s)
+        self._left_s[job_id] -= max(0.0, now_s - attempt.works_from_s) * attempt.speed
         if now_s >= attempt.works_from_s:
             self._tell(AttemptProgressed(job_id, attempt.number, None, productive_s=attempt.works_from_s), now_s)
         how: Outcome = "stopped" if code is None else "exited"
@@ -209,7 +213,8 @@ class Replay:
 
     def _ran(self, job_id: str, attempt: _Running, end_s: float) -> None:
         start_s, end_s = attempt.started_s - self._begin_s, end_s - self._begin_s
-        self.result.rows.append((self._index[job_id], self._number[attempt.node], start_s, end_s, 1))
+        number = self._number[attempt.node]
+        self.result.rows.append((self._index[job_id], number, start_s, end_s, attempt.workers))
 
     def _tick_at(self, time_s: float) -> None:
         if time_s not in self._ticks:

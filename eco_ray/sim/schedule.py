@@ -34,17 +34,19 @@ class Schedule:
 
     @classmethod
     def of(cls, rows: Sequence[Row], watts_per_worker: Floats) -> Schedule:
-        """From rows in any order; `watts_per_worker` has one entry per job, or one per row."""
+        """From rows in any order; `watts_per_worker`: of each row, shape (N,) [W]."""
         table = np.array(rows, dtype=np.float64).reshape(len(rows), 5)
         order = np.lexsort((table[:, 2], table[:, 0]))
         job, zone, start_s, end_s, workers = table[order].T
         job = job.astype(np.int64)
-        watts = watts_per_worker[order] if len(watts_per_worker) == len(rows) else watts_per_worker[job]
-        return cls(job, zone.astype(np.int64), start_s, end_s, workers.astype(np.int64), watts * workers / 1000)
+        power_kw = watts_per_worker[order] * workers / 1000
+        return cls(job, zone.astype(np.int64), start_s, end_s, workers.astype(np.int64), power_kw)
 
     def of_jobs(self, keep: NDArray[np.bool_]) -> Schedule:
         """Only the stretches of some jobs: `keep` has one entry per job."""
-        rows = keep[self.job]
+        return self._rows(keep[self.job])
+
+    def _rows(self, rows: NDArray[np.bool_]) -> Schedule:
         return Schedule(
             self.job[rows],
             self.zone[rows],
@@ -71,9 +73,15 @@ class Schedule:
 
     def load(self, workload: Workload) -> tuple[Floats, Floats]:
         """Running CPUs as steps: times [s], and the CPUs that run from each of them on. What ends makes room first."""
-        cpus = workload.cpus[self.job] * self.workers
+        return self.held(workload.cpus)
+
+    def held(self, per_worker: Floats, zone: int | None = None) -> tuple[Floats, Floats]:
+        """As `load`, what the workers of each job hold, shape (J,), of a zone or of all."""
+        if zone is not None:
+            return self._rows(self.zone == zone).held(per_worker)
+        amount = per_worker[self.job] * self.workers
         times_s, first = np.unique(np.concatenate([self.start_s, self.end_s]), return_inverse=True)
-        change = np.bincount(first, np.concatenate([cpus, -cpus]), minlength=len(times_s))
+        change = np.bincount(first, np.concatenate([amount, -amount]), minlength=len(times_s))
         return times_s, np.cumsum(change.astype(np.float64))
 
 
@@ -104,11 +112,11 @@ class Outcome:
 
 
 def run_now_schedule(workload: Workload, watts: Floats) -> Schedule:
-    """Every job at once, on one worker of so many watts, shape (J,), in the first zone that it may use."""
+    """Every job at once, on its least workers of so many watts, shape (J,), in the first zone that it may use."""
     zone = np.array([zones[0] if zones else 0 for zones in workload.zones], dtype=np.int64)
     start_s = workload.arrival_s.astype(np.float64)
-    ones = np.ones(len(workload), dtype=np.int64)
-    return Schedule(np.arange(len(workload)), zone, start_s, start_s + workload.length_s, ones, watts / 1000)
+    job, workers = np.arange(len(workload)), workload.least_workers
+    return Schedule(job, zone, start_s, start_s + workload.length_s, workers, watts / 1000)
 
 
 def outcome(

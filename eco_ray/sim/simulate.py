@@ -9,11 +9,11 @@ import numpy as np
 
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.decide import NAMES, Question, window
-from eco_ray.core.jobs import JobSpec, SuspendRule
+from eco_ray.core.jobs import JobSpec, SuspendRule, Workers
 from eco_ray.core.orchestrator import Orchestrator, OrchestratorConfig
 from eco_ray.core.outlook import S_PER_H
-from eco_ray.core.planner import PlannerConfig
 from eco_ray.core.power import PowerCurve
+from eco_ray.core.situation import PlannerConfig
 from eco_ray.core.units import Nature
 from eco_ray.errors import UsageError
 from eco_ray.sim.batch import CALENDAR, Rules, own_wait_s, run_batch
@@ -31,6 +31,10 @@ POLICIES = (*NAMES, "bound", "eco")
 _UNLIMITED_CPUS = 1e9
 #: jobs that are planned together at most: nobody waits for a simulation
 _MARKET_LIMIT = 1000
+#: policies that pause whether a job may be paused or not, and those that choose the number of workers
+_PAUSES, _SCALES = ("wait-awhile", "carbon-scaler"), ("carbon-scaler", "eco")
+#: numbers of workers that a job is planned with at most
+_MOST_LEVELS = 1000
 #: shortest time between two ticks of a replay that nothing asked for [s]
 _TICK_S = 300
 
@@ -96,11 +100,6 @@ def simulate(setup: Setup, policy: str) -> Simulated:
         return _bound(setup)
     if setup.capacity_cpus is None and not setup.nodes and policy in NAMES:
         return _batch(setup, policy)
-    if policy == "carbon-scaler":
-        raise UsageError(
-            "carbon-scaler with a fixed capacity: it decides each job alone and knows no capacity; "
-            "leave --capacity-cpus out, or use eco"
-        )
     if setup.published_quirks and policy == "eco":
         raise UsageError("--published-quirks with eco: they are those of Let's Wait Awhile; leave them out")
     if setup.published_quirks:
@@ -169,26 +168,46 @@ def _schedule(setup: Setup, replayed: Replayed, submissions: Sequence[Submission
     for submission, node, start_s, end_s, workers in replayed.rows:
         job = number[submissions[submission].job_id]
         rows.append((job, zone[nodes[node].zone], start_s, end_s, workers))
-        watts.append(_watts(setup, nodes[node], job))
+        watts.append(_watts(setup, nodes[node], job, workers) / workers)
     return Schedule.of(rows, np.array(watts))
 
 
-def _watts(setup: Setup, node: Node, job: int) -> float:
-    """What the ledger would give to a worker of the job on that node, at the plug of its site [W]."""
-    cpus = float(setup.workload.cpus[job])
+def _watts(setup: Setup, node: Node, job: int, workers: int) -> float:
+    """What the ledger would give to so many workers of the job on that node, at the plug of its site [W]."""
+    demand = _demand(setup.workload, job) * workers
     if not setup.nodes:
-        return cpus * setup.watts_per_cpu
-    return node.attributed_power_w(Resources(cpus=cpus)) * node.pue
+        return demand.cpus * setup.watts_per_cpu
+    return node.attributed_power_w(demand) * node.pue
+
+
+def _demand(work: Workload, job: int) -> Resources:
+    """What a worker of the job holds."""
+    return Resources(cpus=float(work.cpus[job]), gpus=float(work.gpus[job]))
+
+
+def _least_watts_per_cpu(setup: Setup) -> float:
+    """Of any job on any node, with any number of its workers that fits there [W]."""
+    work = setup.workload
+    asked = {(_demand(work, job), work.workers_of(job)) for job in range(len(work))}
+    least_w = np.inf
+    for node in setup.nodes:
+        for worker, workers in asked:
+            for count in range(workers.min, workers.max + 1):
+                demand = worker * count
+                if count > workers.min and not demand.fits_in(node.capacity):
+                    break
+                least_w = min(least_w, node.attributed_power_w(demand) * node.pue / demand.cpus)
+    return least_w
 
 
 def _home_watts(setup: Setup) -> Floats:
-    """The power of each job at once at home [W]: shape (J,)."""
+    """The power of each job at once at home, on its least workers [W]: shape (J,)."""
     work = setup.workload
     if not setup.nodes:
-        return work.cpus * setup.watts_per_cpu
+        return work.cpus * work.least_workers * setup.watts_per_cpu
     by_zone = {node.zone: node for node in reversed(setup.nodes)}
     home = [by_zone[setup.traces[zones[0] if zones else 0].zone] for zones in work.zones]
-    return np.array([_watts(setup, node, job) for job, node in enumerate(home)])
+    return np.array([_watts(setup, node, job, work.workers_of(job).min) for job, node in enumerate(home)])
 
 
 def _submissions(setup: Setup, policy: str) -> tuple[Floats, list[Submission]]:
@@ -215,17 +234,29 @@ def _submissions(setup: Setup, policy: str) -> tuple[Floats, list[Submission]]:
             name=job_id,
             run="simulated",
             deadline_s=setup.begin_s + deadline_s,
-            demand=Resources(cpus=float(work.cpus[index]), gpus=float(work.gpus[index])),
+            demand=_demand(work, index),
             policy=policy,
             expected_duration_s=float(work.expected_s[index]) or None,
             zones=tuple(zones[z] for z in allowed),
             min_saving_pct=setup.min_saving_pct,
             suspend=SuspendRule(
-                setup.interruptible or policy == "wait-awhile", float(setup.min_run_s), float(setup.resume_cost_s)
+                setup.interruptible or policy in _PAUSES, float(setup.min_run_s), float(setup.resume_cost_s)
             ),
+            workers=_workers(work, index, policy),
         )
         submissions.append(Submission(job_id, setup.begin_s + arrival_s, spec, float(length_s)))
     return latest_s, submissions
+
+
+def _workers(work: Workload, job: int, policy: str) -> Workers:
+    """With how many workers a job is planned. Raises UsageError for more than a planner should look at."""
+    workers = work.workers_of(job)
+    if policy in _SCALES and workers.max - workers.min >= _MOST_LEVELS:
+        raise UsageError(
+            f"{policy}: job {work.ids[job]} runs on {workers.min} to {workers.max} workers; at most {_MOST_LEVELS} "
+            "numbers of workers can be weighed; lower max_workers"
+        )
+    return workers
 
 
 def _nodes(setup: Setup) -> list[Node]:
@@ -269,9 +300,7 @@ def _bound(setup: Setup) -> Simulated:
     if setup.nodes:
         in_zone = [[node for node in setup.nodes if node.zone == trace.zone] for trace in setup.traces]
         capacity = tuple(sum(node.capacity.cpus for node in nodes) for nodes in in_zone)
-        watts_per_cpu = min(
-            _watts(setup, node, job) / work.cpus[job] for node in setup.nodes for job in range(len(work))
-        )
+        watts_per_cpu = _least_watts_per_cpu(setup)
     bound = lower_bound_g(work, steps, capacity, setup.span_s, watts_per_cpu)
     now = run_now_schedule(work, _home_watts(setup)).of_jobs(~bound.truncated)
     found = Outcome(

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eco_ray.errors import UsageError
+from eco_ray.store.chain import verify_export
 
 if TYPE_CHECKING:
     from eco_ray.core.ports import Store
 
-__all__ = ["open_store"]
+__all__ = ["open_store", "verify_export"]
 
 #: what people write for PostgreSQL; all of it goes through pg8000, the one driver that the contract tests run on
 POSTGRES_SCHEMES = ("postgresql", "postgres", "postgresql+pg8000")

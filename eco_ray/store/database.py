@@ -17,7 +17,7 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, m
 from sqlalchemy.exc import ArgumentError, DisconnectionError, SQLAlchemyError
 
 from eco_ray.errors import EcoRayError, NotAllowedError, UnreachableError, UsageError
-from eco_ray.store import tables
+from eco_ray.store import tables, upgrade
 from eco_ray.store.failures import BUSY_TIMEOUT_S, is_busy, translate
 
 #: any number, the same in all versions: writers of one database queue on it, as they do on an SQLite file
@@ -86,6 +86,8 @@ class Database:
             if not create:
                 raise UnreachableError(f"database {self.label} holds no eco-ray tables yet: start a cluster first")
             version = self._create_tables()
+        if version < tables.SCHEMA_VERSION:
+            version = self._upgrade()
         if version > tables.SCHEMA_VERSION:
             raise EcoRayError(
                 f"database {self.label} has schema {version}, this eco-ray knows up to {tables.SCHEMA_VERSION}: "
@@ -100,7 +102,14 @@ class Database:
                 tables.metadata.create_all(connection)
                 version = tables.SCHEMA_VERSION
                 connection.execute(tables.meta.insert(), {"key": tables.SCHEMA_KEY, "value": str(version)})
+                upgrade.prepare_new(connection)
         return version
+
+    def _upgrade(self) -> int:
+        with self.writing() as connection:
+            # another process may have been faster
+            version = self._schema_version(connection) or 0
+            return upgrade.upgrade(connection, version, self.label) if version < tables.SCHEMA_VERSION else version
 
     def _schema_version(self, connection: Connection) -> int | None:
         there = inspect(connection)
@@ -232,9 +241,12 @@ def _postgres_engine(url: URL) -> Engine:
     def check(connection: Any, record: Any, proxy: Any) -> None:
         # instead of pool_pre_ping, which takes no OSError for a lost connection; pg8000 raises it for a reset one
         try:
+            # outside of a transaction, whose level is set by its first statement
+            connection.autocommit = True
             cursor = connection.cursor()
             cursor.execute("SELECT 1")
             cursor.close()
+            connection.autocommit = False
         except (driver_error, OSError) as error:
             raise DisconnectionError(str(error)) from error
 
@@ -242,6 +254,9 @@ def _postgres_engine(url: URL) -> Engine:
     def begin(connection: Connection) -> None:
         if connection.get_execution_options().get(_WRITE, False):
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({ADVISORY_LOCK})")
+        else:
+            # all statements of a reading transaction see one state, as they do on SQLite
+            connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
     return engine
 

@@ -75,6 +75,12 @@ def is_busy(error: BaseException) -> bool:
     return isinstance(origin, sqlite3.Error) and _sqlite_code(origin) == sqlite3.SQLITE_BUSY
 
 
+def is_out_of_range(error: DBAPIError) -> bool:
+    """Whether a sum or a conversion overflowed: a value in a row cannot be."""
+    origin = error.orig
+    return str(origin) == "integer overflow" or _postgres_fields(origin or error).get("C") == "22003"
+
+
 def _meaning(origin: BaseException) -> Meaning:
     if isinstance(origin, sqlite3.Error):
         return SQLITE.get(_sqlite_code(origin), UNKNOWN)

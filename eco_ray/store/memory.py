@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from threading import RLock
-from typing import Any, Literal, cast
+from typing import Any
 
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
-from eco_ray.core.ledger import Interval, LedgerCheck, NodeEnergy, OwnerInterval
 from eco_ray.core.ports import JobSummary, LogEntry
-from eco_ray.core.units import Nature, grams
 from eco_ray.store import rows
 from eco_ray.store.codec import from_json, job_from_json, to_json
+from eco_ray.store.memory_ledger import MemoryLedger
 from eco_ray.store.rows import Row
 
 
-class MemoryStore:
+class MemoryStore(MemoryLedger):
     """core.ports.Store in dictionaries. Values go in and come out as copies; threads may share it."""
 
     def __init__(self) -> None:
-        self._lock = RLock()
+        super().__init__()
         self._meta: dict[str, str] = {}
         #: by id; a dictionary keeps the place of a key that is set again, so this is the order of insertion
         self._jobs: dict[str, Row] = {}
         self._log: dict[str, list[LogEntry]] = {}
-        #: by (node, boot_id, seq)
-        self._intervals: dict[tuple[str, str, int], tuple[Row, list[Row]]] = {}
         #: by zone and time
         self._series: dict[str, dict[float, Row]] = {}
 
@@ -60,9 +56,11 @@ class MemoryStore:
             row = self._jobs.get(job_id)
         return None if row is None else job_from_json(row["record"])
 
-    def load_jobs(self, states: Sequence[JobState] | None = None) -> list[Job]:
-        """Whole jobs, in order of submission; all states by default."""
-        return [job_from_json(row["record"]) for row in self._job_rows(states)]
+    def load_jobs(self, states: Sequence[JobState] | None = None, limit: int | None = None) -> list[Job]:
+        """Whole jobs, in order of submission; all states by default. `limit`: at most so many, the newest."""
+        limit = rows.check_limit(limit)
+        newest_first = self._job_rows(states)[::-1][:limit]
+        return [job_from_json(row["record"]) for row in reversed(newest_first)]
 
     def list_jobs(self, states: Sequence[JobState] | None = None, limit: int | None = None) -> list[JobSummary]:
         """Lines for a list, newest first."""
@@ -89,41 +87,6 @@ class MemoryStore:
         with self._lock:
             entries = list(self._log.get(job_id, ()))
         return sorted(entries, key=lambda entry: entry.time_s)
-
-    def add_intervals(self, intervals: Iterable[Interval]) -> int:
-        """Append ledger rows; (node, boot_id, seq) that are already there are left out. Returns how many were new."""
-        checked = [rows.interval_rows(interval) for interval in intervals]
-        with self._lock:
-            before = len(self._intervals)
-            for row, shares in checked:
-                self._intervals.setdefault((row["node"], row["boot_id"], row["seq"]), (row, shares))
-            return len(self._intervals) - before
-
-    def node_energy(self) -> list[NodeEnergy]:
-        """Sums by node, in the order of node names; the zone is that of the node's latest interval."""
-        by_node: dict[str, list[Row]] = {}
-        for row, _ in self._ledger():
-            by_node.setdefault(row["node"], []).append(row)
-        return [_node_sum(node, by_node[node]) for node in sorted(by_node)]
-
-    def owner_intervals(self, owner_kind: str | None = None, owner_id: str | None = None) -> list[OwnerInterval]:
-        """Shares with their interval, ordered by start, then node."""
-        found = [
-            _owner_interval(row, share)
-            for row, shares in self._ledger()
-            for share in shares
-            if owner_kind in (None, share["owner_kind"]) and owner_id in (None, share["owner_id"])
-        ]
-        return sorted(found, key=lambda part: (part.start_s, part.node))
-
-    def check_ledger(self) -> LedgerCheck:
-        """Add up every interval again, from the stored columns."""
-        gaps = [
-            (row, abs(row["energy_mj"] - row["unallocated_mj"] - sum(share["energy_mj"] for share in shares)))
-            for row, shares in self._ledger()
-        ]
-        broken = [f"{row['node']}/{row['boot_id']}/{row['seq']}" for row, gap in gaps if gap][:100]
-        return LedgerCheck(len(gaps), sum(gap for _, gap in gaps), tuple(broken))
 
     def add_series(self, series: IntensitySeries) -> None:
         """Keep the actual intensity used for accounting; steps already there for zone and time stay as they are."""
@@ -160,44 +123,6 @@ class MemoryStore:
         with self._lock:
             return [row for row in self._jobs.values() if wanted is None or row["state"] in wanted]
 
-    def _ledger(self) -> list[tuple[Row, list[Row]]]:
-        with self._lock:
-            return list(self._intervals.values())
-
 
 def _log_fields(row: Row) -> Row:
     return {name: row[name] for name in ("time_s", "job_id", "kind", "message")}
-
-
-def _node_sum(node: str, intervals: list[Row]) -> NodeEnergy:
-    known = all(row["intensity"] is not None for row in intervals)
-    return NodeEnergy(
-        node=node,
-        zone=max(intervals, key=lambda row: (row["end_s"], row["zone"]))["zone"],
-        energy_mj=sum(row["energy_mj"] for row in intervals),
-        attributed_mj=sum(row["energy_mj"] - row["unallocated_mj"] for row in intervals),
-        operational_g=_grams(intervals, "energy_mj") if known else None,
-        unallocated_g=_grams(intervals, "unallocated_mj") if known else None,
-        nature=Nature.weakest([Nature(row["nature"]) for row in intervals]),
-    )
-
-
-def _grams(intervals: list[Row], column: str) -> float:
-    return sum(grams(row[column], row["intensity"], row["pue"]) for row in intervals)
-
-
-def _owner_interval(row: Row, share: Row) -> OwnerInterval:
-    return OwnerInterval(
-        owner_kind=cast(Literal["job", "model"], share["owner_kind"]),
-        owner_id=share["owner_id"],
-        attempt=share["attempt"],
-        node=row["node"],
-        zone=row["zone"],
-        start_s=row["start_s"],
-        end_s=row["end_s"],
-        energy_mj=share["energy_mj"],
-        intensity_g_per_kwh=row["intensity"],
-        pue=row["pue"],
-        nature=Nature(row["nature"]),
-        source=row["source"],
-    )

@@ -8,20 +8,21 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from eco_ray.core.intensity import SignalKind
+from eco_ray.core.ledger import MAX_ERROR_REL, MAX_G_PER_KWH, MAX_PUE, MAX_TIME_S, OWNER_KINDS, check_times
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.store.codec import job_to_json, to_json
+from eco_ray.store.kinds import MAX_BIGINT, MAX_MJ
 
 if TYPE_CHECKING:
     from eco_ray.core.intensity import IntensitySeries
     from eco_ray.core.jobs import Job
-    from eco_ray.core.ledger import Interval
+    from eco_ray.core.ledger import Correction, Interval, Share
     from eco_ray.core.ports import LogEntry
 
 Row = dict[str, Any]
 
-#: energy of one interval [mJ]: exact as a float too, and a sum of 1,000 such intervals still fits BIGINT
-MAX_MJ = 2**53 - 1
-MAX_BIGINT = 2**63 - 1
+SIGNAL_KINDS = tuple(kind.value for kind in SignalKind)
 
 
 def job_row(job: Job) -> Row:
@@ -57,19 +58,22 @@ def interval_rows(interval: Interval) -> tuple[Row, list[Row]]:
     """A row of `intervals` and its rows of `shares` (without interval_id)."""
     sample = interval.sample
     what = f"interval {sample.seq} of node {sample.node!r:.80}"
-    start_s = _finite(sample.start_s, f"start_s of {what}")
-    end_s = _finite(sample.end_s, f"end_s of {what}")
-    if end_s <= start_s:
-        raise EcoRayError(
-            f"{what} ends at {end_s!r} s, not after its start at {start_s!r} s: check the clock of the node's agent"
-        )
+    check_times(sample.start_s, sample.end_s, what)
     energy_mj = _energy(sample.energy_mj, f"energy of {what}")
-    shares: list[Row] = [
+    idle_mj = _energy(sample.idle_mj, f"idle energy of {what}")
+    gpu_mj = sum(_energy(gpu.energy_mj, f"energy of GPU {gpu.gpu} in {what}") for gpu in sample.gpus)
+    for part, part_mj in (("idle energy", idle_mj), ("energy of the GPUs", gpu_mj)):
+        if part_mj > energy_mj:
+            raise EcoRayError(
+                f"the {part} of {what} is {part_mj} mJ, limit {energy_mj} mJ, the energy of the node: "
+                "clip it where the meter is read"
+            )
+    shares = [
         {
-            "owner_kind": key(share.owner_kind, f"owner kind in {what}"),
-            "owner_id": key(share.owner_id, f"owner id in {what}"),
-            "attempt": _integer(share.attempt, f"attempt in {what}", MAX_BIGINT, ""),
-            "energy_mj": _energy(share.energy_mj, f"share of {share.owner_kind} {share.owner_id} in {what}"),
+            **_owner(share, what),
+            "energy_mj": _energy(share.energy_mj, _named(share, what)),
+            "requests": _count(share.requests, f"requests of {_named(share, what)}"),
+            "items": _count(share.items, f"items of {_named(share, what)}"),
         }
         for share in interval.shares
     ]
@@ -80,27 +84,67 @@ def interval_rows(interval: Interval) -> tuple[Row, list[Row]]:
             "attribute the interval again, no more than it has"
         )
     pue = _finite(interval.pue, f"PUE of {what}")
-    if pue < 1.0:
-        raise EcoRayError(f"the PUE of {what} is {pue:g}, limit >= 1: mend `pue` of the node in the cluster file")
-    intensity = interval.intensity_g_per_kwh
+    if not 1.0 <= pue <= MAX_PUE:
+        raise EcoRayError(
+            f"the PUE of {what} is {pue:g}, limit >= 1 and <= {MAX_PUE:g}: mend `pue` of the node in the cluster file"
+        )
+    intensity, age_s = interval.intensity_g_per_kwh, interval.intensity_age_s
     row = {
         "node": key(sample.node, "node name"),
         "boot_id": key(sample.boot_id, f"boot id of {what}"),
         "seq": _integer(sample.seq, f"seq of {what}", MAX_BIGINT, ""),
         "zone": key(interval.zone, f"zone of {what}"),
-        "start_s": start_s,
-        "end_s": end_s,
+        "start_s": _finite(sample.start_s, f"start_s of {what}"),
+        "end_s": _finite(sample.end_s, f"end_s of {what}"),
         "energy_mj": energy_mj,
-        "idle_mj": _energy(sample.idle_mj, f"idle energy of {what}"),
+        "idle_mj": idle_mj,
         "unallocated_mj": energy_mj - charged_mj,
-        "system_cpu_s": _finite(sample.system_cpu_s, f"system_cpu_s of {what}"),
+        "system_cpu_s": _positive(sample.system_cpu_s, f"system_cpu_s of {what}"),
         "nature": sample.nature.value,
         "source": shown(sample.source),
-        "error_rel": _finite(sample.error_rel, f"error_rel of {what}"),
+        "error_rel": _positive(sample.error_rel, f"error_rel of {what}", MAX_ERROR_REL),
         "flags": to_json(list(sample.flags), f"flags of {what}"),
-        "intensity": None if intensity is None else _finite(intensity, f"intensity of {what}"),
+        "intensity": None if intensity is None else _positive(intensity, f"intensity of {what}", MAX_G_PER_KWH),
         "intensity_source": shown(interval.intensity_source),
         "pue": pue,
+        "gpu_mj": gpu_mj,
+        "intensity_kind": _signal_kind(interval.intensity_kind, what),
+        "intensity_nature": interval.intensity_nature.value if interval.intensity_nature else "",
+        "intensity_age_s": None if age_s is None else _positive(age_s, f"intensity_age_s of {what}"),
+    }
+    return row, shares
+
+
+def correction_rows(correction: Correction) -> tuple[Row, list[Row]]:
+    """A row of `corrections` (without interval_id) and its rows of `correction_shares` (without correction_id)."""
+    what = f"the correction of interval {correction.seq} of node {correction.node!r:.80}"
+    intensity = correction.intensity_g_per_kwh
+    if not correction.energy_mj and not correction.shares and intensity is None:
+        raise UsageError(f"{what} changes nothing: give a difference of energy, of shares, or an intensity")
+    if not correction.reason.strip():
+        raise UsageError(f"{what} has no reason: say in words why the row was wrong")
+    if any(share.requests is not None or share.items is not None for share in correction.shares):
+        raise UsageError(
+            f"{what} gives counts of requests: only energies and intensities are corrected; leave them out"
+        )
+    shares = [
+        {**_owner(share, what), "energy_mj": _difference(share.energy_mj, _named(share, what))}
+        for share in correction.shares
+    ]
+    energy_mj = _difference(correction.energy_mj, f"energy of {what}")
+    row = {
+        "node": key(correction.node, "node name"),
+        "boot_id": key(correction.boot_id, f"boot id of {what}"),
+        "seq": _integer(correction.seq, f"seq of {what}", MAX_BIGINT, ""),
+        "made_s": _positive(correction.made_s, f"made_s of {what}", MAX_TIME_S),
+        "author": shown(correction.author),
+        "reason": shown(correction.reason),
+        "nature": correction.nature.value,
+        "energy_mj": energy_mj,
+        "unallocated_mj": energy_mj - sum(share["energy_mj"] for share in shares),
+        "intensity": None if intensity is None else _positive(intensity, f"intensity of {what}", MAX_G_PER_KWH),
+        "intensity_source": shown(correction.intensity_source),
+        "intensity_kind": _signal_kind(correction.intensity_kind, what),
     }
     return row, shares
 
@@ -165,7 +209,51 @@ def _number(value: float, what: str) -> float:
 def _finite(value: float, what: str) -> float:
     if not math.isfinite(value):
         raise EcoRayError(f"{what} is {value}, must be finite: give a number")
-    return float(value)
+    return float(value) + 0.0  # SQLite keeps no -0.0, and the chain must read what it wrote
+
+
+def _positive(value: float, what: str, limit: float = math.inf) -> float:
+    if not 0 <= _finite(value, what) <= limit:
+        upper = "" if math.isinf(limit) else f" and <= {limit:g}"
+        raise EcoRayError(f"{what} is {value}, limit >= 0{upper}: mend the meter or source that gave it")
+    return float(value) + 0.0
+
+
+def _signal_kind(kind: str, what: str) -> str:
+    if kind and kind not in SIGNAL_KINDS:
+        raise EcoRayError(
+            f"the intensity of {what} is of kind {kind!r:.80}: give one of {', '.join(SIGNAL_KINDS)}, or nothing where "
+            "it is not known"
+        )
+    return str(kind)
+
+
+def _owner(share: Share, what: str) -> Row:
+    if share.owner_kind not in OWNER_KINDS:
+        raise EcoRayError(
+            f"owner kind in {what} is {share.owner_kind!r:.80}: give one of {', '.join(OWNER_KINDS)}, or leave the "
+            "energy unallocated"
+        )
+    return {
+        "owner_kind": share.owner_kind,
+        "owner_id": key(share.owner_id, f"owner id in {what}"),
+        "attempt": _integer(share.attempt, f"attempt in {what}", MAX_BIGINT, ""),
+        "tenant": shown(share.tenant),
+        "part": shown(share.part),
+    }
+
+
+def _count(value: int | None, what: str) -> int | None:
+    return None if value is None else _integer(value, what, MAX_MJ, "")
+
+
+def _named(share: Share, what: str) -> str:
+    return f"share of {share.owner_kind} {share.owner_id} in {what}"
+
+
+def _difference(value: int, what: str) -> int:
+    _integer(abs(value) if isinstance(value, int) else value, what, MAX_MJ, " mJ")
+    return value
 
 
 def _energy(value: int, what: str) -> int:

@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-from sqlalchemy import URL, ColumnElement, Connection, Select, Table, case, func, select
+from sqlalchemy import URL, ColumnElement, Connection, Select, Table, func, select
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
-from eco_ray.core.ledger import Interval, LedgerCheck, NodeEnergy, OwnerInterval
+from eco_ray.core.ledger import (
+    ChainCheck,
+    Correction,
+    HourlyEnergy,
+    Interval,
+    LedgerCheck,
+    NodeEnergy,
+    OwnerInterval,
+)
 from eco_ray.core.ports import JobSummary, LogEntry
-from eco_ray.core.units import MJ_PER_KWH, Nature
 from eco_ray.errors import UsageError
-from eco_ray.store import rows, tables
+from eco_ray.store import ledger_chain, ledger_read, ledger_write, rows, tables
 from eco_ray.store.codec import from_json, job_from_json, to_json
 from eco_ray.store.database import Database
+from eco_ray.store.failures import is_out_of_range
 from eco_ray.store.rows import Row
 
 Insert = sqlite.Insert | postgresql.Insert
 
-# enum members by value: calling the enum for each of 10,000 rows takes longer than reading them
+# members by value: calling the enum for each of 10,000 rows takes longer than reading them
 STATES = {state.value: state for state in JobState}
-NATURES = {nature.value: nature for nature in Nature}
 
 
 class SqlStore:
@@ -38,7 +47,7 @@ class SqlStore:
 
     def put_meta(self, key: str, value: Any) -> None:
         """Keep a JSON value under a key."""
-        if key == tables.SCHEMA_KEY:
+        if key in tables.OWN_KEYS:
             raise UsageError(f"meta key {key!r} is the store's own: use another key")
         row = {"key": rows.key(key, "meta key"), "value": to_json(value, f"meta {key}")}
         insert = self._insert(tables.meta)
@@ -74,12 +83,13 @@ class SqlStore:
             text = connection.execute(query).scalar()
         return None if text is None else job_from_json(text)
 
-    def load_jobs(self, states: Sequence[JobState] | None = None) -> list[Job]:
-        """Whole jobs, in order of submission; all states by default."""
-        query = _in_states(select(tables.jobs.c.record), states).order_by(tables.jobs.c.seq)
+    def load_jobs(self, states: Sequence[JobState] | None = None, limit: int | None = None) -> list[Job]:
+        """Whole jobs, in order of submission; all states by default. `limit`: at most so many, the newest."""
+        query = _in_states(select(tables.jobs.c.record), states).order_by(tables.jobs.c.seq.desc())
+        query = query.limit(rows.check_limit(limit))
         with self._database.reading() as connection:
             records = connection.execute(query).scalars().all()
-        return [job_from_json(record) for record in records]
+        return [job_from_json(record) for record in reversed(records)]
 
     def list_jobs(self, states: Sequence[JobState] | None = None, limit: int | None = None) -> list[JobSummary]:
         """Lines for a list, newest first. Reads columns only: no record is decoded."""
@@ -101,83 +111,76 @@ class SqlStore:
 
     def add_intervals(self, intervals: Iterable[Interval]) -> int:
         """Append ledger rows; (node, boot_id, seq) that are already there are left out. Returns how many were new."""
-        given: dict[tuple[str, str, int], tuple[Row, list[Row]]] = {}
-        for interval in intervals:
-            row, shares = rows.interval_rows(interval)
-            given.setdefault((row["node"], row["boot_id"], row["seq"]), (row, shares))
+        given = [rows.interval_rows(interval) for interval in intervals]
         if not given:
             return 0
-        t = tables.intervals.c
-        insert = self._insert(tables.intervals).on_conflict_do_nothing(index_elements=["node", "boot_id", "seq"])
         with self._database.writing() as connection:
-            # only rows that were inserted come back: shares of the others are there already
-            new = connection.execute(
-                insert.returning(t.id, t.node, t.boot_id, t.seq), [row for row, _ in given.values()]
-            ).all()
-            new_shares = [
-                {**share, "interval_id": interval_id} for interval_id, *key in new for share in given[tuple(key)][1]
-            ]
-            self._insert_many(connection, self._insert(tables.shares), new_shares, tables.shares.c.id)
-        return len(new)
+            return ledger_write.add_intervals(connection, given)
+
+    def add_corrections(self, corrections: Iterable[Correction]) -> int:
+        """Append corrections of intervals that are there. Raises NotFoundError for another; returns how many."""
+        given = [rows.correction_rows(correction) for correction in corrections]
+        if not given:
+            return 0
+        with self._database.writing() as connection:
+            return ledger_write.add_corrections(connection, given)
+
+    def corrections(self) -> list[Correction]:
+        """All corrections, oldest first."""
+        with self._ledger() as connection:
+            return ledger_read.corrections(connection)
+
+    def intervals_of(self, zone: str, start_s: float, end_s: float) -> list[tuple[str, str, int]]:
+        """(node, boot_id, seq) of a zone's intervals that lie within [start_s, end_s] as a whole, oldest first."""
+        with self._ledger() as connection:
+            return ledger_read.intervals_of(connection, zone, start_s, end_s)
 
     def node_energy(self) -> list[NodeEnergy]:
         """Sums by node, in the order of node names; the zone is that of the node's latest interval."""
-        t = tables.intervals.c
+        with self._ledger() as connection:
+            return ledger_read.node_energy(connection)
 
-        def carbon_g(energy_mj: ColumnElement[int]) -> ColumnElement[float]:
-            total = func.sum(energy_mj * t.intensity * t.pue) / float(MJ_PER_KWH)
-            return case((func.count() == func.count(t.intensity), total))
+    def ledger_at_once(self) -> tuple[list[NodeEnergy], list[HourlyEnergy], list[OwnerInterval]]:
+        """Sums by node and hour and all shares, as of one moment: a live cluster writes on between two readings."""
+        with self._ledger() as connection:
+            if not self._database.is_sqlite:  # there a transaction sees one moment anyway
+                connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            return (
+                ledger_read.node_energy(connection),
+                ledger_read.hourly(connection, None, None),
+                ledger_read.owner_intervals(connection, None, None, None, None),
+            )
 
-        sums = select(
-            t.node,
-            func.sum(t.energy_mj),
-            func.sum(t.energy_mj - t.unallocated_mj),
-            carbon_g(t.energy_mj),
-            carbon_g(t.unallocated_mj),
-        ).group_by(t.node)
-        last_s = func.max(t.end_s)
-        zones = select(t.node, t.zone).group_by(t.node, t.zone).order_by(last_s, t.zone)
-        natures: dict[str, list[Nature]] = {}
-        with self._database.reading() as connection:
-            totals = connection.execute(sums).all()
-            zone_of: dict[str, str] = {node: zone for node, zone in connection.execute(zones)}  # noqa: C416 (Row)
-            for node, nature in connection.execute(select(t.node, t.nature).distinct()):
-                natures.setdefault(node, []).append(Nature(nature))
-        # sorted here: databases sort text by their own rules
-        return [
-            NodeEnergy(node, zone_of[node], int(mj), int(attributed_mj), g, spare_g, Nature.weakest(natures[node]))
-            for node, mj, attributed_mj, g, spare_g in sorted(totals, key=lambda row: row[0])
-        ]
+    def owner_intervals(
+        self,
+        owner_kind: str | None = None,
+        owner_id: str | None = None,
+        start_s: float | None = None,
+        end_s: float | None = None,
+    ) -> list[OwnerInterval]:
+        """Shares with their interval and corrections, ordered by start, then node, then owner."""
+        with self._ledger() as connection:
+            return ledger_read.owner_intervals(connection, owner_kind, owner_id, start_s, end_s)
 
-    def owner_intervals(self, owner_kind: str | None = None, owner_id: str | None = None) -> list[OwnerInterval]:
-        """Shares with their interval, ordered by start, then node."""
-        i, s = tables.intervals.c, tables.shares.c
-        # in the order of OwnerInterval's fields
-        owner = (s.owner_kind, s.owner_id, s.attempt)
-        rest = (i.node, i.zone, i.start_s, i.end_s, s.energy_mj, i.intensity, i.pue, i.nature, i.source)
-        query = select(*owner, *rest).join_from(tables.shares, tables.intervals)
-        if owner_kind is not None:
-            query = query.where(s.owner_kind == owner_kind)
-        if owner_id is not None:
-            query = query.where(s.owner_id == owner_id)
-        with self._database.reading() as connection:
-            found = connection.execute(query.order_by(i.id, s.id)).all()
-        values = ([*first, NATURES[nature], source] for *first, nature, source in found)
-        parts = [OwnerInterval(*row) for row in values]
-        return sorted(parts, key=lambda part: (part.start_s, part.node))
+    def hourly(self, start_s: float | None = None, end_s: float | None = None) -> list[HourlyEnergy]:
+        """Who used what in each hour, and what nobody used, with corrections; of [start_s, end_s) or of all."""
+        with self._ledger() as connection:
+            return ledger_read.hourly(connection, start_s, end_s)
+
+    def ledger_entries(self, start_s: float | None = None, end_s: float | None = None) -> Iterator[Mapping[str, Any]]:
+        """Rows as they were written, with their hashes; the first item is the hash before them."""
+        with self._ledger() as connection:
+            yield from ledger_chain.exported(connection, start_s, end_s)
 
     def check_ledger(self) -> LedgerCheck:
-        """Add up every interval again, from the stored columns."""
-        i, s = tables.intervals.c, tables.shares.c
-        charged = select(s.interval_id, func.sum(s.energy_mj).label("mj")).group_by(s.interval_id).subquery()
-        gap_mj = func.abs(i.energy_mj - i.unallocated_mj - func.coalesce(charged.c.mj, 0))
-        joined = tables.intervals.outerjoin(charged, i.id == charged.c.interval_id)
-        totals = select(func.count(), func.coalesce(func.sum(gap_mj), 0)).select_from(joined)
-        broken = select(i.node, i.boot_id, i.seq).select_from(joined).where(gap_mj != 0).order_by(i.id).limit(100)
-        with self._database.reading() as connection:
-            count, residual = connection.execute(totals).one()
-            names = [f"{node}/{boot}/{seq}" for node, boot, seq in connection.execute(broken)]
-        return LedgerCheck(int(count), int(residual), tuple(names))
+        """Add up every interval and correction again, from the stored columns."""
+        with self._ledger() as connection:
+            return ledger_chain.check_ledger(connection)
+
+    def verify_chain(self, expect_head: str | None = None) -> ChainCheck:
+        """Make every hash again; `expect_head`: a hash that was noted down earlier must be among them."""
+        with self._ledger() as connection:
+            return ledger_chain.verify_chain(connection, expect_head)
 
     def add_series(self, series: IntensitySeries) -> None:
         """Keep the actual intensity used for accounting; steps already there for zone and time stay as they are."""
@@ -212,6 +215,20 @@ class SqlStore:
     def close(self) -> None:
         """Release connections."""
         self._database.close()
+
+    @contextmanager
+    def _ledger(self) -> Iterator[Connection]:
+        """Reading the ledger: what somebody wrote into a row past the store is told by row and column."""
+        with self._database.reading() as connection:
+            try:
+                yield connection
+            except (TypeError, ValueError, LookupError, ArithmeticError) as error:
+                raise ledger_chain.damaged(connection) from error
+            except DBAPIError as error:
+                if not is_out_of_range(error):
+                    raise
+                with self._database.reading() as again:  # PostgreSQL answers nothing more in this transaction
+                    raise ledger_chain.damaged(again) from error
 
     def _insert(self, table: Table) -> Insert:
         return sqlite.insert(table) if self._database.is_sqlite else postgresql.insert(table)

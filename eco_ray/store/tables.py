@@ -20,8 +20,12 @@ from sqlalchemy import (
 )
 
 #: what this code reads and writes; kept in `meta` under SCHEMA_KEY
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 3
 SCHEMA_KEY = "schema_version"
+#: key of the ledger's head in `meta`: how many entries, id and hash of the last one
+HEAD_KEY = "ledger_head"
+#: keys that only the store itself writes
+OWN_KEYS = (SCHEMA_KEY, HEAD_KEY)
 
 metadata = MetaData()
 
@@ -71,6 +75,7 @@ job_log = Table(
 intervals = Table(
     "intervals",
     metadata,
+    #: place in the chain, counted together with those of `corrections`
     Column("id", _RowId, Identity(), primary_key=True),
     Column("node", Text, nullable=False),
     Column("boot_id", Text, nullable=False),
@@ -92,7 +97,19 @@ intervals = Table(
     Column("intensity", Double),
     Column("intensity_source", Text, nullable=False),
     Column("pue", Double, nullable=False),
+    # from here on new in schema 2; the defaults are for rows that were there before
+    #: part of energy_mj
+    Column("gpu_mj", BigInteger, nullable=False, server_default="0"),
+    #: empty: unknown
+    Column("intensity_kind", Text, nullable=False, server_default=""),
+    #: empty: unknown
+    Column("intensity_nature", Text, nullable=False, server_default=""),
+    #: NULL: unknown
+    Column("intensity_age_s", Double),
+    #: chain.py says of what
+    Column("hash", Text, nullable=False, server_default=""),
     UniqueConstraint("node", "boot_id", "seq"),
+    Index("ix_intervals_start_s", "start_s"),
     sqlite_autoincrement=True,
 )
 
@@ -105,7 +122,53 @@ shares = Table(
     Column("owner_id", Text, nullable=False),
     Column("attempt", BigInteger, nullable=False),
     Column("energy_mj", BigInteger, nullable=False),
+    # new in schema 2
+    Column("tenant", Text, nullable=False, server_default=""),
+    # from here on new in schema 3
+    #: replica of a model
+    Column("part", Text, nullable=False, server_default=""),
+    #: NULL: unknown, or a job
+    Column("requests", BigInteger),
+    Column("items", BigInteger),
     Index("ix_shares_owner", "owner_kind", "owner_id"),
+)
+
+corrections = Table(
+    "corrections",
+    metadata,
+    #: place in the chain, counted together with those of `intervals`
+    Column("id", _RowId, primary_key=True, autoincrement=False),
+    Column("interval_id", _RowId, ForeignKey("intervals.id"), nullable=False, index=True),
+    Column("node", Text, nullable=False),
+    Column("boot_id", Text, nullable=False),
+    Column("seq", BigInteger, nullable=False),
+    Column("made_s", Double, nullable=False),
+    Column("author", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("nature", Text, nullable=False),
+    #: differences
+    Column("energy_mj", BigInteger, nullable=False),
+    Column("unallocated_mj", BigInteger, nullable=False),
+    #: in the place of the one before; NULL: it stays
+    Column("intensity", Double),
+    Column("intensity_source", Text, nullable=False),
+    Column("intensity_kind", Text, nullable=False),
+    Column("hash", Text, nullable=False),
+)
+
+correction_shares = Table(
+    "correction_shares",
+    metadata,
+    Column("id", _RowId, Identity(), primary_key=True),
+    Column("correction_id", _RowId, ForeignKey("corrections.id"), nullable=False, index=True),
+    Column("owner_kind", Text, nullable=False),
+    Column("owner_id", Text, nullable=False),
+    Column("attempt", BigInteger, nullable=False),
+    Column("tenant", Text, nullable=False),
+    #: difference
+    Column("energy_mj", BigInteger, nullable=False),
+    # new in schema 3
+    Column("part", Text, nullable=False, server_default=""),
 )
 
 series = Table(

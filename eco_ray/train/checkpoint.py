@@ -97,8 +97,11 @@ class CheckpointStore:
         matches = ((_FILE_NAME.fullmatch(path.name), path) for path in self.directory.iterdir())
         return sorted(((int(m[1]), int(m[2]), path) for m, path in matches if m), reverse=True)
 
-    def save(self, state: dict[Any, Any], about: dict[str, Any], still_allowed: Callable[[], None]) -> Path:
-        """Write the next checkpoint; `still_allowed` raises if a newer attempt has taken over while it was written."""
+    def save(self, state: dict[Any, Any], about: dict[str, Any], still_allowed: Callable[[], None]) -> int:
+        """Write the next checkpoint; returns its size [bytes].
+
+        `still_allowed` raises if a newer attempt has taken over while it was written.
+        """
         if not isinstance(state, dict):
             raise UsageError(f'a checkpoint\'s state is a dict, got {type(state).__name__}; wrap it: {{"state": ...}}')
         buffers: dict[str, _Buffer] = {}
@@ -124,7 +127,7 @@ class CheckpointStore:
             ) from error
         self._next += 1
         self._prune()
-        return path
+        return size
 
     def _prune(self) -> None:
         """Remove all but the newest checkpoints, and what a killed writer of this or an earlier attempt left."""

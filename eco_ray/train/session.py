@@ -14,13 +14,15 @@ Outside a cluster the same script just runs: nobody asks for a pause, and checkp
 a `checkpoint_dir`. Use one session per job, in its main process (rank 0), from one thread.
 
 Between the attempt and the agent of its node stand files in a directory of that node, so any language can take part.
-The launcher sets ECO_RAY_JOB_ID, ECO_RAY_ATTEMPT (1, 2, ...), ECO_RAY_RUN_DIR (this attempt on this node) and
-ECO_RAY_CHECKPOINT_DIR (all attempts of the job). Times are wall time [s since epoch].
+The launcher sets ECO_RAY_JOB_ID, ECO_RAY_ATTEMPT (1, 2, ...), ECO_RAY_RUN_DIR (this attempt on this node),
+ECO_RAY_CHECKPOINT_DIR (all attempts of the job) and ECO_RAY_WORKERS (how many this attempt has resources for). Times
+are wall time [s since epoch].
 
     RUN_DIR/progress.json   written here, replaced atomically at most every 0.1 s:
                             {"attempt", "pid", "time_s", "done": 0..1 or null, "metrics": {},
                             "resumed_s": when a checkpoint was restored or work began, or null,
-                            "checkpoint_s": when this attempt last completed a checkpoint, or null, "paused": bool}
+                            "checkpoint_s": when this attempt last completed a checkpoint, or null,
+                            "checkpoint_bytes": size of that checkpoint on disk, or null, "paused": bool}
     RUN_DIR/pause           made by the agent: write a checkpoint and leave with exit code 75 (also asked by SIGTERM)
     CHECKPOINT_DIR/fence    written by the controller: number of the newest attempt; a session with a lower number
                             raises StaleAttempt instead of writing, so that a half-dead attempt never overwrites a
@@ -78,33 +80,48 @@ def open(*, checkpoint_dir: str | Path | None = None) -> Session:
     environ = os.environ
     if "ECO_RAY_RUN_DIR" not in environ:
         _queue_if_asked(environ)
-        return Session(None, checkpoint_dir, job_id=None, attempt=1)
+        return Session(None, checkpoint_dir, job_id=None, attempt=1, workers=_from_one("ECO_RAY_WORKERS"))
     missing = [n for n in ("ECO_RAY_JOB_ID", "ECO_RAY_ATTEMPT", "ECO_RAY_CHECKPOINT_DIR") if not environ.get(n)]
     if missing:
         raise UsageError(
-            f"ECO_RAY_RUN_DIR is set but {', '.join(missing)} is not; an attempt needs all four: start it with "
+            f"ECO_RAY_RUN_DIR is set but {', '.join(missing)} is not; an attempt needs them all: start it with "
             "`eco-ray run`, or unset ECO_RAY_RUN_DIR to run without a cluster"
         )
-    number = environ["ECO_RAY_ATTEMPT"]
-    if not number.isdecimal() or int(number) < 1:
-        raise UsageError(f"ECO_RAY_ATTEMPT={number!r} is not an integer from 1; start the script with `eco-ray run`")
     return Session(
         environ["ECO_RAY_RUN_DIR"],
         environ["ECO_RAY_CHECKPOINT_DIR"],
         job_id=environ["ECO_RAY_JOB_ID"],
-        attempt=int(number),
+        attempt=_from_one("ECO_RAY_ATTEMPT"),
+        workers=_from_one("ECO_RAY_WORKERS"),
     )
+
+
+def _from_one(name: str) -> int:
+    """A whole number from the environment, 1 where it is not set."""
+    number = os.environ.get(name) or "1"
+    if not number.isdecimal() or int(number) < 1:
+        raise UsageError(
+            f"{name}={number!r} is not an integer from 1; correct it, or start the script with `eco-ray run`"
+        )
+    return int(number)
 
 
 class Session:
     """One attempt's side of the channel; made by `open`."""
 
     def __init__(
-        self, run_dir: str | Path | None, checkpoint_dir: str | Path | None, *, job_id: str | None, attempt: int
+        self,
+        run_dir: str | Path | None,
+        checkpoint_dir: str | Path | None,
+        *,
+        job_id: str | None,
+        attempt: int,
+        workers: int = 1,
     ) -> None:
         #: None outside a cluster
         self.job_id = job_id
         self.attempt = attempt
+        self._workers = workers
         #: kept for all attempts of the job; None: nowhere
         self.checkpoint_dir = Path(checkpoint_dir) if checkpoint_dir is not None else None
         self._run_dir = Path(run_dir) if run_dir is not None else None
@@ -118,6 +135,7 @@ class Session:
         self._metrics: dict[str, Any] = {}
         self._resumed_s: float | None = None
         self._checkpoint_s: float | None = None
+        self._checkpoint_bytes: int | None = None
         self._paused = False
         self._terminated = False
         self._pause_seen = False
@@ -178,6 +196,14 @@ class Session:
             self._report()
 
     @property
+    def workers(self) -> int:
+        """How many workers (processes, GPUs) this attempt holds resources for: start so many.
+
+        It may be another number at the next attempt. Outside a cluster ECO_RAY_WORKERS, or 1.
+        """
+        return self._workers
+
+    @property
     def should_pause(self) -> bool:
         """Whether a checkpoint and the way out are wanted now; `pause_point` is usually what you need."""
         if self._terminated or self._run_dir is None:
@@ -200,7 +226,7 @@ class Session:
         self._refuse_if_stale()
         now = time.time()
         about = {"attempt": self.attempt, "time_s": now, "done": self._done, "metrics": self._metrics}
-        self._store.save(state, about, self._refuse_if_stale)
+        self._checkpoint_bytes = self._store.save(state, about, self._refuse_if_stale)
         self._checkpoint_s = now
         self._last_checkpoint = time.monotonic()
         self._report()
@@ -249,6 +275,7 @@ class Session:
             "metrics": self._metrics,
             "resumed_s": self._resumed_s,
             "checkpoint_s": self._checkpoint_s,
+            "checkpoint_bytes": self._checkpoint_bytes,
             "paused": self._paused,
         }
         try:

@@ -10,7 +10,7 @@ import numpy as np
 
 from eco_ray.core.cluster import Resources
 from eco_ray.core.intensity import IntensitySeries, SignalKind
-from eco_ray.core.jobs import Attempt, AttemptState, Job, JobSpec, JobState, Plan, Reason, Segment, SuspendRule
+from eco_ray.core.jobs import Attempt, AttemptState, Job, JobSpec, JobState, Plan, Reason, Segment, SuspendRule, Workers
 from eco_ray.core.ledger import Interval, Sample, Share
 from eco_ray.core.units import Nature
 from eco_ray.store import open_store
@@ -30,6 +30,9 @@ def a_job(job_id: str = "train-1", **changes: Any) -> Job:
             tenant="vision",
             zones=("DE", "FR"),
             suspend=SuspendRule(allow=False, min_run_s=1 / 3),
+            workers=Workers(1, 3, (1.0, 1.8, 2.4)),
+            budget_g=1 / 3,
+            checkpoint_gb=0.1,
             retry_exit_codes=(33,),
             runtime_env={"env_vars": {"A": "ü"}},
         ),
@@ -37,8 +40,8 @@ def a_job(job_id: str = "train-1", **changes: Any) -> Job:
         reason=Reason.WAITING_FOR_CLEANER_WINDOW,
         message="until 14:00, saves 12 g",
         submitted_s=T0_S,
-        attempts=(Attempt(1, f"{job_id}-1", "n1", "DE", AttemptState.PAUSED, T0_S, exit_code=0),),
-        plan=Plan((Segment("n1", "DE", T0_S, T0_S + 3600),), 1.5, 2.5, T0_S),
+        attempts=(Attempt(1, f"{job_id}-1", "n1", "DE", AttemptState.PAUSED, T0_S, exit_code=0, workers=2),),
+        plan=Plan((Segment("n1", "DE", T0_S, T0_S + 3600, 3),), 1.5, 2.5, T0_S),
         progress=0.3,
         metrics={"accuracy": 0.1 + 0.2, "steps": 2**40, "classes": [1, 2]},
     )
@@ -57,6 +60,9 @@ def an_interval(
     shares: tuple[Share, ...] = (Share("job", "a", 1, 20_000), Share("model", "mnist:1", 0, 5_000)),
     intensity: float | None = 300.0,
     pue: float = 1.2,
+    kind: str = "average-lifecycle",
+    intensity_nature: Nature | None = Nature.MODELLED,
+    age_s: float | None = 0.0,
     **sample: Any,
 ) -> Interval:
     start_s = T0_S + seq if start_s is None else start_s
@@ -67,6 +73,7 @@ def an_interval(
             nature=Nature.MODELLED, source="modelled", **{**values, **sample},
         ),
         zone=zone, pue=pue, shares=shares, intensity_g_per_kwh=intensity, intensity_source="profile",
+        intensity_kind=kind, intensity_nature=intensity_nature, intensity_age_s=age_s,
     )  # fmt: skip
 
 

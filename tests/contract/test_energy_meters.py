@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
+from fake_nvml import FakeNvml
 
 from eco_ray.core.ports import CpuUse, EnergyMeter
 from eco_ray.core.power import PowerCurve
@@ -30,20 +30,14 @@ class Machine:
         (self._package / "name").write_text("package-0")
         (self._package / "max_energy_range_uj").write_text("262143328850")
         self.package_j, self.gpu_j = 100.0, 900.0
-        self.nvml = SimpleNamespace(
-            NVMLError=RuntimeError,
-            nvmlInit=lambda: None,
-            nvmlShutdown=lambda: None,
-            nvmlDeviceGetCount=lambda: 1,
-            nvmlDeviceGetHandleByIndex=lambda index: index,
-            nvmlDeviceGetTotalEnergyConsumption=lambda handle: int(self.gpu_j * 1000),
-        )
+        self.nvml = FakeNvml({"uuid": "GPU-1", "energy_mj": 900_000, "utilisation": []})
         self.draw(0)
 
     def draw(self, wall_s: float, cpu_w: float = 30.0, gpu_w: float = 200.0) -> None:
         self.package_j += cpu_w * wall_s
         self.gpu_j += gpu_w * wall_s
         (self._package / "energy_uj").write_text(str(int(self.package_j * 1e6)))
+        self.nvml.gpus[0]["energy_mj"] = int(self.gpu_j * 1000)
 
 
 ADAPTERS: dict[str, Callable[[Machine], EnergyMeter]] = {
@@ -118,3 +112,12 @@ def test_counters_that_start_again_are_flagged_and_never_negative(machine, adapt
     reading = meter.read(CpuUse(1.0, 1.0, 2))
     assert 0 <= reading.idle_mj <= reading.energy_mj
     assert reading.flags == (() if adapter == "modelled" else ("counter-reset",))
+
+
+def test_gpus_are_told_one_by_one_and_are_a_part_of_the_whole(machine, adapter):
+    meter = ADAPTERS[adapter](machine)
+    machine.draw(2.0)
+    reading = meter.read(CpuUse(2.0, 2.0, 2))
+    assert [gpu.gpu for gpu in reading.gpus] == (["GPU-1"] if "nvml" in adapter else [])
+    assert sum(gpu.energy_mj for gpu in reading.gpus) == (400_000 if "nvml" in adapter else 0)
+    assert all(0 <= gpu.idle_mj <= gpu.energy_mj for gpu in reading.gpus)

@@ -15,7 +15,7 @@ from store_samples import T0_S, a_job, a_series, an_interval
 
 from eco_ray.core.intensity import SignalKind
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Reason
-from eco_ray.core.ledger import Share
+from eco_ray.core.ledger import MAX_G_PER_KWH, Share
 from eco_ray.core.ports import LogEntry, Store
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, UsageError
@@ -116,9 +116,13 @@ def test_jobs_load_in_order_of_submission_and_list_newest_first(store: Store) ->
     assert store.list_jobs(limit=0) == []
     assert [line.id for line in store.list_jobs([JobState.SUCCEEDED, JobState.FAILED])] == ["b"]
     assert [job.id for job in store.load_jobs([JobState.QUEUED])] == ["c", "a"]
-    assert store.load_jobs([]) == store.list_jobs([]) == []
-    with pytest.raises(UsageError, match="limit is -1, must be >= 0"):
-        store.list_jobs(limit=-1)
+    assert [job.id for job in store.load_jobs(limit=2)] == ["c", "a"]  # the newest, oldest first
+    assert [job.id for job in store.load_jobs([JobState.QUEUED], 1)] == ["a"]
+    assert [job.id for job in store.load_jobs(limit=9)] == ["b", "c", "a"]
+    assert store.load_jobs([]) == store.list_jobs([]) == store.load_jobs(limit=0) == []
+    for load in (store.list_jobs, store.load_jobs):
+        with pytest.raises(UsageError, match="limit is -1, must be >= 0"):
+            load(limit=-1)
 
 
 def test_the_log_is_kept_by_job_oldest_first(store: Store) -> None:
@@ -205,16 +209,22 @@ def test_shares_come_with_their_interval_in_order_of_time(store: Store) -> None:
     assert (last.owner_id, last.zone, last.intensity_g_per_kwh) == ("mnist:1", "FR", None)
     assert isinstance(first.nature, Nature)
     assert len(store.owner_intervals("model")) == len(store.owner_intervals(owner_id="a")) == 3
+    last_ones = [part for part in parts if part.start_s >= parts[-1].start_s]
+    assert 0 < len(last_ones) < len(parts)
+    assert store.owner_intervals(start_s=parts[-1].start_s) == last_ones
+    assert store.owner_intervals(end_s=parts[-1].start_s) == parts[: -len(last_ones)]
     assert store.owner_intervals("model", "a") == store.owner_intervals("job", "none") == []
 
 
 def test_floats_of_the_ledger_are_exact(store: Store) -> None:
-    for seq, value in enumerate(ODD_FLOATS):
+    odd = [value for value in ODD_FLOATS if 0 <= value <= MAX_G_PER_KWH]
+    assert len(odd) == 4
+    for seq, value in enumerate(odd):
         store.add_intervals([an_interval(seq, start_s=seq + 1 / 3, intensity=value, pue=1 + abs(value) % 1)])
     parts = store.owner_intervals("job")
-    assert [p.intensity_g_per_kwh for p in parts] == ODD_FLOATS
-    assert [p.pue for p in parts] == [1 + abs(value) % 1 for value in ODD_FLOATS]
-    assert [p.start_s for p in parts] == [seq + 1 / 3 for seq in range(len(ODD_FLOATS))]
+    assert [p.intensity_g_per_kwh for p in parts] == odd
+    assert [p.pue for p in parts] == [1 + value % 1 for value in odd]
+    assert [p.start_s for p in parts] == [seq + 1 / 3 for seq in range(len(odd))]
 
 
 BAD_INTERVALS: list[tuple[dict[str, Any], str]] = [
@@ -226,10 +236,19 @@ BAD_INTERVALS: list[tuple[dict[str, Any], str]] = [
     ({"length_s": math.inf}, "end_s of interval 1 of node 'n1' is inf, must be finite"),
     ({"length_s": 0.0}, r"ends at \S+ s, not after its start at \S+ s: check the clock"),
     ({"length_s": -1.0}, "not after its start"),
+    ({"start_s": 1e15}, "start_s of interval 1 of node 'n1' is 1e[+]15 s since 1970, limits 0 to 253402300799"),
+    ({"start_s": -1.0, "length_s": 2.0}, "start_s of interval 1 of node 'n1' is -1 s since 1970, limits 0 to"),
+    ({"start_s": 253_402_300_790.0, "length_s": 10.0}, "end_s of interval 1 .* is 2.53402e[+]11 s since 1970"),
+    ({"length_s": 366 * 86_400 + 1.0}, "is 3.16224e[+]07 s long, limit 31622400 s .366 days.: check the clock"),
+    ({"error_rel": 1001.0}, "error_rel of interval 1 .* is 1001.0, limit >= 0 and <= 1000"),
+    ({"intensity": 100_001.0}, "intensity of interval 1 .* is 100001.0, limit >= 0 and <= 100000"),
+    ({"kind": "bogus"}, "interval 1 .* is of kind 'bogus': give one of average-lifecycle, average-direct, marginal"),
+    ({"shares": (Share("bogus", "a", 1, 1),)}, "owner kind in interval 1 .* is 'bogus': give one of job, model"),  # type: ignore[arg-type]
+    ({"pue": 10.5}, "PUE of interval 1 .* is 10.5, limit >= 1 and <= 10: mend `pue`"),
     ({"energy_mj": 24_999}, "shares of .* sum to 25000 mJ, limit 24999 mJ, the energy of the node: attribute"),
     ({"shares": (Share("job", "a", 1, -1),)}, "share of job a in interval 1 .* is -1 mJ"),
     ({"shares": (Share("job", "", 1, 1),)}, "owner id in interval 1 .* is ''"),
-    ({"pue": 0.9}, "PUE of interval 1 .* is 0.9, limit >= 1: mend `pue`"),
+    ({"pue": 0.9}, "PUE of interval 1 .* is 0.9, limit >= 1 and <= 10: mend `pue`"),
     ({"pue": math.inf}, "PUE .* must be finite"),
     ({"intensity": math.nan}, "intensity of interval 1 .* is nan, must be finite"),
     ({"system_cpu_s": math.inf}, "system_cpu_s .* must be finite"),

@@ -15,7 +15,7 @@ from store_samples import BATCH, a_batch, a_job, an_interval
 from eco_ray.core.jobs import JobState
 from eco_ray.core.ports import Store
 from eco_ray.errors import EcoRayError, UnreachableError
-from eco_ray.store import open_store
+from eco_ray.store import guards, open_store
 
 WRITER = str(Path(__file__).parent / "store_samples.py")
 
@@ -27,7 +27,10 @@ def _start_writer(url: str, boot_id: str, batches: int) -> subprocess.Popen[str]
 def _kill(writer: subprocess.Popen[str]) -> str:
     """SIGKILL; returns what it had said and nobody had read."""
     writer.kill()
-    return writer.communicate(timeout=20)[0]
+    assert writer.stdout is not None
+    said = writer.stdout.read()  # `communicate` would leave out what `readline` has read ahead
+    writer.wait(20)
+    return said
 
 
 def _count(store: Store) -> int:
@@ -47,8 +50,26 @@ def test_threads_that_send_the_same_batches_count_each_interval_once(store_url: 
     with ThreadPoolExecutor(8) as pool:
         new = sum(pool.map(send, range(30)))
     assert (new, _count(store), store.check_ledger().residual_mj) == (10 * BATCH, 10 * BATCH, 0)
+    assert (store.verify_chain().entries, store.verify_chain().problems) == (10 * BATCH, ())
     assert len(store.list_jobs()) == 31
     store.close()
+
+
+def test_what_a_report_reads_is_of_one_moment_while_another_process_writes(shared_url: str) -> None:
+    store = open_store(shared_url)
+    writer = _start_writer(shared_url, "boot", 200)
+    try:
+        assert writer.stdout is not None
+        writer.stdout.readline()  # it writes
+        for _ in range(15):
+            nodes, hours, shares = store.ledger_at_once()
+            total_mj = sum(row.energy_mj for row in nodes)
+            assert sum(row.energy_mj for row in hours) == total_mj
+            assert sum(row.energy_mj for row in shares) == sum(row.attributed_mj for row in nodes)
+            time.sleep(0.02)  # a reader must not keep the writer out
+    finally:
+        _kill(writer)
+        store.close()
 
 
 def test_two_processes_that_send_the_same_batches_count_each_interval_once(shared_url: str) -> None:
@@ -59,6 +80,7 @@ def test_two_processes_that_send_the_same_batches_count_each_interval_once(share
     new = [int(text.splitlines()[-1].removeprefix("new ")) for text in said]
     store = open_store(shared_url)
     assert (sum(new), _count(store), store.check_ledger().residual_mj) == (12 * BATCH, 12 * BATCH, 0)
+    assert (store.verify_chain().entries, store.verify_chain().problems) == (12 * BATCH, ())
     assert len(store.load_jobs()) == 12
     store.close()
 
@@ -72,6 +94,7 @@ def test_a_reader_sees_whole_batches_while_another_process_writes(shared_url: st
     while len(set(seen)) < 20 and writer.poll() is None:
         (sums, parts) = (reader.node_energy(), reader.owner_intervals("job"))
         assert reader.check_ledger().residual_mj == 0
+        assert reader.verify_chain().ok
         assert sum(node.energy_mj for node in sums) % (BATCH * 50_000) == 0
         assert len(parts) % BATCH == 0
         assert len(parts) >= seen[-1]
@@ -99,6 +122,7 @@ def test_a_killed_writer_loses_no_committed_batch_and_leaves_no_half(shared_url:
     assert len(store.load_jobs([JobState.QUEUED])) in (committed, committed + 1)
     # and the store works on: what was sent before is known, the rest is taken
     assert store.add_intervals([*a_batch(0, "boot"), an_interval(0, boot_id="next")]) == 1
+    assert store.verify_chain().ok
     store.close()
 
 
@@ -131,6 +155,7 @@ def test_damage_of_the_ledger_shows_as_a_residual(shared_url: str) -> None:
 
     outside = Database(_sql_url(shared_url), create=False)
     with outside.writing() as connection:
+        guards.take_down(connection)
         connection.exec_driver_sql("UPDATE shares SET energy_mj = energy_mj + 7 WHERE id IN (1, 3)")
         connection.exec_driver_sql("UPDATE intervals SET unallocated_mj = unallocated_mj - 1 WHERE seq = 9")
         connection.exec_driver_sql("DELETE FROM shares WHERE interval_id IN (SELECT id FROM intervals WHERE seq = 12)")
@@ -146,7 +171,7 @@ def test_a_database_of_a_newer_schema_is_refused(shared_url: str) -> None:
     outside = Database(_sql_url(shared_url), create=False)
     with outside.writing() as connection:
         connection.exec_driver_sql("UPDATE meta SET value = '7' WHERE key = 'schema_version'")
-    with pytest.raises(EcoRayError, match=r"has schema 7, this eco-ray knows up to 1: upgrade eco-ray, or give"):
+    with pytest.raises(EcoRayError, match=r"has schema 7, this eco-ray knows up to 3: upgrade eco-ray, or give"):
         open_store(shared_url)
     with outside.writing() as connection:
         connection.exec_driver_sql("DELETE FROM meta")

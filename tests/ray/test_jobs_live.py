@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from live_cluster import Cluster
+from live_cluster import SPEED, Cluster
 
 from eco_ray.core.jobs import AttemptState, JobState
 from eco_ray.errors import InfeasibleError, NotFoundError, UsageError
@@ -26,7 +26,26 @@ def test_a_job_runs_at_once_and_ends_in_one_final_state(cluster: Cluster) -> Non
     cluster.wait_for(job_id, lambda _: "42" in cluster.cli("job", "logs", job_id).stdout)
 
 
+def test_an_attempt_holds_and_knows_its_workers_and_tells_the_size_of_its_checkpoint(cluster: Cluster) -> None:
+    steps = cluster.folder / "steps-wide"
+    job = cluster.script("counts.py", str(steps), "3", name="wide", num_cpus="0.3", min_workers="3", max_workers="3")
+    job_id = cluster.client.submit(job)
+    ended = cluster.client.wait(job_id, 40)
+    assert (ended.state, [a.workers for a in ended.attempts]) == (JobState.SUCCEEDED, [3]), ended.message
+    assert ended.checkpoint_gb is not None
+    assert 100 < ended.checkpoint_gb * 1e9 < 10_000
+    cluster.wait_for(job_id, lambda _: "with 3 workers" in cluster.cli("job", "logs", job_id).stdout)
+
+
+def needs_quick_launches(cluster: Cluster) -> None:
+    """Where every start costs an hour of grid time, it is right not to pause."""
+    launch_s = cluster.client.status()["launch_s"] / SPEED
+    if launch_s > 2.0:
+        pytest.skip(f"this machine takes {launch_s:.1f} s to launch an attempt now; above 2 s pauses do not pay here")
+
+
 def test_a_job_is_suspended_in_the_dirty_hours_and_goes_on_from_its_checkpoint(cluster: Cluster) -> None:
+    needs_quick_launches(cluster)
     steps = cluster.folder / "steps-carbon"
     job = cluster.script(
         "counts.py", str(steps), "120", policy="eco", zones="BB", expected_duration="14s", max_delay="12h",
@@ -47,6 +66,7 @@ def test_a_job_is_suspended_in_the_dirty_hours_and_goes_on_from_its_checkpoint(c
 
 def test_a_job_moves_to_the_zone_that_is_cleaner_now(cluster: Cluster) -> None:
     """Three hours of work within four and a half: BB while it is clean, CC while BB is not, in either order."""
+    needs_quick_launches(cluster)
     steps = cluster.folder / "steps-moved"
     job = cluster.script(
         "counts.py", str(steps), "150", policy="eco", zones="BB,CC", expected_duration="17s", max_delay="270m",

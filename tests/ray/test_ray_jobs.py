@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -169,3 +170,18 @@ def test_the_job_api_wants_the_token(cluster: Cluster) -> None:
     assert answer.status_code in (401, 403)
     token = Path(str(cluster.client.record.token_file))
     assert token.stat().st_mode & 0o077 == 0
+
+
+def test_doctor_knows_every_node_and_finds_nothing_open(cluster: Cluster) -> None:
+    document = json.loads(cluster.cli("doctor", "-o", "json").stdout)
+    assert document["ok"] is True
+    assert document["open_ports"] == []
+    nodes = {node["node"]: node for node in document["nodes"] if not node["error"]}
+    assert {"aa-1", "bb-1", "cc-1", "head"} <= nodes.keys()
+    host, gpus = nodes["aa-1"]["findings"]
+    assert (host["how"], gpus["how"]) == ("modelled", "none")
+    assert "shares its machine" in host["better"]
+    assert {signal["zone"] for signal in document["signals"]} >= {"AA", "BB", "CC"}
+    text = cluster.cli("doctor").stdout
+    assert "How to know it better" in text
+    assert "No port of Ray or Serve" in text  # and of others, such as sshd's, that nobody can say whose they are

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from eco_ray.models.cnn import SmallCNN
 from eco_ray.models.weights import save_model
 from eco_ray.on_ray import serving
 from eco_ray.on_ray.local_cluster import free_port
+from eco_ray.report import check_report, write_report
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -29,9 +31,11 @@ def url(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     torch.manual_seed(0)
     save_model(SmallCNN(), path, {"version": 3, "accuracy": 0.1})
     node = Node("cc-1", "CC", Resources(1.0, 0.0, 2.0), PowerCurve((0, 1), (50, 100), "test"))
-    cluster.client.put_model("digits", "digits:3")
     clock = Clock(**cluster.client.store.get_meta("clock"))
-    yield serving.deploy(serving.ServedModel(path, "digits", 3, node, clock), free_port())
+    state_dir = cluster.settings.state_dir
+    served = serving.ServedModel(path, "digits", 3, node, clock, state_dir, num_cpus=0.25, replicas=2)
+    cluster.client.put_model("digits", served.reference, served.demand)
+    yield serving.deploy(served, free_port())
     serving.shutdown()
 
 
@@ -78,6 +82,42 @@ def test_the_replicas_energy_is_charged_to_the_model(cluster: Cluster, url: str)
     assert {row.node for row in rows} == {"cc-1"}
     assert sum(row.energy_mj for row in rows) > 50_000 * 0.5 * SPEED
     assert cluster.client.store.check_ledger().residual_mj == 0
+
+
+def test_tenants_are_charged_for_their_requests_and_sum_to_the_model(
+    cluster: Cluster, url: str, tmp_path: Path
+) -> None:
+    asked = {"vision": 30, "health": 10}
+    with httpx.Client() as http:
+        for tenant, count in asked.items():
+            for _ in range(count):
+                http.post(url, json=request(8), headers={"Eco-Tenant": tenant}).raise_for_status()
+        assert http.post(url, json=request(), headers={"Eco-Tenant": "a b"}).status_code == 400
+    store = cluster.client.store
+    deadline = time.monotonic() + 15
+    found: dict[str, int] = {}
+    while time.monotonic() < deadline and not asked.items() <= found.items():
+        time.sleep(0.5)
+        rows = store.owner_intervals("model", "digits:3")
+        found = {tenant: sum(row.requests or 0 for row in rows if row.tenant == tenant) for tenant in asked}
+    assert found == asked
+    by_replica = {row.part for row in rows if row.part}
+    assert len(by_replica) == 2
+    reserved = [row for row in rows if row.part and row.requests == 0]
+    assert sum(row.energy_mj for row in reserved) > 0  # it waited, and holds a quarter of 50 W
+    assert {row.items for row in rows if row.tenant == "health"} <= {8 * n for n in range(1, 11)}
+    document = write_report(store, tmp_path, max(row.end_s for row in rows))
+    assert check_report(document) == []
+    (model,) = [row for row in document["models"] if row["id"] == "digits:3"]
+    tenants = {row["tenant"]: row for row in model["tenants"]}
+    assert {tenant: tenants[tenant]["requests"] for tenant in asked} == asked
+    parts_j = [row["energy_j"] for row in model["tenants"]] + [model["waiting_j"], model["unreported_j"]]
+    assert sum(round(part * 1000) for part in parts_j) == round(model["energy_j"] * 1000)
+    assert tenants["vision"]["energy_j"] > tenants["health"]["energy_j"] > 0
+    told = json.loads(cluster.cli("ledger", "query", "--by", "tenant", "-o", "json").stdout)
+    assert {row["tenant"]: row["requests"] for row in told if row["tenant"] in asked} == asked
+    assert store.verify_chain().ok
+    assert store.check_ledger().residual_mj == 0
 
 
 def test_the_port_is_open_on_loopback_only(url: str) -> None:

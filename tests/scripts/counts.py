@@ -25,4 +25,5 @@ with session.open() as run:
         run.checkpoint(state)
         run.pause_point(lambda state=state: state)
     run.finish(steps=steps)
-sys.stdout.write(f"counted to {steps}\n")
+workers = f" with {run.workers} workers" if run.workers > 1 else ""
+sys.stdout.write(f"counted to {steps}{workers}\n")

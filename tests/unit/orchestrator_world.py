@@ -153,7 +153,7 @@ class World:
             assert not any(a.state.is_live for a in job.attempts[:-1]), "two live attempts"
             attempt = job.live_attempt
             if attempt is not None:
-                used[attempt.node] = used.get(attempt.node, Resources()) + job.spec.demand
+                used[attempt.node] = used.get(attempt.node, Resources()) + job.spec.demand * attempt.workers
                 assert attempt.submission_id in self.launched, "an attempt that nobody runs"
                 if attempt.state in (AttemptState.RUNNING, AttemptState.PAUSING):
                     assert job.state is JobState.RUNNING
@@ -167,12 +167,12 @@ class World:
 
     def _check_calendar(self):
         book, first = self.core.book, int(self.now_s // SLOT_S)
-        expected = Calendar(SLOT_S, first)
+        expected = Calendar(SLOT_S, book.nodes.values(), first)
         for job in book.jobs.values():
             for segment in job.plan.segments if job.plan else ():
                 expected.reserve(segment, job.spec.demand)
-        for name in NODES:
-            promised, held = expected._view(name, first, 400), book.calendar._view(name, first, 400)
+        for name in book.nodes:
+            promised, held = expected.held(name, first, 400), book.calendar.held(name, first, 400)
             assert np.abs(promised - held).max() < 1e-9, f"the calendar of {name} is not what the plans say"
 
     # -- to the end --------------------------------------------------------------------------------------------------

@@ -9,10 +9,11 @@ import numpy as np
 
 from eco_ray.core.calendar import Calendar
 from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.durations import Durations
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.jobs import Job, JobSpec, JobState, Plan, Reason, SuspendRule
-from eco_ray.core.planner import NoPlan, PlannerConfig, Situation
 from eco_ray.core.power import PowerCurve
+from eco_ray.core.situation import NoPlan, PlannerConfig, Situation
 from eco_ray.core.units import Nature
 
 SLOT_S = 900.0
@@ -50,10 +51,18 @@ def a_job(spec: JobSpec | None = None, job_id: str = "j", now_s: float = T0, **c
 
 
 def a_situation(
-    *series: IntensitySeries, nodes: list[Node] | None = None, now_s: float = T0, home: str = "DE", **changes: Any
+    *series: IntensitySeries,
+    nodes: list[Node] | None = None,
+    now_s: float = T0,
+    home: str = "DE",
+    foreign: dict[str, Resources] | None = None,
+    **changes: Any,
 ) -> Situation:
     nodes = nodes if nodes is not None else [a_node(f"{s.zone.lower()}-1", s.zone) for s in series]
-    situation = Situation(now_s, nodes, Calendar(SLOT_S, int(T0 // SLOT_S)), {s.zone: s for s in series}, home)
+    calendar = Calendar(SLOT_S, nodes, int(T0 // SLOT_S))
+    for name, held in (foreign or {}).items():
+        calendar.set_foreign(name, held)
+    situation = Situation(now_s, calendar, {s.zone: s for s in series}, home, Durations(HOUR_S))
     return replace(situation, **changes)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from dataclasses import asdict
 
 import numpy as np
 
 from eco_ray.core.cluster import Resources
+from eco_ray.core.embodied import Embodied
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobSpec, JobState, Reason
 from eco_ray.core.ledger import Interval, Sample, Share
@@ -14,6 +16,8 @@ from eco_ray.core.units import Nature
 from eco_ray.store.memory import MemoryStore
 
 H = 3600.0
+#: as on_ray.facts writes it
+KG_1000 = asdict(Embodied(1000.0, 0.0, "a data sheet", Nature.MODELLED, mass_g=20_000.0))
 #: 2026-11-23T00:00:00Z
 T0 = 1795392000.0
 
@@ -60,7 +64,7 @@ class Meter:
         self.seq += 1
         nature = more.get("nature", Nature.MODELLED)
         sample = Sample(node, "boot", self.seq, start_s, end_s, energy_mj + rest_mj, rest_mj, nature, "model", 0.4)
-        shares = (Share(kind, owner, number, energy_mj),) if owner else ()
+        shares = more.get("shares") or ((Share(kind, owner, number, energy_mj),) if owner else ())
         if not owner:
             sample = Sample(node, "boot", self.seq, start_s, end_s, rest_mj, rest_mj, nature, "model", 0.4)
         row = Interval(sample, zone, more.get("pue", self.pue), shares, intensity, "modelled profile")
@@ -88,7 +92,7 @@ SHAPES = {
 
 def demo_store():
     """A day like the demo's: delayed, suspended and resumed, moved, urgent, lost, failed, waiting, plain Ray jobs."""
-    store = world(("DE", "FR", "GB"), pue=1.1)
+    store = world(("DE", "FR", "GB"), pue=1.1, num_cpus=4, embodied=KG_1000)
     curves = {zone: series(zone, [shape(h) for h in range(48)]) for zone, shape in SHAPES.items()}
     for curve in curves.values():
         store.add_series(curve)
@@ -173,8 +177,17 @@ def demo_store():
     for node, zone, gap in (("a", "DE", (12.5, 17.5)), ("b", "FR", (6, 11)), ("c", "GB", (15, 17.5))):
         meter.run(node, zone, at(gap[0]), at(gap[1]), 0, None, curves[zone], idle_w=11)
     store.put_meta("ray_jobs", {"raysubmit_Xk2": {"state": "SUCCEEDED", "name": "plain-ray-job"}})
-    store.put_meta("model", {"name": "mnist", "version": 1, "requests": 200, "correct": 194})
+    store.put_meta("model", {"name": "mnist", "version": 1, "requests": 200, "correct": 194, "num_cpus": 1.0})
     meter.run("b", "FR", at(17.3), at(17.8), 6, "mnist:1", curves["FR"], number=0, kind="model")
+    shares = (
+        Share("model", "mnist:1", 0, 900_001, "vision", "r1", 150, 150),
+        Share("model", "mnist:1", 0, 400_000, "health", "r1", 40, 80),
+        Share("model", "mnist:1", 0, 99_999, "", "r1", 10, 10),
+        Share("model", "mnist:1", 0, 700_000, "", "r2", 0, 0),
+    )
+    meter.charge(
+        "b", "FR", at(17.8), at(17.9), 2_100_000, "mnist:1", curves["FR"].mean(at(17.8), at(17.9)), 9, shares=shares
+    )
     return store, at(18)
 
 

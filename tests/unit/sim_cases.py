@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from eco_ray.core.jobs import Workers
 from eco_ray.sim.foresight import Known
 from eco_ray.sim.simulate import Setup
 from eco_ray.sim.trace import Trace
@@ -27,6 +28,9 @@ class Job:
     cpus: float = 1
     workers: int = 1
     zones: tuple[int, ...] = ()
+    gpus: float = 0
+    #: instead of `workers`
+    scales: Workers | None = None
 
 
 def workload(*jobs, owns_wait=None):
@@ -39,11 +43,12 @@ def workload(*jobs, owns_wait=None):
         length_s=whole(j.length for j in jobs),
         expected_s=whole(j.length if j.told is None else j.told for j in jobs),
         cpus=np.array([j.cpus for j in jobs], dtype=float),
-        gpus=np.zeros(len(jobs)),
+        gpus=np.array([j.gpus for j in jobs], dtype=float),
         max_wait_s=whole(j.wait for j in jobs),
-        max_workers=whole(j.workers for j in jobs),
+        max_workers=whole(j.scales.max if j.scales else j.workers for j in jobs),
         zones=[j.zones for j in jobs],
         owns_wait=None if owns_wait is None else np.array(owns_wait),
+        workers=[j.scales or Workers(1, j.workers) for j in jobs] if any(j.scales for j in jobs) else None,
     )
 
 

@@ -115,8 +115,91 @@ def test_power_forms(tmp_path: Path, power: str, watts: tuple[float, ...]) -> No
     assert node.power.source
 
 
+GPU_NODE = MINIMAL.replace(
+    "memory_gb: 1,",
+    "num_gpus: 4, memory_gb: 1, gpu_memory_gb: 320, gpu_power: {idle_w: 55, busy_w: 400, source: nvidia-smi}, "
+    "sleeps: true, wake_wh: 2.5,",
+)
+
+
+def test_gpus_and_a_node_that_sleeps(tmp_path: Path) -> None:
+    (node,) = load(tmp_path, GPU_NODE).to_nodes()
+    assert node.capacity == Resources(1, 4, 1, 320)
+    assert (node.gpu_idle_w, node.gpu_busy_w, node.sleeps, node.wake_j) == (55, 400, True, 9_000)
+    assert node.power_source.endswith("; GPUs: nvidia-smi")
+    (plain,) = load(tmp_path, MINIMAL).to_nodes()
+    assert plain.capacity == Resources(1, 0, 1)
+    assert (plain.gpu_idle_w, plain.gpu_busy_w, plain.sleeps, plain.wake_j) == (0, 0, False, 0)
+    assert plain.power_source == plain.power.source
+    assert load(tmp_path, MINIMAL.replace("memory_gb: 1", "memory_gb: 1, sleeps: true")).to_nodes()[0].sleeps
+
+
+def with_embodied(embodied: str) -> str:
+    return MINIMAL.replace("memory_gb: 1,", f"memory_gb: 1, embodied: {embodied},")
+
+
+def test_embodied_by_table_by_own_figure_or_unknown(tmp_path: Path) -> None:
+    text = "{devices: [{device: nvidia-h100-sxm, count: 8}, {device: generic-server}], share: 0.25, lifetime_years: 5}"
+    (node,) = load(tmp_path, with_embodied(text)).to_nodes()
+    assert node.embodied is not None
+    assert (node.embodied.gpus_kg, node.embodied.host_kg, node.embodied.lifetime_years) == (328, 250, 5)
+    assert node.embodied.nature is Nature.ASSUMED
+    (node,) = load(tmp_path, with_embodied("{kg: 1200, source: data sheet, mass_kg: 28, share: 0.5}")).to_nodes()
+    assert node.embodied is not None
+    assert (node.embodied.kg, node.embodied.mass_g, node.embodied.source) == (600, 14_000, "data sheet")
+    assert (node.embodied.lifetime_years, node.embodied.nature) == (4, Nature.MODELLED)
+    (node,) = load(tmp_path, MINIMAL).to_nodes()
+    assert node.embodied is None
+
+
+def test_the_laptop_knows_what_making_its_machines_is_assumed_to_have_emitted() -> None:
+    cluster = load_cluster_file(REPOSITORY / "cluster" / "laptop.yaml")
+    for node in cluster.to_nodes():
+        assert node.embodied is not None
+        assert (node.embodied.kg, node.embodied.nature) == (pytest.approx(166.7), Nature.ASSUMED)
+        assert node.embodied.use_g(3600.0, 1.0, None) == pytest.approx(4.76, abs=0.01)
+
+
+def test_market_based_intensity(tmp_path: Path) -> None:
+    cluster = load(tmp_path, MINIMAL + "market_g_per_kwh: {DE: {g_per_kwh: 30, source: wind contract}}\n")
+    assert cluster.market_g_per_kwh["DE"].model_dump() == {"g_per_kwh": 30, "source": "wind contract"}
+    assert load(tmp_path, MINIMAL).market_g_per_kwh == {}
+    head = MINIMAL + "head: {zone: SE, power: {tdp_w: 5}, embodied: {kg: 20, source: x}}\n"
+    cluster = load(tmp_path, head + "market_g_per_kwh: {SE: {g_per_kwh: 0, source: hydro}}\n")
+    assert cluster.to_head().embodied.kg == 20  # type: ignore[union-attr]
+
+
 # (file, what the message must hold)
 BAD = [
+    (with_embodied("{}"), ["nodes[0].embodied: kg, source missing", "one of {devices"]),
+    (with_embodied("{kg: 5}"), ["source missing", "where the figure comes from"]),
+    (with_embodied("{kg: -5, source: x}"), ["embodied.kg: -5 is below 0"]),
+    (with_embodied("{devices: []}"), ["embodied.devices", "add one"]),
+    (with_embodied("{devices: [{device: tpu}]}"), ["unknown device 'tpu'", "nvidia-h100-sxm", "or give kg and source"]),
+    (with_embodied("{devices: [{device: rack-case}], kg: 3}"), ["kg does not go with devices"]),
+    (with_embodied("{devices: [{device: rack-case, count: 0}]}"), ["0 is below 1"]),
+    (with_embodied("{kg: 5, source: x, share: 0}"), ["embodied.share: 0 is not above 0"]),
+    (with_embodied("{kg: 5, source: x, share: 1.5}"), ["embodied.share: 1.5 is above 1"]),
+    (with_embodied("{kg: 5, source: x, lifetime_years: 0}"), ["lifetime_years: 0 is not above 0"]),
+    (MINIMAL + "market_g_per_kwh: {FR: {g_per_kwh: 3, source: x}}\n", ["no node is in 'FR'", "the zones are DE"]),
+    (MINIMAL + "market_g_per_kwh: {DE: 30}\n", ["market_g_per_kwh.DE: 30 is not a mapping"]),
+    (MINIMAL + "market_g_per_kwh: {DE: {g_per_kwh: 30}}\n", ["source: is missing"]),
+    (
+        GPU_NODE.replace("num_gpus: 4", "num_gpus: 0"),
+        ["line 4: nodes[0]: gpu_memory_gb", "num_gpus 0", "give num_gpus"],
+    ),
+    (GPU_NODE.replace("num_gpus: 4, memory_gb: 1, gpu_memory_gb: 320", "memory_gb: 1"), ["gpu_power has no effect"]),
+    (GPU_NODE.replace("busy_w: 400", "busy_w: 50"), ["nodes[0].gpu_power: busy_w 50 is below idle_w 55", "exchange"]),
+    (GPU_NODE.replace(", source: nvidia-smi", ""), ["nodes[0].gpu_power.source: is missing; add it"]),
+    (GPU_NODE.replace("idle_w: 55, ", ""), ["nodes[0].gpu_power.idle_w: is missing; add it"]),
+    (GPU_NODE.replace("idle_w: 55", "idle_w: -1"), ["-1 is below 0", "from 0 to 100000"]),
+    (GPU_NODE.replace("gpu_memory_gb: 320", "gpu_memory_gb: -1"), ["nodes[0].gpu_memory_gb: -1 is below 0"]),
+    (
+        GPU_NODE.replace("sleeps: true", "sleeps: false"),
+        ["wake_wh 2.5 has no effect with sleeps false", "sleeps: true"],
+    ),
+    (GPU_NODE.replace("wake_wh: 2.5", "wake_wh: -2.5"), ["nodes[0].wake_wh: -2.5 is below 0"]),
+    (GPU_NODE.replace("sleeps: true", "sleeps: perhaps"), ["'perhaps' is not true or false"]),
     (MINIMAL + NODE, ["'a' is there 2 times", "its own"]),
     (MINIMAL.replace("home_zone: DE", "home_zone: FR"), ["'FR' has no node", "zones: DE"]),
     ("name: c\nhome_zone: DE\nnodes: []\n", ["nodes: 0 entries are below 1", "add one"]),

@@ -9,6 +9,7 @@ import pytest
 from eco_ray.core.footprint import ReplicaPower, Signal, request_footprint
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import Nature
+from eco_ray.errors import EcoRayError
 
 CURVE = PowerCurve((0.0, 1.0), (40.0, 100.0), "test")
 #: 60 W over 4 CPUs: 15 W for a busy one; 1 of 4 CPUs reserved: 10 W of idle power
@@ -33,6 +34,18 @@ def test_energy(cpu_s, duration_s, power, energy_j):
     assert found.energy_j == pytest.approx(energy_j)
     assert found.carbon_g == pytest.approx(energy_j / 3.6e6 * 360 * power.pue)
     assert found.avg_power_w == pytest.approx(energy_j / power.clock_speed / duration_s if duration_s else 0)
+
+
+def test_requests_of_one_batch_share_its_energy():
+    whole = request_footprint(0.2, 0.5, POWER, SIGNAL)
+    parts = [request_footprint(0.2, 0.5, POWER, SIGNAL, share) for share in (0.25, 0.25, 0.5)]
+    assert [part.energy_j for part in parts] == pytest.approx([2.0, 2.0, 4.0])
+    assert sum(part.energy_j for part in parts) == pytest.approx(whole.energy_j)
+    assert sum(part.carbon_g for part in parts) == pytest.approx(whole.carbon_g)
+    assert {part.duration_s for part in parts} == {0.5}
+    for share in (0.0, -1.0, 1.1, float("nan")):
+        with pytest.raises(EcoRayError, match="of the batch is outside"):
+            request_footprint(0.2, 0.5, POWER, SIGNAL, share)
 
 
 @pytest.mark.parametrize(

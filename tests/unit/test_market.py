@@ -15,14 +15,14 @@ H = 3600.0
 
 
 def wish(name, left_h, latest_h, *, earliest_h=0.0, cpus=1.0, watts=(1000.0,)):
-    return Wish(name, left_h * H, earliest_h * H, latest_h * H, (cpus, 0.0, 0.0), np.array(watts) * cpus)
+    return Wish(name, left_h * H, earliest_h * H, latest_h * H, (cpus, 0.0, 0.0, 0.0), np.array(watts) * cpus)
 
 
 def cleared(*wishes, zones, cpus=1.0, expected=()):
     """Hours of intensity by zone; a kW for an hour at 1 g/kWh is a gram."""
     g_per_kwh = np.array(zones, dtype=float)
     edges_s = np.arange(g_per_kwh.shape[1] + 1) * H
-    capacity = np.zeros((*g_per_kwh.shape, 3))
+    capacity = np.zeros((*g_per_kwh.shape, 4))
     capacity[..., 0] = np.reshape(cpus, (-1, 1))
     return clear(wishes, expected, edges_s, g_per_kwh, capacity)
 
@@ -43,16 +43,16 @@ def test_the_scarce_hour_goes_to_the_job_that_cannot_do_without():
     assert hours(found, "a") == [[0, 1, 0]]
     assert hours(found, "b") == [[0, 0, 1]]
     # one more CPU in hour 1 would save the gram by which b is worse off
-    assert held_g(found, 0, (1, 0, 0), 1 * H, 2 * H) == pytest.approx(1, rel=0.01)
-    assert held_g(found, 0, (1, 0, 0), 0, 1 * H) == 0
-    assert held_g(found, 0, (2, 0, 0), 1 * H, 1.5 * H) == pytest.approx(1, rel=0.01)  # two CPUs for half an hour
+    assert held_g(found, 0, (1, 0, 0, 0), 1 * H, 2 * H) == pytest.approx(1, rel=0.01)
+    assert held_g(found, 0, (1, 0, 0, 0), 0, 1 * H) == 0
+    assert held_g(found, 0, (2, 0, 0, 0), 1 * H, 1.5 * H) == pytest.approx(1, rel=0.01)  # two CPUs for half an hour
 
 
 def test_of_two_zones_the_full_one_has_a_price():
     found = cleared(wish("a", 1, 1, watts=(1000, 1000)), wish("b", 1, 1, watts=(1000, 1000)), zones=[[1], [5]])
     shares = np.array([hours(found, "a"), hours(found, "b")])  # (job, zone, hour)
     assert shares.sum(axis=0).tolist() == [[1], [1]]
-    assert held_g(found, 0, (1, 0, 0), 0, H) == pytest.approx(4, rel=0.01)
+    assert held_g(found, 0, (1, 0, 0, 0), 0, H) == pytest.approx(4, rel=0.01)
 
 
 def test_a_zone_where_a_job_may_not_run_gets_no_share():
@@ -114,9 +114,9 @@ def test_shares_hold_capacity_and_windows(jobs, values, cpus):
 
 def test_what_came_lately_is_expected_again_in_part():
     demand = Demand(0.0)
-    assert demand.expected(H, 0.0)[0].tolist() == [0, 0, 0]
+    assert demand.expected(H, 0.0)[0].tolist() == [0, 0, 0, 0]
     for hour in range(24 * 20):
-        demand.submitted((2.0, 0.0, 0.0), 4 * H, 10 * H, hour * H)
+        demand.submitted((2.0, 0.0, 0.0, 0.0), 4 * H, 10 * H, hour * H)
     held, length_s, slack_s = demand.expected(H, 24 * 20 * H)
     assert (length_s, slack_s) == (pytest.approx(4 * H), pytest.approx(10 * H))
     # 2 CPUs for 4 hours come every hour: 8 CPUs run at a time; while one job of an hour runs it holds 2

@@ -239,6 +239,32 @@ def test_at_the_end_of_a_stretch_it_pauses_and_goes_on_in_the_next():
     assert job.productive_s == pytest.approx(1.99 * HOUR_S)
 
 
+def test_after_a_pause_that_went_as_planned_the_plan_stays():
+    """Planned anew, it would take an hour that others left meanwhile, and move for nothing."""
+    world = World(hourly("DE", 100, 300, 300, 110, *[300] * 40))
+    world.running(hours=2, deadline_h=8)
+    world.tick(hours=1)
+    before = world.job().plan
+    assert before.start_s == T0 + 3 * HOUR_S
+    world.exited(75)
+    after = world.job()
+    assert after.plan.segments == before.segments
+    assert after.replans == 0
+    # what is left of it, not what the whole plan came to
+    assert after.plan.carbon_g == pytest.approx(110 * after.plan.run_now_g / 300)
+    assert world.said()[1] == "WaitingForCleanerWindow"
+    assert after.message.startswith("starts 2026-07-05 15:00 UTC on de-1")
+
+
+def test_a_forecast_that_comes_while_a_job_leaves_is_looked_at():
+    world = World(hourly("DE", 100, 300, 110, *[300] * 40))
+    world.running(hours=2, deadline_h=8)
+    assert world.tick(hours=1) == ["ask j-a1"]
+    world.do(ForecastArrived({"DE": hourly("DE", 100, 300, 900, 90, *[300] * 40)}))
+    world.exited(75)
+    assert world.job().plan.start_s == T0 + 3 * HOUR_S
+
+
 def test_it_goes_on_in_another_zone_where_that_is_cleaner():
     world = World(hourly("DE", 100, *[300] * 40), hourly("FR", 400, 100, *[400] * 40))
     assert world.submit(hours=2) == ["start j-a1 on de-1"]

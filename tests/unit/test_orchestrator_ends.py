@@ -267,3 +267,49 @@ def test_an_attempt_that_is_over_before_it_was_seen_running(request_):
     assert world.exited(0) == ["clean j-a1 for good"]
     assert world.said()[0] == "succeeded"
     assert world.job().attempts[0].started_s == T0
+
+
+# -- lengths ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("hours", "code", "doubt"), [(1.0, 0, 0), (1.2, 0, 0), (0.5, 0, 1 / 4), (0.5, 1, 0)])
+def test_a_job_that_is_done_teaches_whether_its_length_was_right(hours, code, doubt):
+    world = World(FLAT)
+    world.running()
+    world.tick(hours=hours)
+    world.exited(code)
+    assert world.core.book.durations.expected(world.job().spec).doubt == doubt
+
+
+# -- starts that nobody saw --------------------------------------------------------------------------------------------
+
+
+def test_a_program_that_reports_has_started_whether_or_not_that_was_seen():
+    world = World(FLAT)
+    world.submit()
+    world.now_s += 90.0
+    world.progressed(0.1, productive_s=T0 + 60.0)
+    attempt = world.job().attempts[0]
+    assert (attempt.started_s, str(attempt.state), world.said()[0]) == (T0 + 60.0, "running", "running")
+    world.started()  # seen at last: no news
+    assert world.job().attempts[0].started_s == T0 + 60.0
+    assert world.kinds().count("started") == 1
+
+
+def launches_take(world, *lengths_s):
+    for number, launch_s in enumerate(lengths_s):
+        world.submit(f"earlier-{number}")
+        world.now_s += launch_s
+        world.started(f"earlier-{number}")
+        world.exited(0, f"earlier-{number}")
+
+
+@pytest.mark.parametrize(("ended_after_s", "began_after_s"), [(600.0, 60.0), (5.0, 5.0)])
+def test_an_attempt_that_was_over_before_it_was_seen_began_when_launches_usually_do(ended_after_s, began_after_s):
+    world = World(FLAT)
+    launches_take(world, 40.0, 60.0, 80.0)
+    world.submit()
+    created_s = world.now_s
+    world.now_s += ended_after_s
+    world.exited(0)
+    assert world.job().attempts[0].started_s == created_s + began_after_s

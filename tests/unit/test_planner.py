@@ -13,8 +13,9 @@ from planning_cases import CONFIG, HOUR_S, SLOT_S, T0, a_job, a_node, a_situatio
 
 from eco_ray.core.cluster import Resources
 from eco_ray.core.intensity import SignalKind
-from eco_ray.core.jobs import Plan, Reason, Segment, SuspendRule
-from eco_ray.core.planner import NoPlan, plan_job, segments_g
+from eco_ray.core.jobs import Plan, Reason, Segment, SuspendRule, Workers
+from eco_ray.core.planner import plan_job
+from eco_ray.core.situation import NoPlan
 
 MINUTE_S = 60.0
 
@@ -75,7 +76,7 @@ def test_of_many_nodes_in_a_zone_the_frugal_one_and_never_a_full_one():
         found = plan(None, situation)
         assert shape(found) == [(f"n{i}", 0, 1)]
         situation.calendar.reserve(Segment(f"n{i}", "DE", T0, T0 + 8 * HOUR_S), Resources(1.0))
-    assert isinstance(plan(None, situation), NoPlan)
+    assert shape(plan(None, situation)) == [("n8", 8, 9)]  # late
 
 
 def test_not_before_and_after_a_failure_not_before_the_retry():
@@ -155,7 +156,8 @@ def test_a_plan_gives_the_work_its_time_and_the_deadline_its_due(
     job = a_job(spec, has_checkpoint=has_checkpoint)
     first = situation.calendar.slot_of(now_s)
     touched = math.ceil((now_s + run_s - first * SLOT_S) / SLOT_S - 1e-9)
-    at_once = situation.fits(situation.nodes, spec, first, touched).all(axis=1).any()
+    places = situation.fleet.places((), spec.demand)
+    at_once = situation.calendar.fits(places, spec.demand, first, touched).all(axis=1).any()
     found = plan_job(job, situation, CONFIG)
 
     if not at_once and isinstance(found, NoPlan):
@@ -172,7 +174,7 @@ def test_a_plan_gives_the_work_its_time_and_the_deadline_its_due(
     assert found.carbon_g == pytest.approx(grams_by_the_minute(found, {"DE": de, "FR": fr}), rel=1e-6)
     for segment in found.segments:
         situation.calendar.reserve(segment, spec.demand)
-    held = np.concatenate(list(situation.calendar._held.values()))[:, 0]
+    held = np.concatenate([situation.calendar.held(name, int(T0 // SLOT_S), 400)[:, 0] for name in ("de-1", "fr-1")])
     assert held[held >= 1.0] == pytest.approx(1.0), "a slot of others is used"
 
 
@@ -233,6 +235,23 @@ def test_a_saving_below_the_minimum_is_not_waited_for():
     # where it cannot start at once there is nothing to compare with
     situation.calendar.reserve(Segment("de-1", "DE", T0, T0 + SLOT_S), Resources(1.0))
     assert shape(plan(a_spec(1, min_saving_pct=50), situation))[0][1] == 1
+
+
+@pytest.mark.parametrize(
+    ("hours", "workers", "saves_pct"),
+    [
+        (1, 1, 5.0),
+        (6, 2, 3.39),  # one worker would be late
+    ],
+)
+def test_an_elastic_job_does_not_wait_for_less_than_the_minimum_either(hours, workers, saves_pct):
+    """After two hours it gets cleaner, for three: at once is an hour of these for two workers, and none for one."""
+    situation = a_situation(hourly("DE", 100, 100, 95, 95, 95, *[500] * 20), nodes=[a_node(cpus=2.0)])
+    spec = a_spec(hours, 5, workers=Workers(1, 2), **no_suspension())
+    for saving_pct, start_h in [(saves_pct - 0.1, 2), (saves_pct + 0.1, 0)]:
+        (part,) = plan(replace(spec, min_saving_pct=saving_pct), situation).segments
+        assert (part.start_s - T0) / HOUR_S == start_h
+        assert part.workers == workers
 
 
 def test_above_the_greatest_intensity_it_runs_only_when_the_deadline_leaves_no_choice():
@@ -299,15 +318,44 @@ def test_signals_of_another_kind_are_not_compared():
 
 def test_full_nodes_mean_waiting_for_capacity_with_what_is_needed():
     situation = a_situation(hourly("DE", *[300] * 24))
-    situation.calendar.reserve(Segment("de-1", "DE", T0, T0 + 8 * HOUR_S), Resources(0.5))
+    situation.calendar.reserve(Segment("de-1", "DE", T0, T0 + 95 * HOUR_S), Resources(0.5))
     assert plan(a_spec(1.5), situation) == NoPlan(
         Reason.WAITING_FOR_CAPACITY,
         "needs 1 CPUs, 0 GPUs, 0 GB memory for 1 h 30 min; every allowed node is promised or in use "
-        "until its deadline, so it starts when one becomes free",
+        "as far as it is planned ahead (96 h), so it starts when one becomes free",
     )
     assert shape(plan(a_spec(demand=Resources(0.5)), situation)) == [("de-1", 0, 1)]
     taken = a_situation(hourly("DE", *[300] * 24), foreign={"de-1": Resources(0.5)})
     assert isinstance(plan(a_spec(), taken), NoPlan)
+
+
+PIECES = [(0.5, 3), (3.5, 6), (6.5, 20)]
+
+
+@pytest.mark.parametrize("now_h", [0.0, 10.0])
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, [(3, 3.5), (6, 6.5)]),
+        (no_suspension(), [(20, 21)]),
+        ({"policy": "run-now"}, [(20, 21)]),
+        ({"suspend": SuspendRule(True, 3600.0)}, [(20, 21)]),
+        ({"suspend": SuspendRule(True, 0.0, 900.0)}, [(3, 3.5), (6, 6.5), (20, 20.5)]),
+        ({"workers": Workers(1, 2)}, [(3, 3.5)]),
+    ],
+)
+def test_a_job_for_which_nothing_is_free_in_time_has_the_earliest_end_whatever_the_grid_says(now_h, changes, expected):
+    """Free are the halves of an hour at 0:00, 3:00 and 6:00, all of them after its deadline but the first."""
+    situation = a_situation(
+        hourly("DE", *[300] * 20, *[10] * 20, start_s=T0 + now_h * HOUR_S),
+        nodes=[a_node("de-1", cpus=2.0)],
+        now_s=T0 + (now_h + 1) * HOUR_S,
+    )
+    for begin_h, end_h in PIECES:
+        busy = Segment("de-1", "DE", T0 + (now_h + begin_h) * HOUR_S, T0 + (now_h + end_h) * HOUR_S)
+        situation.calendar.reserve(busy, Resources(2.0))
+    found = plan_job(a_job(a_spec(1, now_h + 2, **changes)), situation, CONFIG)
+    assert [(start - now_h, pytest.approx(end - now_h)) for _, start, end in shape(found)] == expected
 
 
 def test_it_starts_no_run_that_reaches_into_a_slot_of_others():
@@ -349,9 +397,9 @@ def test_the_grams_of_running_now_are_those_of_the_home_zone():
 def test_what_is_over_of_a_plan_is_not_counted_again():
     situation = a_situation(hourly("DE", 300, 200, 100), now_s=T0 + 0.5 * HOUR_S)
     segments = [Segment("de-1", "DE", T0 - HOUR_S, T0), Segment("de-1", "DE", T0, T0 + HOUR_S)]
-    assert segments_g(segments, a_spec(), situation) == pytest.approx(0.1 * 0.5 * 300)
-    assert segments_g([Segment("gone", "DE", T0, T0 + HOUR_S)], a_spec(), situation) is None
-    assert segments_g([Segment("de-1", "DE", T0, T0 + 4 * HOUR_S)], a_spec(), situation) is None
+    assert situation.plan_g(segments, a_spec())[0] == pytest.approx(0.1 * 0.5 * 300)
+    assert situation.plan_g([Segment("gone", "DE", T0, T0 + HOUR_S)], a_spec())[0] is None
+    assert situation.plan_g([Segment("de-1", "DE", T0, T0 + 4 * HOUR_S)], a_spec())[0] is None
 
 
 @pytest.mark.parametrize("allow", [True, False])

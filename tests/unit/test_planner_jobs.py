@@ -8,9 +8,10 @@ import pytest
 from planning_cases import CONFIG, HOUR_S, T0, a_job, a_node, a_situation, a_spec, hourly, no_suspension, shape
 
 from eco_ray.core.cluster import Resources
+from eco_ray.core.durations import Durations
+from eco_ray.core.feasible import check_feasible
 from eco_ray.core.jobs import Attempt, AttemptState, SuspendRule
-from eco_ray.core.planner import check_feasible, plan_job
-from eco_ray.core.task import work_left_s
+from eco_ray.core.planner import plan_job
 from eco_ray.errors import InfeasibleError, NotFoundError
 
 # -- a job that runs -------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def test_a_job_runs_on_where_the_signal_is_missing():
 def test_work_that_is_left(changes, left_h):
     of_spec = {key: changes[key] for key in changes if key in ("expected_duration_s", "suspend")}
     job = replace(a_job(replace(a_spec(2), **of_spec)), **{k: v for k, v in changes.items() if k not in of_spec})
-    assert work_left_s(job, T0, CONFIG) == pytest.approx(left_h * HOUR_S)
+    assert Durations(HOUR_S).left_s(job, T0) == pytest.approx(left_h * HOUR_S)
 
 
 # -- what cannot be --------------------------------------------------------------------------------------------------
@@ -119,12 +120,12 @@ def test_work_that_is_left(changes, left_h):
 def test_an_impossible_job_is_told_value_limit_and_cure(spec, error, message):
     nodes = [a_node("de-1", "DE"), a_node("fr-1", "FR", cpus=2)]
     with pytest.raises(error) as info:
-        check_feasible(spec, T0, nodes, CONFIG)
+        check_feasible(spec, T0, nodes)
     assert str(info.value) == message
 
 
 def test_what_the_cure_says_is_enough():
     nodes = [a_node()]
-    check_feasible(a_spec(2, 2), T0, nodes, CONFIG)
-    check_feasible(a_spec(None, 0.01), T0, nodes, CONFIG)
-    check_feasible(a_spec(1, 9, not_before_s=T0 + 7.5 * HOUR_S + 1), T0, nodes, CONFIG)
+    check_feasible(a_spec(2, 2), T0, nodes)
+    check_feasible(a_spec(None, 0.01), T0, nodes)
+    check_feasible(a_spec(1, 9, not_before_s=T0 + 7.5 * HOUR_S + 1), T0, nodes)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from eco_ray.core import policies
 from eco_ray.core.decide import NAMES, Question, Window, decide, decided_once, resumed, window
+from eco_ray.core.jobs import Workers
 from eco_ray.core.outlook import Outlook
 
 H = 3600.0
@@ -633,13 +634,28 @@ def test_a_nightly_job_that_comes_at_another_time_waits_for_the_night():
         ([(1, 2), (4, 5)], 2, 9, [(1, 2), (2, 5)]),  # it just fits
         ([(1, 2), (4, 5)], 0, 9, [(1, 2), (4, 5)]),
         ([(1, 2), (2, 3)], 0.5, 9, [(1, 2), (2, 3)]),  # no pause
-        ([(1, 2), (3, 5)], 1.5, 6.5, [(1, 2), (3, 5)]),  # too short a pause: 1.5 h more at the end, until 6.5
+        ([(1, 2), (3, 5)], 1.5, 6.5, [(1, 2), (3, 6.5)]),  # too short a pause: 1.5 h more at the end
         ([(1, 2), (3, 5)], 1.5, 6, [(1, 2), (2, 5)]),  # no time for that: it works through the pause
         # time for the first one only
-        ([(1, 2), (3, 4), (5, 6)], 1.5, 7.5, [(1, 2), (3, 4), (4, 6)]),
+        ([(1, 2), (3, 4), (5, 6)], 1.5, 7.5, [(1, 2), (3, 4), (4, 7.5)]),
+        ([(1, 2), (3, 4), (5, 6)], 1.5, 9, [(1, 2), (3, 4), (5, 9)]),
         ([(1, 2), (3, 4), (9, 10)], 1.5, 11, [(1, 2), (2, 4), (7.5, 10)]),
         ([], 1, 9, []),
     ],
 )
 def test_resumed(stretches, resume, latest, expected):
     assert resumed([(*span, 1) for span in stretches], resume, latest) == [(*span, 1) for span in expected]
+
+
+@pytest.mark.parametrize(
+    ("workers", "latest", "expected"),
+    [
+        # two do twice as much: the least make up for an hour of two in two hours
+        (Workers(1, 2), 7, [(0, 1, 1), (1.5, 5, 2), (5, 7, 1)]),
+        (Workers(1, 2), 6.9, [(0, 1, 1), (1, 5, 2)]),
+        (Workers(1, 2, (1.0, 1.5)), 6.9, [(0, 1, 1), (1.5, 5, 2), (5, 6.5, 1)]),
+        (Workers(2, 4), 6, [(0, 1, 1), (1.5, 6, 2)]),
+    ],
+)
+def test_the_least_workers_make_up_for_what_resuming_took(workers, latest, expected):
+    assert resumed([(0, 1, 1), (1.5, 5, 2)], 1, latest, workers) == expected

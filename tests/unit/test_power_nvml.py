@@ -1,12 +1,12 @@
-"""NVML on a stand-in for the pynvml module; on a real GPU with `-m gpu`."""
+"""NVML on a stand-in for the pynvml module; tests/gpu has a real one."""
 
 from __future__ import annotations
 
 import math
 import sys
-import time
 
 import pytest
+from fake_nvml import FakeNvml
 
 from eco_ray.core.ports import CpuUse
 from eco_ray.core.power import PowerCurve
@@ -14,47 +14,6 @@ from eco_ray.core.units import Nature
 from eco_ray.errors import NotFoundError
 from eco_ray.power.composite import open_meter
 from eco_ray.power.nvml import NvmlMeter
-
-
-class FakeNvml:
-    """GPUs as dictionaries {"energy_mj": counter or None, "power_w": power or None}; None is NVML's 'not supported'."""
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, *gpus: dict[str, float | None], driver: bool = True) -> None:
-        self.gpus = gpus
-        self.driver = driver
-        self.opened = 0
-
-    def nvmlInit(self) -> None:
-        if not self.driver:
-            raise self.NVMLError("Driver Not Loaded")
-        self.opened += 1
-
-    def nvmlShutdown(self) -> None:
-        if self.opened == 0:
-            raise self.NVMLError("Uninitialized")
-        self.opened -= 1
-
-    def nvmlDeviceGetCount(self) -> int:
-        return len(self.gpus)
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> dict[str, float | None]:
-        return self.gpus[index]
-
-    def nvmlDeviceGetTotalEnergyConsumption(self, handle: dict[str, float | None]) -> int:
-        return int(self._value(handle, "energy_mj"))
-
-    def nvmlDeviceGetPowerUsage(self, handle: dict[str, float | None]) -> int:
-        return int(self._value(handle, "power_w") * 1000)
-
-    def _value(self, handle: dict[str, float | None], key: str) -> float:
-        value = handle.get(key)
-        if value is None:
-            raise self.NVMLError("Not Supported")
-        return value
-
 
 USE = CpuUse(cpu_s=0.5, wall_s=2.0, cpus=2)
 
@@ -165,34 +124,3 @@ def test_node_with_gpus_is_the_sum_and_as_weak_as_its_host(tmp_path):
     assert reading.energy_mj == pytest.approx(30_000 + 200_000)
     assert reading.nature == Nature.MODELLED
     assert reading.source == "modelled: by hand; nvml: energy counter of 1 GPU"
-
-
-@pytest.mark.gpu
-def test_counter_of_a_real_gpu_agrees_with_its_integrated_power():
-    pynvml = pytest.importorskip("pynvml")
-    if not NvmlMeter.available():
-        pytest.skip("no NVIDIA GPU on this machine")
-    torch = pytest.importorskip("torch")
-    meter = NvmlMeter()
-    handles = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
-
-    def power_w() -> float:
-        return sum(pynvml.nvmlDeviceGetPowerUsage(handle) for handle in handles) / 1000
-
-    matrix = torch.rand(4096, 4096, device="cuda")
-    for _ in range(200):
-        matrix @ matrix
-    torch.cuda.synchronize()
-    started = last = time.monotonic()
-    meter.read(CpuUse(0, 0, 1))
-    integrated_j, before_w = 0.0, power_w()
-    while last - started < 10:
-        for _ in range(20):
-            matrix @ matrix
-        torch.cuda.synchronize()
-        now, now_w = time.monotonic(), power_w()
-        integrated_j += (before_w + now_w) / 2 * (now - last)
-        last, before_w = now, now_w
-    reading = meter.read(CpuUse(0, last - started, 1))
-    assert reading.flags == ()
-    assert reading.energy_mj / 1000 == pytest.approx(integrated_j, rel=0.05)

@@ -48,7 +48,11 @@ def test_package_counts_and_its_core_is_inside(root):
     put(root, "intel-rapl:0:0", uj=20_000_000)
     reading = meter.read(USE)
     assert reading.energy_mj == 30_000
-    assert (reading.nature, reading.source, reading.flags) == (Nature.MEASURED, "rapl: package-0", ())
+    assert (reading.nature, reading.source, reading.flags) == (
+        Nature.MEASURED,
+        "rapl: package-0 (memory is not counted)",
+        (),
+    )
     assert meter.read(USE).energy_mj == 0
 
 
@@ -120,7 +124,7 @@ def test_mmio_alone_is_used(tmp_path):
     ("psys_uj", "energy_mj", "source", "flags"),
     [
         (40_000_000, 40_000, "rapl: psys", ()),
-        (0, 30_000, "rapl: package-0", ("psys-below-package",)),
+        (0, 30_000, "rapl: package-0 (memory is not counted)", ("psys-below-package",)),
     ],
 )
 def test_psys_stands_for_all_and_is_never_added(root, psys_uj, energy_mj, source, flags):
@@ -130,6 +134,46 @@ def test_psys_stands_for_all_and_is_never_added(root, psys_uj, energy_mj, source
     put(root, "intel-rapl:1", uj=psys_uj)
     reading = meter.read(USE)
     assert (reading.energy_mj, reading.source, reading.flags) == (energy_mj, source, flags)
+
+
+def test_psys_of_two_sockets_is_the_sum_of_both(root):
+    put(root, "intel-rapl:1", "package-1", 0)
+    put(root, "intel-rapl:2", "psys", 0)
+    put(root, "intel-rapl:3", "psys-1", 0)
+    meter = RaplMeter(root)
+    put(root, "intel-rapl:0", uj=11_000_000)
+    put(root, "intel-rapl:1", uj=10_000_000)
+    put(root, "intel-rapl:2", uj=15_000_000)
+    put(root, "intel-rapl:3", uj=16_000_000)
+    reading = meter.read(USE)
+    assert (reading.energy_mj, reading.source) == (31_000, "rapl: psys+psys-1")
+
+
+def test_dies_of_one_package_are_summed(tmp_path):
+    put(tmp_path, "intel-rapl:0", "package-0-die-0", 0)
+    put(tmp_path, "intel-rapl:1", "package-0-die-1", 0)
+    meter = RaplMeter(tmp_path)
+    put(tmp_path, "intel-rapl:0", uj=3_000_000)
+    put(tmp_path, "intel-rapl:1", uj=4_000_000)
+    assert meter.read(USE).energy_mj == 7_000
+
+
+def test_domain_that_cannot_be_read_moves_no_other(root, monkeypatch):
+    put(root, "intel-rapl:1", "package-1", 0)
+    meter = RaplMeter(root)
+    put(root, "intel-rapl:0", uj=11_000_000)
+    (root / "intel-rapl:1" / "energy_uj").rename(root / "away")
+    with pytest.raises(NotFoundError, match=r"intel-rapl:1/energy_uj is not there"):
+        meter.read(USE)
+    (root / "away").rename(root / "intel-rapl:1" / "energy_uj")
+    put(root, "intel-rapl:1", uj=5_000_000)
+    assert meter.read(USE).energy_mj == 15_000
+
+
+def test_domain_of_an_unknown_kind_is_not_guessed(root):
+    put(root, "intel-rapl:1", "accelerator", 0)
+    with pytest.raises(EcoRayError, match=r"holds 'accelerator', no domain that we know"):
+        RaplMeter(root)
 
 
 def test_idle_is_the_lowest_power_seen_and_never_above_the_curve(root):

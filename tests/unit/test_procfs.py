@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eco_ray.errors import NotFoundError
-from eco_ray.power import procfs
-from eco_ray.power.procfs import NodeCpu, ProcessInfo, ProcessTable
+from eco_ray.power import processes
+from eco_ray.power.processes import ProcessInfo, ProcessTable
+from eco_ray.power.procfs import NodeCpu
 
 HZ = os.sysconf("SC_CLK_TCK")
 
@@ -222,7 +223,7 @@ def test_root_that_is_not_there_is_an_error_with_a_cure(proc):
 
 
 def test_more_processes_than_files_may_be_open(proc, monkeypatch):
-    monkeypatch.setattr(procfs, "_MAX_OPEN", 3)
+    monkeypatch.setattr(processes, "_MAX_OPEN", 3)
     for pid in range(10, 20):
         proc.put(pid, 1)
     table = ProcessTable(proc.root)
@@ -346,3 +347,25 @@ def test_every_tick_of_a_simulated_machine_is_counted_exactly_once(script):
                     assert min([system, *owners.values()]) >= 0
                     counted += sum(owners.values()) + system
                     assert counted == kernel.burnt
+
+
+def test_processes_of_others_are_read_in_turn_and_a_reused_pid_is_noticed(proc):
+    proc.put(10, 1, 5)
+    proc.put(99, 1, 1000)
+    cpu = node(proc, 10, {99: "a"})
+    proc.put(99, 10, 30, start=500)  # it ended, and a child of the node got its pid, between two readings
+    seen = [ticks(cpu)[0].get("a", 0) for _ in range(processes._STRANGERS_IN)]
+    assert sum(seen) == 30  # late, and all of it
+    proc.put(99, 10, 37, start=500)
+    assert ticks(cpu) == ({"a": 7}, 0)
+
+
+def test_a_new_process_with_the_pid_of_a_stranger_that_was_seen_to_end_counts_at_once(proc):
+    proc.put(10, 1, 5)
+    proc.put(99, 1, 1000)
+    cpu = node(proc, 10, {99: "a"})
+    ticks(cpu)
+    proc.end(99)
+    ticks(cpu)
+    proc.put(99, 10, 30, start=500)
+    assert ticks(cpu) == ({"a": 30}, 0)

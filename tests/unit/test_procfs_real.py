@@ -11,7 +11,8 @@ import time
 
 import pytest
 
-from eco_ray.power.procfs import NodeCpu, ProcessTable
+from eco_ray.power.processes import ProcessTable
+from eco_ray.power.procfs import NodeCpu
 
 HZ = os.sysconf("SC_CLK_TCK")
 

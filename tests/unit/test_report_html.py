@@ -7,12 +7,13 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from report_cases import T0, H, Meter, attempt, demo_store, job, many_store, series, world
+from report_cases import KG_1000, T0, H, Meter, attempt, demo_store, job, many_store, series, world
 
 from eco_ray.core.jobs import AttemptState, JobState
 from eco_ray.core.units import Nature
 from eco_ray.report import build_report, render_html
 from eco_ray.report.figures import _apart, nice_top
+from eco_ray.report.html_holds import gap
 from eco_ray.report.words import CARBON, ENERGY, GAP, MINUS, Scale, duration, exact, fitted, percent, width_em
 
 FETCHING = {"src", "href", "xlink:href", "action", "data", "poster", "srcset", "background"}
@@ -45,7 +46,7 @@ class Page(HTMLParser):
 
 def negative_store():
     """Waits from clean into dirty hours; one job has an unknown intensity."""
-    store = world(("DE",), embodied_kg=900, lifetime_years=4, num_cpus=4)
+    store = world(("DE",), embodied=KG_1000, num_cpus=4)
     curve = series("DE", [100, 400, 400, 400], nature=Nature.MEASURED, source="see https://example.org/data <now>")
     store.add_series(curve)
     store.save_jobs(
@@ -80,7 +81,7 @@ def test_self_contained_and_well_formed(case):
     assert "default-src 'none'" in text
     assert len(text.encode()) < (1_000_000 if case == "many" else 100_000)
     assert "None" not in "".join(page.texts)
-    assert "nan" not in "".join(page.texts)
+    assert not re.search(r"\bnan\b", "".join(page.texts))
 
 
 def test_first_lines_state_the_clock_then_the_saving():
@@ -195,3 +196,55 @@ def test_labels_keep_apart_and_inside():
     moved = _apart([10, 11, 12, 200], 15, 200)
     assert all(b - a >= 15 for a, b in itertools.pairwise(moved))
     assert max(moved) <= 200
+
+
+def test_the_section_on_how_numbers_hold_shows_those_of_the_document():
+    doc = build_report(*demo_store())
+    page = "".join(Page(render_html(doc)).texts)
+    mnist = next(job for job in doc["jobs"] if job["id"] == "train-mnist-7f3a")
+    for value in (mnist["energy_identity"]["power_w"], doc["fleet_identity"]["total_g"]):
+        assert exact(value, 6) in page
+    assert "mnist:1" in page
+    assert f"0.00013{GAP}MWh" in page
+    assert f"1\N{NARROW NO-BREAK SPACE}000{GAP}kg" in page
+    assert "of 1 more it is unknown" in page  # what the plain Ray job reserved is not recorded
+
+
+def test_what_does_not_hold_is_shown_in_numbers():
+    assert (gap(None), gap(0.0), gap(0.25)) == ("unknown", "0", "2.5e-01")
+    assert gap(1e-15).startswith("<")
+
+
+def test_tables_of_many_jobs_are_cut_and_say_so():
+    doc = build_report(*many_store())
+    page = "".join(Page(render_html(doc)).texts)
+    assert "And 188 jobs with less energy" in page
+
+
+def test_scope_2_shows_its_newest_hours_and_the_sums_of_all():
+    store, now_s = demo_store()
+    page = "".join(Page(render_html(build_report(store, now_s))).texts)
+    assert "earlier ones are in report.json" in page
+    assert "no contract is told in the cluster file" in page
+    store.put_meta("cluster", {**store.get_meta("cluster"), "market": {"DE": {"g_per_kwh": 30.0, "source": "<i>"}}})
+    text = render_html(build_report(store, now_s))
+    assert "Market-based (CO₂e)" in text
+    assert "<i>)" not in text
+
+
+@pytest.mark.parametrize(("mass_g", "shown"), [(20_000.0, "modelled"), (None, "unknown")])
+def test_waste_that_nobody_knows_has_no_nature(mass_g, shown):
+    store = world(("DE",), embodied={**KG_1000, "mass_g": mass_g}, num_cpus=4)
+    store.add_series(series("DE", [100] * 4))
+    store.save_jobs([job("j", T0, [attempt(1, "a", "DE", T0, T0 + H)])])
+    Meter(store).charge("a", "DE", T0, T0 + H, 3_600_000_000, "j", 100.0)
+    row = re.search(r"Electronic waste</th>.*?</tr>", render_html(build_report(store, T0 + H)), re.DOTALL)
+    assert row is not None
+    assert f">{shown}</span>" in row.group()
+
+
+def test_the_page_shows_each_tenant_of_a_model_and_what_nobody_reported():
+    store, now_s = demo_store()
+    page = render_html(build_report(store, now_s))
+    for text in ("no tenant named", "health", "waiting for requests", "requests not reported", "Energy of a request"):
+        assert text in page

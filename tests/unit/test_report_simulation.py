@@ -251,6 +251,6 @@ def test_the_command_line_refuses_before_it_runs(files, tmp_path):
     def refusal(*args):
         return str(CliRunner().invoke(simulate, args).exception)
 
-    assert "policy carbon-scaler: " in refusal(*files, "--compare", "run-now,carbon-scaler", "--capacity-cpus", "9")
+    assert "policy eco: " in refusal(*files, "--compare", "run-now,eco", "--published-quirks")
     assert "--compare P,P" in refusal(*files, "--policy", "run-now")
     assert "cannot be written" in refusal(*files[:-1], str(tmp_path), "--compare", "run-now")

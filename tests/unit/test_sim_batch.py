@@ -333,7 +333,7 @@ def test_a_job_that_ends_with_the_simulation_counts():
 def test_power():
     done = Schedule.of([(1, 0, 0, H, 3), (0, 0, 0, 2 * H, 1)], np.array([500.0, 100.0]))
     assert [row[0] for row in ran(done)] == [0, 1]
-    # one entry per row where there are as many: the first row drew 500 W for each of three workers
+    # one entry per row: the first one drew 500 W for each of three workers
     assert done.power_kw.tolist() == pytest.approx([0.1, 1.5])
     assert run_now_schedule(workload(Job(H, 2 * H, cpus=4)), np.array([50.0])).power_kw.tolist() == [0.05]
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from eco_ray import csv_file
+from eco_ray.core.jobs import Workers
 from eco_ray.errors import UsageError
 from eco_ray.sim import jobs_csv
 from eco_ray.sim.jobs_csv import read_jobs
@@ -62,6 +64,43 @@ def test_every_column_in_any_order_with_empty_cells(jobs):
     assert read.expected_s.tolist() == [300, 0, 0]
     assert read.max_wait_s.tolist() == [60, 6 * HOUR, 200]
     assert list(read.zones) == [(0, 1), (), (0, 2)]
+
+
+def test_elastic_jobs(jobs):
+    read = jobs(
+        f"{HEAD},min_workers,max_workers,throughput",
+        "a,0,60,1,,3,310;589;850",
+        "b,1,60,1,2,,",
+        "c,2,60,1,2,4,1 | 1.5|1.5",
+        "d,3,60,1,,,7",
+        "e,4,60,1,,2,",
+    )
+    assert read.workers == [
+        Workers(1, 3, (1.0, 1.9, pytest.approx(2.741935))),
+        Workers(2, 2),
+        Workers(2, 4, (1.0, 1.5, 1.5)),
+        Workers(),
+        Workers(1, 2),
+    ]
+    assert read.max_workers.tolist() == [3, 2, 4, 1, 2]
+    assert read.least_workers.tolist() == [1, 2, 2, 1, 1]
+    assert [read.workers_of(job) for job in range(5)] == read.workers
+
+
+def test_without_a_table_workers_are_no_list(jobs):
+    """A year of 100,000 jobs does not need one object for each of them."""
+    read = jobs(f"{HEAD},max_workers", "a,0,60,1,4", "b,1,60,1,")
+    assert read.workers is None
+    assert [read.workers_of(job) for job in range(2)] == [Workers(1, 4), Workers()]
+
+
+def test_the_least_workers_have_to_fit(jobs):
+    head = f"{HEAD},min_workers"
+    assert len(jobs(head, "a,0,60,3,2", capacity_cpus=6.0, machines=[(0, 6.0, 0.0)])) == 1
+    with pytest.raises(UsageError, match=r"line 2: cpus is '3'; a zone has 5, so that the job can never run"):
+        jobs(head, "a,0,60,3,2", capacity_cpus=5.0)
+    with pytest.raises(UsageError, match=r"line 2: cpus is '3'; with 0 GPUs it fits on no node"):
+        jobs(head, "a,0,60,3,2", machines=[(0, 5.0, 0.0)])
 
 
 def test_gaias_own_columns_and_a_gzipped_file(tmp_path):
@@ -233,6 +272,22 @@ BAD = {
     "no workers": ([f"{C},max_workers", "0,1,1,0"], r"line 2: max_workers is '0'; 1 to 100000, whole, .*; correct"),
     "half a worker": ([f"{C},max_workers", "0,1,1,1.5"], r"line 2: max_workers is '1.5'; 1 to 100000, whole"),
     "many workers": ([f"{C},max_workers", "0,1,1,1e300"], r"line 2: max_workers is '1e300'; 1 to 100000"),
+    "less than the least workers": (
+        [f"{C},min_workers,max_workers", "0,1,1,4,2"],
+        r"line 2: max_workers is '2'; min_workers is 4; lower that, or raise this",
+    ),
+    "no least workers": ([f"{C},min_workers", "0,1,1,0"], r"line 2: min_workers is '0'; 1 to 100000, whole, .*; corr"),
+    "throughput of one": (
+        [f"{C},max_workers,throughput", "0,1,1,3,1;2"],
+        r"line 2: throughput is '1;2'; 3 numbers above 0 that do not fall are needed, one for each .*; correct it or",
+    ),
+    "throughput that falls": (
+        [f"{C},max_workers,throughput", "0,1,1,3,1;2;1.9"],
+        r"line 2: throughput is '1;2;1.9'; 3 numbers above 0 that do not fall",
+    ),
+    "throughput of nothing": ([f"{C},max_workers,throughput", "0,1,1,2,0;1"], r"line 2: throughput is '0;1'; 2 num"),
+    "throughput NaN": ([f"{C},max_workers,throughput", "0,1,1,2,1;nan"], r"line 2: throughput is '1;nan'; 2 num"),
+    "throughput too long": ([f"{C},throughput", "0,1,1,1;2"], r"line 2: throughput is '1;2'; 1 numbers? above 0"),
     "unknown zone": (
         [f"{C},zones", "0,1,1,DE", "0,1,1,DE AU-S"],
         r"line 3: unknown zone 'AU-S'; did you mean 'AU-SA'\? Allowed: DE, FR, AU-SA; correct it or simulate",
@@ -261,7 +316,7 @@ BAD = {
     ),
     "id like a row": ([HEAD, "1,0,1,1", ",0,1,1"], r"line 3: job_id is empty; line 2 is called '1', too"),
     "after blank lines": (["", C, "", "0,1,1", "", "0,0,1"], r"line 6: duration_s is '0'"),
-    "open quote": ([C, '0,"1,1'], r"line \d: .*; plain comma-separated text is needed; save it so"),
+    "open quote": ([C, '0,"1,1'], r"line \d: .*; save the file as plain comma-separated text"),
 }
 
 
@@ -296,17 +351,19 @@ def test_a_file_that_cannot_be_read_is_refused(tmp_path):
         "bad": whole[:20] + bytes(30),
     }.items():
         (tmp_path / f"{name}.csv.gz").write_bytes(data)
-        with pytest.raises(UsageError, match=rf"{name}\.csv\.gz: cannot be read \(.+\); give the path of a whole"):
+        with pytest.raises(UsageError, match=rf"{name}\.csv\.gz: is not a whole gzip file \(.+\); copy it again"):
             read(tmp_path / f"{name}.csv.gz")
 
 
 def test_too_large_a_file_is_refused_also_once_unpacked(tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs_csv, "MAX_BYTES", 1000)
+    monkeypatch.setattr(csv_file, "MAX_BYTES", 1000)
     bomb = tmp_path / "bomb.csv.gz"
     bomb.write_bytes(gzip.compress(b"\n" * 100_000))
     assert bomb.stat().st_size < 1000
-    for path in (bomb, write(tmp_path / "large.csv", "x" * 1000)):
-        with pytest.raises(UsageError, match=r"line 1: 1001 bytes or more; the limit is 1000; split"):
+    large = write(tmp_path / "large.csv", "x" * 1000)
+    limits = {bomb: "more than 1000 bytes once unpacked, which is the limit", large: "1001 bytes; the limit is 1000"}
+    for path, limit in limits.items():
+        with pytest.raises(UsageError, match=rf"line 1: {limit}; split the file"):
             read_jobs(path, resolution_s=5, zones=["DE"], span_s=HOUR)
 
 

@@ -120,8 +120,9 @@ def test_causal_beliefs_are_told_step_by_step():
 
 def test_what_a_replay_cannot_do():
     case = setup([Job(0, H)], [1, 1], capacity=1)
-    with pytest.raises(UsageError, match="carbon-scaler with a fixed capacity"):
-        simulate(case, "carbon-scaler")
+    for policy in ("carbon-scaler", "eco"):
+        with pytest.raises(UsageError, match=f"{policy}: job a runs on 1 to 1001 workers; at most 1000 .* lower max"):
+            simulate(replace(case, workload=replace(case.workload, max_workers=np.array([1001]))), policy)
     with pytest.raises(UsageError, match="published quirks with a fixed capacity"):
         simulate(replace(case, published_quirks=True), "wait-awhile")
     with pytest.raises(UsageError, match="policy 'greenest' is not known; choose one of run-now, "):

@@ -11,9 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eco_ray.core.slots import (
+    Interruptible,
+    Odds,
     SuspendCosts,
     cheapest_interruptible,
     cheapest_run,
+    cheapest_slots,
     earliest_run,
     runs_g,
     window_costs,
@@ -206,6 +209,55 @@ def test_with_free_suspension_on_one_node_it_is_the_cheapest_slots(values, data)
     assert runs is not None
     assert sum(end - start for _, start, end in runs) == work
     assert runs_g(costs(values), runs) == pytest.approx(sum(sorted(values)[:work]), rel=1e-6, abs=1e-6)
+
+
+@st.composite
+def uncertain(draw):
+    """Costs, work, and how likely it is needed: less and less, and something may come after it."""
+    cost_g, work, _ = draw(problems())
+    likely = np.cumprod([1.0, *draw(st.lists(st.sampled_from([1.0, 0.5, 0.9]), min_size=work - 1, max_size=work - 1))])
+    slots = cost_g.shape[1]
+    run_on_g = draw(st.lists(st.sampled_from([0.0, 0.5, 2.0, 9.0]), min_size=slots + 1, max_size=slots + 1))
+    return cost_g, work, Odds(np.array([likely[-1], *likely[::-1]]), np.array(run_on_g))
+
+
+def expected_g(cost_g, runs, work, odds):
+    slots = [(node, slot) for node, start, end in runs for slot in range(start, end)]
+    each = [odds.needed[work - i] * cost_g[node, slot] for i, (node, slot) in enumerate(slots)]
+    return sum(each) + odds.run_on_g[slots[-1][1] + 1]
+
+
+@settings(max_examples=400, deadline=None)
+@given(uncertain())
+def test_work_that_may_end_early_or_last_longer_gets_the_least_expected_grams(problem):
+    cost_g, work, odds = problem
+    least = cost_g.min(axis=0)
+    every = [
+        sum(odds.needed[work - i] * least[slot] for i, slot in enumerate(chosen)) + odds.run_on_g[chosen[-1] + 1]
+        for chosen in itertools.combinations(range(len(least)), work)
+    ]
+    least_g = min(every, default=math.inf)
+    for runs in (
+        cheapest_slots(cost_g, work, odds=odds),
+        Interruptible(cost_g, work, SuspendCosts(), odds).runs(work),
+    ):
+        if not math.isfinite(least_g):
+            assert runs is None
+            continue
+        assert runs is not None
+        assert sum(end - start for _, start, end in runs) == work
+        assert expected_g(cost_g, runs, work, odds) == pytest.approx(least_g, rel=1e-6, abs=1e-9)
+
+
+@settings(max_examples=100, deadline=None)
+@given(problems())
+def test_odds_of_one_and_nothing_after_change_nothing(problem):
+    cost_g, work, rule = problem
+    surely = Odds(np.ones(work + 1), np.zeros(cost_g.shape[1] + 1))
+    assert Interruptible(cost_g, work, rule, surely).runs(work) == cheapest_interruptible(cost_g, work, rule)
+    certain, runs = cheapest_slots(cost_g, work), cheapest_slots(cost_g, work, odds=surely)
+    assert (certain is None) == (runs is None)
+    assert certain is None or runs_g(cost_g, runs) == pytest.approx(runs_g(cost_g, certain))
 
 
 @pytest.mark.parametrize("policy", [earliest_run, cheapest_run, cheapest_interruptible])

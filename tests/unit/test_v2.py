@@ -32,6 +32,29 @@ def body(**changes: Any) -> bytes:
     return json.dumps({"inputs": [tensor]}).encode()
 
 
+@pytest.mark.parametrize("tenant", [None, "", "vision", "A.b_c-9", "x" * 63])
+def test_each_answer_is_counted_for_its_tenant(
+    service: v2.V2Digits, monkeypatch: pytest.MonkeyPatch, tenant: str | None
+) -> None:
+    seen: list[tuple[Any, int]] = []
+    monkeypatch.setattr(service, "_count", lambda use, images: seen.append((use, images)))
+    content = {**json.loads(body(shape=[2, 28, 28], data=[0.5] * 1568)), "id": "r1"}
+    assert service.answer("POST", "/v2/models/mnist/infer", json.dumps(content).encode(), tenant).status == 200
+    ((use, images),) = seen
+    assert (use.request, use.tenant, use.batch_share, images) == ("r1", tenant or "", 1.0, 2)
+    assert 0 < use.weight < 5
+    service.answer("POST", "/v2/models/mnist/infer", b"{", tenant)
+    assert len(seen) == 1
+
+
+@pytest.mark.parametrize("tenant", ["x" * 64, "a b", "-a", "ü", "a\nb", "a/b", "x" * 10_000])
+def test_a_tenant_that_is_no_name_is_refused(service: v2.V2Digits, tenant: str) -> None:
+    answer = service.answer("POST", "/v2/models/mnist/infer", body(), tenant)
+    assert answer.status == 400
+    assert "use 1 to 63 letters" in json.loads(answer.body)["detail"]
+    assert len(answer.body) < 500
+
+
 def test_labels_are_those_of_the_model(service: v2.V2Digits) -> None:
     images = torch.rand(5, 28, 28)
     answer = service.answer("POST", "/v2/models/mnist/infer", body(shape=[5, 28, 28], data=images.flatten().tolist()))

@@ -1,0 +1,121 @@
+"""What a job may emit and use in all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from eco_ray.core.fleet import Place
+from eco_ray.core.jobs import Job, Plan, Reason
+from eco_ray.core.situation import Measure, NoPlan, Situation
+
+#: kinds of places that are looked at one by one for a plan within the budget
+_MOST_KINDS = 64
+
+#: the plan on some places that has the least of something; None where there is no room
+Search = Callable[[Sequence[Place], Measure], Plan | None]
+
+
+def within_budget(job: Job, plan: Plan, situation: Situation, places: Sequence[Place], search: Search) -> Plan | NoPlan:
+    """The plan, else the greenest one that keeps to the job's budgets, else why it must not start.
+
+    With what it used before, a job must not use more than its budgets. The greenest plan may be one on a clean node
+    that draws much, or one that adds little and has a large share. Then the plans with the least energy and the least
+    grams are looked for, and one on each kind of place by itself. What runs is not stopped: its grams are spent, and
+    stopping it would waste them. An intensity that is unknown forbids nothing.
+    """
+    if job.live_attempt is not None or (job.spec.budget_g is None and job.spec.budget_j is None):
+        return plan
+    limits = _Limits(job, situation, known=plan.carbon_g is not None)
+    if limits.keeps(plan):
+        return plan
+    tried = [plan]
+    fitting: list[Plan] = []
+    latest_s = max(job.spec.deadline_s, plan.end_s) + 1e-6
+    for other in _others(limits, places, search, fitting):
+        if other.end_s <= latest_s:
+            tried.append(other)
+            if limits.keeps(other):
+                fitting.append(other)
+    if fitting:
+        return min(fitting, key=lambda one: (math.inf if one.added_g is None else one.added_g, one.start_s))
+    return limits.held(tried)
+
+
+def _others(limits: _Limits, places: Sequence[Place], search: Search, fitting: Sequence[Plan]) -> Iterator[Plan]:
+    """Plans that may keep to the budgets: with the least of what these count, then on each kind of place.
+
+    The caller puts those that do into `fitting`.
+    """
+    eco = limits.job.spec.policy == "eco"
+    for measure in limits.measures if eco else ():
+        if plan := search(places, measure):
+            yield plan
+    if eco and len(limits.measures) == 1 and not fitting:
+        return  # there is nothing with less
+    kinds: dict[tuple[str, float, float], list[Place]] = {}
+    for place in places:
+        watts = place.node.attributed_power_w(limits.job.spec.demand)
+        kinds.setdefault((place.node.zone, place.node.pue, round(watts, 6)), []).append(place)
+    for alike in list(kinds.values())[:_MOST_KINDS]:
+        for measure in (Measure.ADDED_G, *(limits.measures if eco and not fitting else ())):
+            if plan := search(alike, measure):
+                yield plan
+
+
+class _Limits:
+    """The budgets of a job, and what plans use of them."""
+
+    def __init__(self, job: Job, situation: Situation, *, known: bool) -> None:
+        self.job, self._situation = job, situation
+        #: a plan of unknown grams does not keep to a budget that one of known grams oversteps
+        self._known = known
+        budgets = {Measure.SHARE_J: job.spec.budget_j, Measure.SHARE_G: job.spec.budget_g}
+        self._budgets = {measure: most for measure, most in budgets.items() if most is not None}
+        self._before = {Measure.SHARE_J: job.used_j, Measure.SHARE_G: job.emitted_g}
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """What the budgets count."""
+        return tuple(self._budgets)
+
+    def keeps(self, plan: Plan) -> bool:
+        """Whether a plan keeps to all budgets, with what the job used before."""
+        return not any(self._uses(plan, measure) > most * (1 + 1e-9) for measure, most in self._budgets.items())
+
+    def held(self, tried: Sequence[Plan]) -> NoPlan:
+        """What to tell a job none of whose plans keeps to its budgets."""
+        least = {measure: min(self._uses(plan, measure) for plan in tried) for measure in self._budgets}
+        above = [measure for measure, most in self._budgets.items() if least[measure] > most * (1 + 1e-9)]
+        if Measure.SHARE_J in above:
+            needs_j, most_j = least[Measure.SHARE_J], self._budgets[Measure.SHARE_J]
+            message = (
+                f"would use {needs_j / 3.6e6:.3g} kWh at best, above its budget of {most_j / 3.6e6:.3g} kWh; "
+                "raise carbon.budget.energy_kwh, or submit a shorter job"
+            )
+            return NoPlan(Reason.EXCEEDS_BUDGET, message, needs_j)
+        needs_g, most_g = least[Measure.SHARE_G], self._budgets[Measure.SHARE_G]
+        cure = "Raise carbon.budget.carbon_g, allow more zones or a later deadline"
+        if above:
+            message = (
+                f"would emit {needs_g:.3g} g at best before its deadline, above its budget of {most_g:.3g} g; it "
+                f"starts when a forecast allows less. {cure}"
+            )
+            return NoPlan(Reason.EXCEEDS_BUDGET, message, needs_g)
+        both = [plan for plan in tried if self._uses(plan, Measure.SHARE_J) <= self._budgets[Measure.SHARE_J]]
+        frugal_g = min((self._uses(plan, Measure.SHARE_G) for plan in both), default=needs_g)
+        message = (
+            f"would emit {frugal_g:.3g} g at best within its budget of energy, above its budget of {most_g:.3g} g; it "
+            f"starts when a forecast allows less. {cure}, or raise carbon.budget.energy_kwh"
+        )
+        return NoPlan(Reason.EXCEEDS_BUDGET, message, frugal_g)
+
+    def _uses(self, plan: Plan, measure: Measure) -> float:
+        """What a plan uses of a budget, with what was used before [g or J]; nothing where nobody knows."""
+        if measure is Measure.SHARE_J:
+            ahead = self._situation.energy_j(plan.segments, self.job.spec)
+        elif plan.carbon_g is None:
+            return math.inf if self._known else -math.inf
+        else:
+            ahead = plan.carbon_g
+        return ahead + self._before[measure]

@@ -1,0 +1,396 @@
+"""What there is for jobs that ask for the same: grams by place and slot, as places are taken."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eco_ray.core.cluster import Resources
+from eco_ray.core.fleet import Place
+from eco_ray.core.jobs import JobSpec
+from eco_ray.core.picks import Cut, Pick, Slots, Starts, Window
+from eco_ray.core.situation import Floats, Situation
+from eco_ray.core.spread import Choice, Stretch, emptiest, shifts
+
+#: sums of the same grams differ by less (relative)
+_EQUAL = 1e-6
+#: times that resumes are added to the work
+_TRIES = 8
+#: shorter than any time that matters [s]
+_INSTANT_S = 1e-6
+
+
+class Offer:
+    """Grams per second on each place in each slot, for jobs of the same zones, demand and workers."""
+
+    def __init__(
+        self,
+        spec: JobSpec,
+        situation: Situation,
+        places: Sequence[Place],
+        span: tuple[int, int],
+        intensity: Floats,
+        price_g: Floats | None,
+    ) -> None:
+        """`span`: first slot, number of slots; intensity: (places, slots) [g/kWh]; price_g: (places, slots, KINDS)."""
+        self.spec, self._calendar, self._span = spec, situation.calendar, span
+        self._least, self._most = spec.workers.min, spec.workers.max
+        self._demands = {count: spec.demand * count for count in range(self._least, self._most + 1)}
+        demand = self._demands[self._least]
+        self._places = {place.pool: place for place in places}
+        self._allowed = [(place.pool, place) for place in situation.fleet.places(spec.zones, demand)]
+        self._rate_g = np.full(intensity.shape, np.inf)
+        #: by row and workers: the job's share of the power, and what it adds [W]
+        self.watts: dict[tuple[int, int], tuple[float, float]] = {}
+        fleet = situation.fleet
+        for row, place in self._allowed:
+            self._rate_g[row] = intensity[row] * (situation.added_w(place, demand, *span) / 3.6e6)
+            for count, held in self._demands.items():
+                self.watts[row, count] = fleet.attributed_w(place, held), fleet.added_w(place, held)
+        #: by slot: the least of them as if all were free, and without prices
+        self._ideal_g = self._rate_g.min(axis=0, initial=np.inf)
+        if price_g is not None:
+            self._add_prices(price_g @ np.array(demand.amounts))
+        self._steps = self._levels() if self._most > self._least else None
+        rows = len(intensity)
+        #: (rows, slots): the same, inf where there is no room
+        self._open_g = np.full(intensity.shape, np.inf)
+        #: (rows, slots): how many more workers than the least fit
+        self._more = np.zeros(intensity.shape, dtype=np.int64)
+        #: far more than any run, but not so much that what is small gets lost beside it
+        self._shut_g = 1e4 * float(np.max(self._rate_g, where=np.isfinite(self._rate_g), initial=1e-12))
+        self._seen, self._free = [-1] * rows, [True] * rows
+        #: by row, what `refresh` found in the calendar; empty: nothing that it may rely on
+        self._room = [b""] * rows
+        self._speeds = spec.workers.speeds
+        self._rank()
+        #: whether every place is free all the time
+        self.is_free = True
+
+    def demand(self, workers: int) -> Resources:
+        """What so many workers hold."""
+        return self._demands.get(workers) or self.spec.demand * workers
+
+    def refresh(self) -> None:
+        """Look at the places that were taken, or given back, since the last time."""
+        calendar, stale = self._calendar, False
+        demand, versions = self._demands[self._least], calendar.versions
+        for row, place in self._allowed:
+            version = versions[row]
+            if self._seen[row] == version:
+                continue
+            self._seen[row] = version
+            fits, most = calendar.open_slots(place, demand, *self._span), None
+            if self._steps is not None:
+                most = calendar.most_workers([place], self.spec.demand, *self._span, self._most)[0]
+            # most of what others take leaves enough: then nothing has to be ranked again
+            room = fits.tobytes() if most is None else fits.tobytes() + most.tobytes()
+            if room == self._room[row]:
+                continue
+            self._room[row], stale = room, True
+            self._open_g[row] = np.where(fits, self._rate_g[row], np.inf)
+            self._free[row] = bool(fits.all())
+            if most is not None:
+                self._more[row] = np.maximum(most - self._least, 0)
+        if stale:
+            self._rank()
+            self.is_free = all(self._free)
+
+    def close(self, pick: Pick) -> None:
+        """No node of that pool has room for a pick, though all together have: leave it out until they change."""
+        low, high = int(pick.start_s / self._slot_s + 1e-9), math.ceil(pick.end_s / self._slot_s - 1e-9)
+        self._open_g[pick.row, low:high] = np.inf
+        self._room[pick.row] = b""
+        self._rank()
+
+    def _rank(self) -> None:
+        self._row = self._open_g.argmin(axis=0)
+        self._best_g = self._open_g.min(axis=0)
+        self._sums: dict[int, Floats] = {}
+        self._best_sums: Floats | None = None
+        if self._steps is not None:
+            ratio, _ = self._steps
+            #: (slots, levels): grams per additional work of each next worker
+            self._each_g = self._best_g[:, None] * ratio
+            more = self._more[self._row, np.arange(len(self._row))]
+            self._each_g[np.arange(len(ratio)) > more[:, None]] = np.inf
+
+    def _summed(self, rate: Floats) -> Floats:
+        """Running sums over slots, from 0: (rows, slots + 1). A slot without room counts as `_shut_g`."""
+        sums = np.zeros((len(rate), rate.shape[1] + 1))
+        np.add.accumulate(np.minimum(rate, self._shut_g), axis=1, out=sums[:, 1:])
+        return sums
+
+    @property
+    def open_s(self) -> float:
+        """When the first place is free [s from the first slot]; inf: never."""
+        known = self._best_g < np.inf
+        first = int(known.argmax())
+        return first * self._slot_s if known[first] else math.inf
+
+    @property
+    def _slot_s(self) -> float:
+        return self._calendar.slot_s
+
+    def least_g(self, window: Window, work_s: float, *, in_one_piece: bool) -> float:
+        """A lower bound of the grams of so much work in the window if every place were free; 0 where they are [g]."""
+        if self.is_free:
+            return 0.0
+        rate = self._ideal_g[window.first : window.stop]
+        work = max(1, math.ceil(work_s / window.slot_s - 1e-9))
+        if work > len(rate):
+            return 0.0
+        if in_one_piece and self._steps is None:
+            total = np.append(0.0, np.cumsum(rate))
+            return float((total[work:] - total[:-work]).min()) * work_s / work
+        return float(np.partition(rate, work - 1)[:work].sum()) * work_s / work
+
+    def cheapest_slots(self, window: Window, work_s: float, starts: Starts) -> Slots | None:
+        """The cheapest slots, where a pause costs nothing but its resume's time; None where there are too few.
+
+        With more workers: slots and additional workers in the order of grams per additional work, as CarbonScaler does
+        (SIGMETRICS'24). The dearest slot may be more than is needed: `picks` leaves that out.
+        """
+        rate, room_s = self._best_g[window.first : window.stop], window.room_s
+        price, gain_s = rate, room_s
+        if self._steps is not None:
+            price = self._each_g[window.first : window.stop].ravel()
+            gain_s = (room_s[:, None] * self._steps[1]).ravel()
+        order = price.argsort(kind="stable")
+        total_s = gain_s[order].cumsum()
+        known, runs, needed_s = -1, [], work_s + starts.first_s
+        for _ in range(_TRIES):
+            last = int(total_s.searchsorted(needed_s - _INSTANT_S))
+            if last >= len(order) or price[order[last]] == np.inf:
+                return None
+            if last != known:
+                known, runs = last, self._runs(window, order[: last + 1])
+            takes_s = work_s + self._started_s(runs, starts)
+            if takes_s <= total_s[last] + _INSTANT_S:
+                levels = len(self._steps[0]) if self._steps is not None else 1
+                tied = last + 1 < len(order) and bool(price[order[last + 1]] <= price[order[last]] * (1 + _EQUAL))
+                return Slots(runs, float(total_s[last]) - takes_s, int(order[last]) // levels + window.first, tied)
+            needed_s = max(needed_s, takes_s)
+        return None
+
+    def _started_s(self, runs: Sequence[tuple[int, int, int, int]], starts: Starts) -> float:
+        """What the starts of runs take of their work [s with the least workers]."""
+        if self._steps is None:
+            return starts.first_s + (len(runs) - 1) * starts.again_s
+        speeds = [self._speeds[level] for _, level, _, _ in runs]
+        return speeds[0] * starts.first_s + sum(speeds[1:]) * starts.again_s
+
+    def _runs(self, window: Window, chosen: NDArray[np.int64]) -> list[tuple[int, int, int, int]]:
+        """Chosen slots of a window, or pairs of slot and next worker, as runs: row, level, first and last slot."""
+        level = None
+        if self._steps is None:
+            chosen = np.sort(chosen) + window.first
+        else:
+            levels = np.bincount(chosen // len(self._steps[0]), minlength=window.stop - window.first) - 1
+            chosen = np.flatnonzero(levels >= 0)
+            level = levels[chosen]
+            chosen = chosen + window.first
+        rows = self._row[chosen]
+        breaks = (chosen[1:] - chosen[:-1] > 1) | (rows[1:] != rows[:-1])
+        if level is not None:
+            breaks |= level[1:] != level[:-1]
+        ends = breaks.nonzero()[0].tolist()
+        heads, tails = [0, *(end + 1 for end in ends)], [*ends, len(chosen) - 1]
+        slots, on = chosen.tolist(), rows.tolist()
+        counts = level.tolist() if level is not None else None
+        return [
+            (on[head], counts[head] if counts else 0, slots[head], slots[tail])
+            for head, tail in zip(heads, tails, strict=True)
+        ]
+
+    def least_run_g(self, window: Window, run_s: float) -> float:
+        """A lower bound of the grams of a run of that length with the least workers, wherever each part is cheapest."""
+        sums = self._best_sums
+        if sums is None:
+            sums = self._best_sums = np.zeros(len(self._best_g) + 1)
+            np.add.accumulate(np.minimum(self._best_g, self._shut_g), out=sums[1:])
+        whole = int(run_s / window.slot_s + 1e-9) - 1  # slots that it fills, wherever it begins
+        if whole < 1 or whole > window.stop - window.first:
+            return 0.0
+        windows = sums[window.first + whole : window.stop + 1] - sums[window.first : window.stop + 1 - whole]
+        return float(windows.min()) * window.slot_s
+
+    def cheapest_run(self, window: Window, work_s: float, start_s: float) -> tuple[list[Pick], float] | None:
+        """The cheapest contiguous run with a number of workers that stays; `start_s` [s] of it do no work."""
+        best: tuple[list[Pick], float] | None = None
+        for count, speed in enumerate(self._speeds):
+            found = self._run(window, work_s / speed + start_s, count)
+            if found is not None and (best is None or found[1] < best[1] * (1 - _EQUAL)):
+                best = found
+        return best
+
+    def _run(self, window: Window, run_s: float, level: int) -> tuple[list[Pick], float] | None:
+        """The cheapest run of that length with so many workers more than the least."""
+        slot_s, length = window.slot_s, run_s / window.slot_s
+        if window.end_s - run_s < window.begin_s - _INSTANT_S:
+            return None
+        rate = self._open_g if not level else np.where(self._more >= level, self._open_g, np.inf)
+        sums = self._sums.get(level)
+        if sums is None:
+            sums = self._sums[level] = self._summed(rate)
+        best_g, row, begin_s = math.inf, 0, 0.0
+        # from the edges of slots: so many whole slots, and a part of one more
+        whole = math.ceil(length - 1e-9) - 1
+        low = window.first + (window.begin_s > window.first * slot_s + _INSTANT_S)
+        high = int((window.end_s - run_s) / slot_s + 1e-9) + 1
+        if low > window.first:  # at its earliest, in mid-slot
+            at = window.begin_s / slot_s
+            last = min(math.ceil(at + length - 1e-9) - 1, self._span[1] - 1)
+            first_g, last_g = sums[:, window.first], sums[:, last]
+            cost_g = last_g - first_g - (sums[:, window.first + 1] - first_g) * (at - window.first)
+            cost_g += (sums[:, last + 1] - last_g) * (at + length - last)
+            cost_g[np.isinf(rate[:, window.first : last + 1]).any(axis=1)] = np.inf
+            row = int(cost_g.argmin())
+            best_g, begin_s = float(cost_g[row]), window.begin_s
+        if high > low:
+            cost_g = np.minimum(rate[:, low + whole : high + whole], self._shut_g) * (length - whole)
+            cost_g += sums[:, low + whole : high + whole]
+            cost_g -= sums[:, low:high]
+            # the part of the last slot may be so small that being shut does not show
+            cost_g[rate[:, low + whole : high + whole] == np.inf] = np.inf
+            least = float(cost_g.min())
+            if least < min(best_g * (1 - _EQUAL), self._shut_g / 2):
+                # over the transpose: among equals the earliest start, then the first place
+                equal = (cost_g <= least * (1 + _EQUAL)).T
+                start, row = divmod(int(equal.argmax()), len(cost_g))
+                if start or low > window.first:  # who can begin now, does
+                    start = self._emptiest(row, equal[:, row], start, low)
+                best_g, begin_s = least, (low + start) * slot_s
+        if not math.isfinite(best_g):
+            return None
+        workers = self._least + level
+        return [Pick(row, workers, begin_s, begin_s + run_s)], best_g * slot_s * self._power(row, workers)
+
+    def _emptiest(self, row: int, equal: NDArray[np.bool_], start: int, low: int) -> int:
+        """Of equal starts in the future, which count from slot `low` on, the least crowded one."""
+        starts = equal[start:].nonzero()[0]
+        if len(starts) < 2:
+            return start
+        return start + emptiest(starts, self._load(row)[low + start :], 0)
+
+    def _load(self, row: int) -> Floats:
+        return self._calendar.load(self._places[row], self._demands[self._least], *self._span)
+
+    def spread(self, window: Window, picks: list[Pick]) -> list[Pick]:
+        """The same runs where of equal slots the least crowded ones are."""
+        if picks[-1].start_s < (window.first + 1) * window.slot_s - _INSTANT_S:
+            return picks
+        slot_s, shift_s = window.slot_s, window.first * window.slot_s
+        stretches = [
+            Stretch.of(one.row, one.workers, (one.start_s - shift_s) / slot_s, (one.end_s - shift_s) / slot_s)
+            for one in picks
+        ]
+        window_slots = slice(window.first, window.stop)
+
+        def costs(row: int, workers: int) -> Floats:
+            rate, more = self._open_g[row, window_slots], workers - self._least
+            if not more:
+                return rate
+            return np.where(self._more[row, window_slots] >= more, rate * self._power(row, workers), np.inf)
+
+        choice = Choice(costs, lambda row: self._load(row)[window_slots])
+        end = (window.end_s - shift_s) / slot_s
+        moved = shifts(stretches, choice, end, dearest=self._steps is None)
+        return [
+            one._replace(start_s=one.start_s + by * slot_s, end_s=one.end_s + by * slot_s) if by else one
+            for one, by in zip(picks, moved, strict=True)
+        ]
+
+    def picks(self, window: Window, slots: Slots, starts: Starts) -> list[Pick]:
+        """Chosen slots as runs in time, which do just the work."""
+        slot_s, spare_s, dearest = window.slot_s, slots.spare_s, slots.dearest
+        picks: list[Pick] = []
+        for row, level, first, last in slots.runs:
+            start_s, end_s = max(first * slot_s, window.begin_s), min((last + 1) * slot_s, window.end_s)
+            # the dearest slot of a longer run is used in part, where that begins or ends with it
+            if dearest in (first, last) and first < last and self._steps is None:
+                least_s = starts.min_run_s + starts.again_s
+                if slot_s - _INSTANT_S > spare_s > 0.0 and end_s - start_s - spare_s >= least_s:
+                    start_s, end_s = (start_s + spare_s, end_s) if dearest == first else (start_s, end_s - spare_s)
+                    spare_s = 0.0
+            picks.append(Pick(row, self._least + level, start_s, end_s))
+        return self._cut(picks, spare_s, starts) if spare_s > _INSTANT_S else picks
+
+    def _cut(self, picks: list[Pick], spare_s: float, starts: Starts) -> list[Pick]:
+        """The runs without so much work [s with the least workers]: whole runs or their ends, the dearest first."""
+        speed = self.spec.workers.speed
+        while spare_s > _INSTANT_S:
+            cut = max(self._cuts(picks, spare_s, starts), default=None)
+            if cut is None:
+                break
+            pick = picks[cut.number]
+            if cut.start_s < cut.end_s:
+                picks[cut.number] = pick._replace(start_s=cut.start_s, end_s=cut.end_s)
+            else:
+                del picks[cut.number]
+                if cut.number == 0:  # the next is the first now
+                    spare_s += (starts.again_s - starts.first_s) * speed(picks[0].workers)
+            spare_s -= cut.work_s
+        return picks
+
+    def _cuts(self, picks: Sequence[Pick], spare_s: float, starts: Starts) -> Iterator[Cut]:
+        """What may be left out. All runs but the last one keep their least time: what is last is all that is left."""
+        slot_s = self._slot_s
+        for number, pick in enumerate(picks):
+            row, workers, start_s, end_s = pick
+            speed, power = self.spec.workers.speed(workers), self._power(row, workers)
+            useful_s = end_s - start_s - (starts.again_s if number else starts.first_s)
+            if len(picks) > 1 and useful_s * speed <= spare_s + _INSTANT_S:
+                price = self._pick_g(pick) / max(useful_s * speed, _INSTANT_S)
+                yield Cut(price, number, True, end_s, end_s, useful_s * speed)
+                continue
+            most_s = min(spare_s / speed, useful_s - (starts.min_run_s if number < len(picks) - 1 else 0.0))
+            low, high = int(start_s / slot_s + 1e-9), math.ceil(end_s / slot_s - 1e-9) - 1
+            head_s, tail_s = min((low + 1) * slot_s, end_s) - start_s, end_s - max(high * slot_s, start_s)
+            rate = self._open_g[row]
+            if (cut_s := min(most_s, head_s)) > _INSTANT_S:
+                yield Cut(float(rate[low]) * power / speed, number, False, start_s + cut_s, end_s, cut_s * speed)
+            if (cut_s := min(most_s, tail_s)) > _INSTANT_S:
+                yield Cut(float(rate[high]) * power / speed, number, True, start_s, end_s - cut_s, cut_s * speed)
+
+    def grams(self, picks: Sequence[Pick]) -> float:
+        """What they add, with prices [g]."""
+        return sum(self._pick_g(pick) for pick in picks)
+
+    def _pick_g(self, pick: Pick) -> float:
+        """Grams of a run, with prices."""
+        slot_s, best_g = self._slot_s, self._open_g[pick.row]
+        low, high = int(pick.start_s / slot_s + 1e-9), math.ceil(pick.end_s / slot_s - 1e-9) - 1
+        seconds_g = float(best_g[low : high + 1].sum()) * slot_s
+        seconds_g -= float(best_g[low]) * (pick.start_s - low * slot_s)
+        seconds_g -= float(best_g[high]) * ((high + 1) * slot_s - pick.end_s)
+        return seconds_g * self._power(pick.row, pick.workers)
+
+    def _power(self, row: int, workers: int) -> float:
+        """What so many workers add, in terms of the least."""
+        return self.watts[row, workers][1] / max(self.watts[row, self._least][1], 1e-12)
+
+    def _add_prices(self, price_g: Floats) -> None:
+        """Add what slots are worth to others; nothing is worth more than what it saves against the worst slot."""
+        known = np.isfinite(self._rate_g)
+        worst_g = float(np.max(self._rate_g, where=known, initial=0.0))
+        self._rate_g[known] += np.minimum(price_g, worst_g - self._rate_g)[known]
+
+    def _held_by(self, place: Place) -> int:
+        """The most workers that fit on the empty place."""
+        return max((count for count, held in self._demands.items() if held.fits_in(place.node.capacity)), default=0)
+
+    def _levels(self) -> tuple[Floats, Floats]:
+        """Power per work of each next worker, in terms of the least workers', and its work: (levels,) each."""
+        speeds = np.array(self.spec.workers.speeds)
+        # a place that is too small for so many workers does not tell what they draw
+        row = max(self._allowed, key=lambda one: self._held_by(one[1]))[0] if self._allowed else 0
+        watts = [self.watts[row, count][1] for count in self._demands] if self._allowed else [1.0] * len(speeds)
+        power = np.array(watts) / max(watts[0], 1e-12)
+        gain, more = np.diff(speeds, prepend=0.0), np.diff(power, prepend=0.0)
+        # a worker comes after those before it: it waits until the dearest of them is taken
+        ratio = np.maximum.accumulate(more / np.maximum(gain, 1e-9))
+        return ratio, gain

@@ -1,0 +1,56 @@
+"""A model's energy to the tenants whose requests its replicas answered, exact to the millijoule."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import replace
+
+from eco_ray.core.ledger import Served, Share
+from eco_ray.core.requests import ServiceUse, split_service
+from eco_ray.errors import EcoRayError
+
+#: how a request may name its tenant
+TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+def split_by_tenant(shares: Iterable[Share], served: Iterable[Served]) -> tuple[Share, ...]:
+    """Each share of a replica as one share per tenant, by service time, in order of names; other shares as they are.
+
+    A replica that answered nobody in the interval keeps its energy, with 0 requests: it waited. One that does not say
+    what it answered keeps it too, with None: not known.
+    """
+    answered: dict[tuple[str, str], list[Served]] = {}
+    for one in served:
+        answered.setdefault((one.owner_id, one.part), []).append(_checked(one))
+    parts: list[Share] = []
+    for share in shares:
+        known = answered.get((share.owner_id, share.part)) if share.owner_kind == "model" else None
+        parts += [share] if known is None else _split(share, [one for one in known if one.requests])
+    return tuple(parts)
+
+
+def _split(share: Share, served: list[Served]) -> list[Share]:
+    if not served:
+        return [replace(share, requests=0, items=0)]
+    # what a tenant's requests weigh together is the sum of their weights: they are one use here
+    uses = [ServiceUse(one.part, one.tenant, one.service_s) for one in served]
+    energy_mj = split_service(share.energy_mj, uses).tenant_mj
+    counts: dict[str, tuple[int, int]] = {}
+    for one in served:
+        requests, items = counts.get(one.tenant, (0, 0))
+        counts[one.tenant] = requests + one.requests, items + one.items
+    return [
+        replace(share, tenant=tenant, energy_mj=part_mj, requests=counts[tenant][0], items=counts[tenant][1])
+        for tenant, part_mj in energy_mj.items()
+    ]
+
+
+def _checked(served: Served) -> Served:
+    for what, count in (("requests", served.requests), ("items", served.items)):
+        if isinstance(count, bool) or not isinstance(count, int) or count < 0:
+            raise EcoRayError(
+                f"replica '{served.part}' of {served.owner_id} answered {count!r:.80} {what} of tenant "
+                f"'{served.tenant}': must be a whole number >= 0; mend its counter"
+            )
+    return served

@@ -1,0 +1,35 @@
+"""Our nodes, as they are made of Ray's list of nodes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.power import PowerCurve
+from eco_ray.core.units import Nature
+from eco_ray.on_ray.fleet import UNKNOWN_ZONE, node_of
+from eco_ray.on_ray.local_cluster import NODE_LABEL, ZONE_LABEL
+
+CURVE = PowerCurve((0.0, 1.0), (100.0, 300.0), source="wall meter")
+DESCRIBED = Node(
+    "gpu-1", "SE", Resources(64, 8, 512, 640), CURVE, pue=1.1, gpu_idle_w=55, gpu_busy_w=400, sleeps=True, wake_j=9_000
+)  # fmt: skip
+
+
+def seen(**labels: str) -> dict[str, Any]:
+    """A row of Ray's list."""
+    return {"NodeID": "0123456789abcdef", "Labels": labels, "Resources": {"CPU": 8.0, "GPU": 1.0, "memory": 32e9}}
+
+
+def test_a_described_node_keeps_all_that_its_file_says() -> None:
+    found = node_of(seen(**{NODE_LABEL: "gpu-1", ZONE_LABEL: "DE"}), {"gpu-1": DESCRIBED})
+    assert found == replace(DESCRIBED, ray_node_id="0123456789abcdef")
+
+
+def test_of_another_node_only_what_ray_knows_counts() -> None:
+    found = node_of(seen(**{ZONE_LABEL: "DE"}), {"gpu-1": DESCRIBED})
+    assert (found.name, found.zone, found.capacity) == ("0123456789ab", "DE", Resources(8, 1, 32))
+    assert found.power.nature is Nature.ASSUMED
+    assert (found.gpu_idle_w, found.gpu_busy_w, found.sleeps, found.wake_j) == (0, 0, False, 0)
+    assert node_of({"NodeID": "0123456789abcdef", "Labels": None, "Resources": None}, {}).zone == UNKNOWN_ZONE
