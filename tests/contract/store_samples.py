@@ -88,11 +88,16 @@ def a_batch(number: int, boot_id: str) -> list[Interval]:
     return [an_interval(number * BATCH + i, boot_id=boot_id) for i in range(BATCH)]
 
 
-def write_batches(url: str, boot_id: str, count: int) -> int:
-    """Write batches and a job with each; report each committed batch on stdout. Returns how many rows were new."""
+def write_batches(url: str, boot_id: str, count: int, when_told: bool = False) -> int:
+    """Write batches and a job with each; report each committed batch on stdout. Returns how many rows were new.
+
+    `when_told`: a batch for each line on stdin, until it ends.
+    """
     store = open_store(url)
     new = 0
     for number in range(count):
+        if when_told and not sys.stdin.readline():
+            break
         new += store.add_intervals(a_batch(number, boot_id))
         store.save_jobs([a_job(f"{boot_id}-{number}")])
         _say(str(number))
@@ -106,5 +111,5 @@ def _say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    written = write_batches(sys.argv[1], sys.argv[2], int(sys.argv[3]))
+    written = write_batches(sys.argv[1], sys.argv[2], int(sys.argv[3]), when_told="when-told" in sys.argv)
     _say(f"new {written}")

@@ -87,22 +87,34 @@ def test_two_processes_that_send_the_same_batches_count_each_interval_once(share
 
 def test_a_reader_sees_whole_batches_while_another_process_writes(shared_url: str) -> None:
     open_store(shared_url).close()
-    writer = _start_writer(shared_url, "boot", 100_000)
+    # a free writer would outgrow the reader, whose every look takes as long as there are rows
+    writer = subprocess.Popen(
+        [sys.executable, WRITER, shared_url, "boot", "100000", "when-told"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
     reader = open_store(shared_url, create=False)
-    seen = [0]
-    # until it has read in the middle of the writing often enough; pytest's timeout ends it if nothing grows
-    while len(set(seen)) < 20 and writer.poll() is None:
-        (sums, parts) = (reader.node_energy(), reader.owner_intervals("job"))
-        assert reader.check_ledger().residual_mj == 0
-        assert reader.verify_chain().ok
-        assert sum(node.energy_mj for node in sums) % (BATCH * 50_000) == 0
-        assert len(parts) % BATCH == 0
-        assert len(parts) >= seen[-1]
-        seen.append(len(parts))
-        reader.list_jobs()
-    assert writer.poll() is None
-    _kill(writer)
-    reader.close()
+    told, seen = 0, [0]
+    try:
+        assert writer.stdin is not None
+        give_up = time.monotonic() + 60
+        while len(set(seen)) < 20 and writer.poll() is None:
+            assert time.monotonic() < give_up, f"readings did not grow: {seen[-20:]}"
+            while told < seen[-1] // BATCH + 6:  # so that it writes while the lines below read
+                writer.stdin.write("\n")
+                told += 1
+            writer.stdin.flush()
+            (sums, parts) = (reader.node_energy(), reader.owner_intervals("job"))
+            assert reader.check_ledger().residual_mj == 0
+            assert reader.verify_chain().ok
+            assert sum(node.energy_mj for node in sums) % (BATCH * 50_000) == 0
+            assert len(parts) % BATCH == 0
+            assert len(parts) >= seen[-1]
+            seen.append(len(parts))
+            reader.list_jobs()
+        assert writer.poll() is None
+    finally:
+        _kill(writer)
+        reader.close()
 
 
 @pytest.mark.parametrize("wait_s", [0.0, 0.013, 0.031])
