@@ -1,0 +1,274 @@
+"""GET requests to carbon-intensity sources: bounded in time and size, and with keys that never show.
+
+Every failure is a `SourceError` with a `Fault`, so that `chain.py` knows when to ask again and `eco-ray status` what to
+say. Nothing here retries or sleeps.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import Any
+
+import httpx
+
+from eco_ray.errors import EcoRayError, UsageError
+from eco_ray.grid.keys import Secret
+
+#: longest time for one request, from connecting to the last byte [s]
+TIMEOUT_S = 10.0
+#: largest answer: 72 h of 5-minute points are 60 kB, a week of a country's plants as XML 2 MB [bytes]
+LIMIT_BYTES = 8_000_000
+#: redirects to the same host that are followed
+MAX_REDIRECTS = 3
+#: longest pause that a server can ask for; it would otherwise switch itself off for good [s]
+MAX_RETRY_AFTER_S = 86_400.0
+#: how much of a body an error quotes
+_QUOTE = 120
+_LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Fault(StrEnum):
+    """Why a source gave nothing: decides when it is asked again."""
+
+    NO_KEY = "no-key"
+    #: 401, 403: the key is wrong, or the plan does not include what was asked for
+    REFUSED = "refused"
+    #: 429, or our own limit
+    RATE_LIMITED = "rate-limited"
+    #: no name, no connection, no answer in time, 5xx
+    UNREACHABLE = "unreachable"
+    #: 400, 404: no such zone or no data for it
+    NO_DATA = "no-data"
+    #: an answer that is not what the contract says, or that cannot be true
+    MALFORMED = "malformed"
+
+
+class SourceError(EcoRayError):
+    """A source gave nothing that can be used; the message says what it answered, without any key."""
+
+    def __init__(self, message: str, fault: Fault, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.fault = fault
+        #: how long the server asks to wait [s]; None: it did not say
+        self.retry_after_s = retry_after_s
+
+
+class Http:
+    """One source's server. `secret` is cut out of every message and log line."""
+
+    def __init__(
+        self,
+        source: str,
+        base_url: str,
+        *,
+        secret: Secret | None = None,
+        headers: Mapping[str, str] | None = None,
+        max_per_minute: int = 60,
+        timeout_s: float = TIMEOUT_S,
+        limit_bytes: int = LIMIT_BYTES,
+    ) -> None:
+        """Raises UsageError for a URL that is none, or that would send a key unencrypted over a network."""
+        self.source = source
+        self._base = _checked(source, base_url, secret)
+        self._secret = secret
+        self._timeout_s = timeout_s
+        self._limit_bytes = limit_bytes
+        self._max_per_minute = max_per_minute
+        #: when requests were made, of the last minute [monotonic s]
+        self._made: deque[float] = deque()
+        # compressed answers are refused: a small one could unpack to gigabytes
+        headers = {"Accept-Encoding": "identity", "User-Agent": "eco-ray", **(headers or {})}
+        self._client = httpx.Client(timeout=timeout_s, follow_redirects=False, headers=headers)
+        if secret is not None:
+            _hide_in_logs(secret)
+
+    def get_json(
+        self,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        basic: tuple[str, str] | None = None,
+    ) -> Any:
+        """The parsed body of a 200 answer; NaN and Infinity, which are no JSON, are refused. Raises SourceError."""
+        text = self.get_text(path, params, headers, basic)
+        try:
+            return json.loads(text, parse_constant=_no_constant)
+        except (ValueError, RecursionError) as error:
+            raise self.malformed(path, f"no JSON ({self._clean(str(error))}): {self._quoted(text)}") from None
+
+    def get_text(
+        self,
+        path: str,
+        params: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+        basic: tuple[str, str] | None = None,
+    ) -> str:
+        """The body of a 200 answer as text. `basic`: user and password of HTTP Basic. Raises SourceError."""
+        self._pace(path)
+        give_up = time.monotonic() + self._timeout_s
+        url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
+        for _ in range(MAX_REDIRECTS + 1):
+            request = self._client.build_request("GET", url, params=params, headers=headers)
+            try:
+                response, body = self._send(request, basic, give_up)
+            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+                why = self._clean(str(error)) or type(error).__name__
+                raise self._error(path, why, Fault.UNREACHABLE) from None
+            if not response.is_redirect:
+                return self._checked_answer(path, response, body)
+            url, params = self._redirected(path, request.url, response), None
+        raise self._error(path, f"more than {MAX_REDIRECTS} redirects", Fault.MALFORMED)
+
+    def malformed(self, path: str, what: str) -> SourceError:
+        """The error for an answer that is not what the contract says."""
+        return self._error(path, what, Fault.MALFORMED)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _pace(self, path: str) -> None:
+        now_s = time.monotonic()
+        while self._made and now_s - self._made[0] >= 60:
+            self._made.popleft()
+        if len(self._made) >= self._max_per_minute:
+            wait_s = 60 - (now_s - self._made[0])
+            why = f"our own limit of {self._max_per_minute} requests a minute is reached; again in {wait_s:.0f} s"
+            raise self._error(path, why, Fault.RATE_LIMITED, wait_s)
+        self._made.append(now_s)
+
+    def _send(
+        self, request: httpx.Request, basic: tuple[str, str] | None, give_up: float
+    ) -> tuple[httpx.Response, bytes]:
+        auth = httpx.BasicAuth(*basic) if basic else httpx.USE_CLIENT_DEFAULT
+        response = self._client.send(request, auth=auth, stream=True)
+        try:
+            encoding = response.headers.get("Content-Encoding", "identity")
+            if encoding != "identity":
+                raise self._error(request.url.path, f"Content-Encoding {encoding!r} was not asked for", Fault.MALFORMED)
+            body = bytearray()
+            for chunk in response.iter_bytes(65_536):
+                body += chunk
+                if len(body) > self._limit_bytes:
+                    why = f"the answer is larger than {self._limit_bytes} bytes"
+                    raise self._error(request.url.path, why, Fault.MALFORMED)
+                if time.monotonic() > give_up:  # httpx limits each read, not all of them together
+                    why = f"the answer took longer than {self._timeout_s:g} s"
+                    raise self._error(request.url.path, why, Fault.UNREACHABLE)
+            return response, bytes(body)
+        finally:
+            response.close()
+
+    def _checked_answer(self, path: str, response: httpx.Response, body: bytes) -> str:
+        text = body.decode("utf-8", errors="replace")
+        status = response.status_code
+        if status == httpx.codes.OK:
+            return text
+        fault = _FAULTS.get(status, Fault.UNREACHABLE if status >= 500 else Fault.MALFORMED)
+        retry_s = retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC).timestamp())
+        raise self._error(path, f"HTTP {status}: {self._quoted(text)}", fault, retry_s)
+
+    def _redirected(self, path: str, url: httpx.URL, response: httpx.Response) -> httpx.URL:
+        try:
+            target = url.join(response.headers.get("Location", ""))
+        except httpx.InvalidURL:
+            raise self._error(path, "a redirect to no URL", Fault.MALFORMED) from None
+        same = target.host == url.host and (target.scheme, target.port) in ((url.scheme, url.port), ("https", None))
+        if not same:
+            why = f"a redirect to another host, {target.host!r}, which is not followed"
+            raise self._error(path, self._clean(why), Fault.MALFORMED)
+        return target
+
+    def _error(self, path: str, why: str, fault: Fault, retry_s: float | None = None) -> SourceError:
+        return SourceError(f"{self.source} ({self._base.host}{self._clean(path)}): {why}", fault, retry_s)
+
+    def _quoted(self, text: str) -> str:
+        shown = "".join(char if char.isprintable() else " " for char in self._clean(text)[:_QUOTE])
+        return repr(shown) if shown.strip() else "an empty body"
+
+    def _clean(self, text: str) -> str:
+        return self._secret.cut_out_of(text) if self._secret else text
+
+
+_FAULTS = {
+    400: Fault.NO_DATA,
+    401: Fault.REFUSED,
+    403: Fault.REFUSED,
+    404: Fault.NO_DATA,
+    416: Fault.NO_DATA,
+    422: Fault.NO_DATA,
+    429: Fault.RATE_LIMITED,
+}
+
+
+def retry_after_s(value: str | None, now_s: float) -> float | None:
+    """Seconds that a Retry-After header asks to wait, at most MAX_RETRY_AFTER_S; None where it says nothing sound.
+
+    It is a number of seconds or an HTTP date (RFC 9110, 10.2.3).
+    """
+    if not value:
+        return None
+    try:
+        wait_s = float(value)
+    except ValueError:
+        try:
+            wait_s = parsedate_to_datetime(value).timestamp() - now_s
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(wait_s) else None
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
+
+
+def _checked(source: str, base_url: str, secret: Secret | None) -> httpx.URL:
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL as error:
+        raise UsageError(f"grid source {source}: {base_url!r} is no URL ({error}); write https://HOST") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise UsageError(f"grid source {source}: {base_url!r} is no web address; write https://HOST")
+    if url.userinfo:
+        raise UsageError(f"grid source {source}: its URL holds a password; give it as a key (docs/grid.md)")
+    if secret is not None and url.scheme == "http" and url.host not in _LOOPBACK:
+        raise UsageError(
+            f"grid source {source}: {url.scheme}://{url.host} would carry the key unencrypted; write https://{url.host}"
+        )
+    return url
+
+
+class _Hide(logging.Filter):
+    """Cuts secrets out of what httpx logs: it writes whole URLs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.secrets: set[Secret] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = record.getMessage()
+        clean = text
+        for secret in self.secrets:
+            clean = secret.cut_out_of(clean)
+        if clean != text:
+            record.msg, record.args = clean, ()
+        return True
+
+
+_hide = _Hide()
+
+
+def _hide_in_logs(secret: Secret) -> None:
+    _hide.secrets.add(secret)
+    for name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy"):
+        logger = logging.getLogger(name)
+        if _hide not in logger.filters:
+            logger.addFilter(_hide)

@@ -1,0 +1,97 @@
+"""Points that a source sent -> a checked series. What cannot be true is refused, never mended in silence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from eco_ray.core.intensity import IntensitySeries, SignalKind
+from eco_ray.core.units import Nature
+from eco_ray.grid.asking import EARLIEST_S, LATEST_S, iso
+from eco_ray.grid.http import Fault, SourceError
+
+#: a year of 5-minute points
+MAX_POINTS = 110_000
+#: no kWh is dirtier: the worst marginal plants with losses are at 2,000 gCO2e/kWh
+MAX_G_PER_KWH = 5_000.0
+
+
+def instant_s(text: Any, source: str) -> float:
+    """An ISO 8601 time with its offset [s since epoch]. Raises SourceError (malformed)."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is None:
+            raise ValueError("it has no offset from UTC")
+        time_s = moment.timestamp()
+    except (TypeError, ValueError, OverflowError) as error:
+        raise wrong(source, f"{str(text)[:40]!r} is no time ({str(error)[:60]})") from None
+    if not EARLIEST_S <= time_s <= LATEST_S:
+        raise wrong(source, f"the time {text[:40]!r} can only be a mistake")
+    return time_s
+
+
+def number(value: Any, source: str, what: str = "the intensity") -> float:
+    """A finite number that was sent as one, not as text or truth value. Raises SourceError (malformed)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise wrong(source, f"{what} is {str(value)[:40]!r}, not a finite number")
+    return float(value)
+
+
+def wrong(source: str, what: str) -> SourceError:
+    """The error for an answer that cannot be used."""
+    return SourceError(f"{source}: {what}; the answer is not used", Fault.MALFORMED)
+
+
+def series(
+    zone: str,
+    points: Iterable[tuple[float, float]],
+    *,
+    kind: SignalKind,
+    source: str,
+    nature: Nature,
+    step_s: float | None = None,
+    issued_s: float | None = None,
+) -> IntensitySeries:
+    """A series of (start of step [s since epoch], gCO2e/kWh) in any order; the same time twice needs the same value.
+
+    `step_s` None: the usual distance between points, which needs two of them. After a gap a forecast ends (its near
+    part decides) and history begins (its newest part is used). Raises SourceError (malformed, or no-data without any
+    point).
+    """
+    by_time: dict[float, float] = {}
+    for time_s, value in points:
+        if not 0.0 <= value <= MAX_G_PER_KWH:
+            raise wrong(source, f"{value:g} gCO2e/kWh for {zone} at {iso(time_s)} is outside 0 to {MAX_G_PER_KWH:g}")
+        if by_time.setdefault(time_s, value) != value:
+            raise wrong(source, f"two values for {zone} at {iso(time_s)}: {by_time[time_s]:g} and {value:g}")
+        if len(by_time) > MAX_POINTS:
+            raise wrong(source, f"more than {MAX_POINTS} points for {zone}")
+    if not by_time:
+        raise SourceError(f"{source}: no point for {zone}", Fault.NO_DATA)
+    times = np.array(sorted(by_time))
+    steps = np.diff(times)
+    if step_s is None:
+        if len(steps) == 0:
+            raise wrong(source, f"one point for {zone}, whose step is not said")
+        sizes, counts = np.unique(steps, return_counts=True)
+        step_s = float(sizes[np.argmax(counts)])
+    if np.any(np.abs(steps / step_s - np.round(steps / step_s)) > 1e-6):
+        at = float(times[1:][np.abs(steps / step_s - np.round(steps / step_s)) > 1e-6][0])
+        raise wrong(source, f"the point of {zone} at {iso(at)} does not lie on steps of {step_s:g} s")
+    gaps = np.flatnonzero(steps > step_s * 1.5)
+    if len(gaps):
+        times = times[: gaps[0] + 1] if issued_s is not None else times[gaps[-1] + 1 :]
+    return IntensitySeries(
+        zone=zone,
+        start_s=float(times[0]),
+        step_s=step_s,
+        values_g_per_kwh=np.array([by_time[float(time_s)] for time_s in times]),
+        kind=kind,
+        source=source,
+        nature=nature,
+        issued_s=issued_s,
+    )
