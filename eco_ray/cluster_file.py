@@ -8,7 +8,7 @@ relative to its own folder. `planner`, `serve`, `pause_timeout` and `sample_peri
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -16,9 +16,10 @@ from eco_ray import schema
 from eco_ray.config import PauseTimeout, SamplePeriod, Settings, Slot, load_settings, origin
 from eco_ray.embodied_file import EmbodiedFile, MarketFile
 from eco_ray.errors import UsageError
+from eco_ray.grid_file import Grid
 from eco_ray.schema import Amount, Label, Name, PositiveDuration, Strict, Whole
 from eco_ray.times import compact_duration, parse_instant
-from eco_ray.yaml_file import Document, load_yaml
+from eco_ray.yaml_file import load_yaml
 
 if TYPE_CHECKING:
     from eco_ray.core.clock import Clock
@@ -198,24 +199,6 @@ class Head(Strict):
     embodied: EmbodiedFile | None = None
 
 
-class Grid(Strict):
-    """Where carbon intensity comes from."""
-
-    source: Literal["profile", "trace"] = "profile"
-    #: CSV trace
-    file: Path | None = None
-    #: zone: file of forecasts
-    forecasts: dict[Label, Path] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _file_for_trace(self) -> Grid:
-        if self.source == "trace" and self.file is None:
-            raise ValueError("source trace needs file: the CSV with the intensities")
-        if self.source == "profile" and (self.file is not None or self.forecasts):
-            raise ValueError("file and forecasts have no effect with source profile; set source: trace, or remove them")
-        return self
-
-
 class ClockFile(Strict):
     """How fast grid time runs, and when it starts."""
 
@@ -263,7 +246,7 @@ class ClusterFile(Strict):
     home_zone: Label
     head: Head = Head()
     nodes: list[NodeFile] = Field(min_length=1, max_length=1_000)
-    grid: Grid = Grid()
+    grid: Grid = Field(default_factory=Grid)
     #: of zones whose electricity was bought by contract: for the market-based figure beside the location-based one
     market_g_per_kwh: dict[Label, MarketFile] = Field(default_factory=dict)
     clock: ClockFile = ClockFile()
@@ -286,6 +269,10 @@ class ClusterFile(Strict):
             raise ValueError(
                 f"home_zone {self.home_zone!r} has no node; it must be one of the nodes' zones: {', '.join(self.zones)}"
             )
+        try:
+            self.grid.check_clock(self.clock.speed, starts_now=self.clock.start_s is None)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
         known = {*self.zones, self.head.zone}
         for zone in self.market_g_per_kwh:
             if zone not in known:
@@ -321,7 +308,7 @@ def load_cluster_file(path: str | Path, settings: Settings | None = None) -> Clu
     data = dict(document.value)
     labels = _fill(data, settings or load_settings())
     cluster = schema.check(ClusterFile, data, document.where, document.line_of, labels)
-    return cluster.model_copy(update={"grid": _resolved(cluster.grid, path, document)})
+    return cluster.model_copy(update={"grid": cluster.grid.resolved(path, document)})
 
 
 #: setting: key of the cluster file
@@ -352,21 +339,3 @@ def _fill(data: dict[str, Any], settings: Settings) -> dict[schema.Path, str]:
                 place[path[-1]] = value if key == "serve_port" else compact_duration(value)
                 labels[path] = f"{key} (from {origins[key]})"
     return labels
-
-
-def _resolved(grid: Grid, cluster_path: Path, document: Document) -> Grid:
-    """The grid with absolute paths of files that exist."""
-
-    def existing(file: Path, *keys: str) -> Path:
-        found = (cluster_path.absolute().parent / file.expanduser()).resolve()
-        if not found.is_file():
-            line = document.line_of(("grid", *keys))
-            raise UsageError(
-                f"{document.where}, line {line}: grid.{'.'.join(keys)}: no file {found}; "
-                "paths are relative to the cluster file's folder"
-            )
-        return found
-
-    forecasts = {zone: existing(file, "forecasts", zone) for zone, file in grid.forecasts.items()}
-    file = None if grid.file is None else existing(grid.file, "file")
-    return grid.model_copy(update={"file": file, "forecasts": forecasts})

@@ -1,6 +1,7 @@
 """Every error that eco_ray raises on purpose, and the exit code that each one means.
 
     EcoRayError            1  the job or check failed, or data is damaged
+      MixedKindsError      1  carbon intensities of different kinds (average, marginal, ...) were put together
       UsageError           2  a file, option or setting is wrong
       InfeasibleError      3  a deadline, capacity or residency that no plan can meet
       NotFoundError        4  no such job, model, node or zone
@@ -19,6 +20,10 @@ class EcoRayError(Exception):
 
     #: process exit code of the command line
     exit_code = 1
+
+
+class MixedKindsError(EcoRayError, TypeError):
+    """Carbon intensities of different kinds were to be added, compared or planned together."""
 
 
 class UsageError(EcoRayError):

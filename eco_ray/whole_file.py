@@ -10,22 +10,26 @@ from typing import TextIO
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write in pieces: it takes its place at the end of the block, and not after an error."""
+def whole_file(path: Path, mode: int = 0o666) -> Iterator[TextIO]:
+    """A text file to write in pieces: it takes its place at the end of the block, and not after an error.
+
+    `mode`: permissions of a new one, less the umask.
+    """
     if path.exists() and not path.is_file():
         with path.open("w", newline="", encoding="utf-8") as file:
             yield file
         return
     draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with draft.open("w", newline="", encoding="utf-8") as file:
+        opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with os.fdopen(opened, "w", newline="", encoding="utf-8") as file:
             yield file
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
     """Write UTF-8 text; a device or a pipe is written to, never replaced. Raises OSError, and leaves no draft."""
-    with whole_file(path) as file:
+    with whole_file(path, mode) as file:
         file.write(text)

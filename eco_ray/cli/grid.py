@@ -1,19 +1,26 @@
-"""`eco-ray grid now | forecast`: carbon intensity with its source."""
+"""`eco-ray grid now | forecast`: carbon intensity with its source, kind, nature and age."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from eco_ray.cli.options import common_options
-from eco_ray.cli.output import emit, when
+from eco_ray.cli.output import emit, print_facts, when
 from eco_ray.config import Settings
+from eco_ray.times import compact_duration
 
 if TYPE_CHECKING:
+    from eco_ray.core.intensity import IntensitySeries
     from eco_ray.core.ports import GridSource
+
+_HOUR_S = 3600.0
+#: width of the plot [characters]
+_BAR = 40
 
 
 @click.group()
@@ -21,72 +28,174 @@ def grid() -> None:
     """Carbon intensity of electricity."""
 
 
-def _source(cluster: Path | None, settings: Settings) -> GridSource:
-    from eco_ray.grid import open_grid
+def _source_options(command: Callable[..., None]) -> Callable[..., None]:
+    options = [
+        click.option("--cluster", type=click.Path(path_type=Path), help="Take the sources from this cluster file."),
+        click.option("--source", help="profile (default), electricity-maps, watttime, neso, ... (docs/grid.md)."),
+        click.option("--url", help="Server of that source, where it is not the public one."),
+        click.option(
+            "--kind",
+            type=click.Choice(["average-lifecycle", "average-direct", "marginal"]),
+            help="Default: that of the source.",
+        ),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _opened(cluster: Path | None, chosen: dict[str, str], settings: Settings) -> GridSource:
+    from eco_ray.cluster_file import load_cluster_file
+    from eco_ray.errors import UsageError
+    from eco_ray.grid_file import Grid
+    from eco_ray.schema import check
 
     if cluster is None:
-        return open_grid("profile")
-    from eco_ray.cluster_file import load_cluster_file
+        return check(Grid, chosen, "options").open(settings.state_dir)
+    if chosen:
+        raise UsageError(f"--{next(iter(chosen))} does not go with --cluster, which names the sources; leave one out")
+    return load_cluster_file(cluster, settings).grid.open(settings.state_dir)
 
-    described = load_cluster_file(cluster, settings).grid
-    return open_grid(described.source, described.file, described.forecasts)
+
+def _chosen(**options: str | None) -> dict[str, str]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _ask(source: GridSource, zone: str, now_s: float, end_s: float) -> dict[str, Any]:
+    """Ask a live source now, and say what is used and why nothing better is; nothing to say of others."""
+    from eco_ray.core.ports import LiveGridSource
+
+    if not isinstance(source, LiveGridSource):
+        return {}
+    source.refresh(zone, now_s, end_s)
+    use = source.use(zone, now_s)
+    return {"rung": use.rung, "why": use.why}
 
 
 @grid.command()
 @click.option("--zone", "zones", multiple=True, help="Zone; may be repeated. Default: all that the source knows.")
-@click.option("--cluster", type=click.Path(path_type=Path), help="Take the source from this cluster file.")
+@_source_options
 @common_options
-def now(zones: tuple[str, ...], cluster: Path | None, settings: Settings) -> None:
+def now(
+    zones: tuple[str, ...],
+    cluster: Path | None,
+    source: str | None,
+    url: str | None,
+    kind: str | None,
+    settings: Settings,
+) -> None:
     """Intensity now."""
-    source = _source(cluster, settings)
-    now_s = time.time()
+    from eco_ray.core.ports import LiveGridSource
+    from eco_ray.errors import EcoRayError, UsageError
+
+    opened = _opened(cluster, _chosen(source=source, url=url, kind=kind), settings)
+    if not zones and isinstance(opened, LiveGridSource):
+        raise UsageError(f"--zone is missing; {opened.name} is asked zone by zone; give --zone DE, for example")
     rows: list[dict[str, Any]] = []
-    for zone in zones or source.zones():
-        series = source.actual(zone, now_s, now_s)
-        rows.append(
-            {
-                "zone": zone,
-                "intensity_g_per_kwh": round(series.at(now_s), 1),
-                "kind": str(series.kind),
-                "nature": str(series.nature),
-                "source": series.source,
-            }
-        )
+    for zone in zones or opened.zones():
+        now_s = time.time()
+        facts = _ask(opened, zone, now_s, now_s + _HOUR_S)
+        try:
+            series = opened.actual(zone, now_s, now_s)
+        except EcoRayError:
+            if not facts:
+                raise
+            rows.append(_row(zone, None, now_s, facts))
+        else:
+            rows.append(_row(zone, series, now_s, facts))
     emit(settings, rows, rows)
+
+
+def _row(zone: str, series: IntensitySeries | None, now_s: float, facts: dict[str, Any]) -> dict[str, Any]:
+    if series is None:
+        known: dict[str, Any] = dict.fromkeys(("intensity_g_per_kwh", "kind", "nature", "age_s"))
+        return {"zone": zone, **known, "source": "unknown", **facts}
+    issued_s = series.issued_s
+    return {
+        "zone": zone,
+        "intensity_g_per_kwh": round(series.at(now_s), 1),
+        "kind": str(series.kind),
+        "nature": str(series.nature),
+        "age_s": None if issued_s is None else round(max(0.0, now_s - issued_s)),
+        "source": series.source,
+        **facts,
+    }
 
 
 @grid.command()
 @click.option("--zone", required=True)
-@click.option("--hours", type=click.IntRange(1, 240), default=24, show_default=True)
-@click.option("--cluster", type=click.Path(path_type=Path), help="Take the source from this cluster file.")
+@click.option("--hours", type=click.IntRange(1, 336), default=24, show_default=True)
+@_source_options
 @common_options
-def forecast(zone: str, hours: int, cluster: Path | None, settings: Settings) -> None:
+def forecast(
+    zone: str,
+    hours: int,
+    cluster: Path | None,
+    source: str | None,
+    url: str | None,
+    kind: str | None,
+    settings: Settings,
+) -> None:
     """What is known about the next hours."""
+    opened = _opened(cluster, _chosen(source=source, url=url, kind=kind), settings)
     now_s = time.time()
-    series = _source(cluster, settings).forecast(zone, now_s, now_s + hours * 3600)
-    values = [float(v) for v in series.values_g_per_kwh]
-    top = max(values)
-    rows: list[dict[str, Any]] = [
-        {
-            "time_utc": when(series.start_s + i * series.step_s),
-            "g_per_kwh": round(value, 1),
-            "": "█" * max(1, round(value / top * 40)),
+    end_s = now_s + hours * _HOUR_S
+    facts = _ask(opened, zone, now_s, end_s)
+    series = opened.forecast(zone, now_s, end_s)
+    document = _document(series, facts, now_s)
+    if settings.output == "table":
+        age = "computed for every moment" if series.issued_s is None else f"{document['age_s']:.0f} s old"
+        about = {
+            "zone": zone,
+            "source": series.source,
+            "kind": f"{series.kind}, {series.nature}",
+            "issued": f"{when(series.issued_s)} UTC, {age}",
+            **({"instead of": facts["why"]} if facts.get("why") else {}),
         }
-        for i, value in enumerate(values)
-    ]
-    document = {
-        "zone": zone,
+        if series.end_s < end_s:
+            about["known"] = f"{compact_duration(max(0.0, series.end_s - now_s))} of the {hours} h that were asked for"
+        print_facts(about)
+        click.echo()
+    emit(settings, document, _plot(series))
+
+
+def _document(series: IntensitySeries, facts: dict[str, Any], now_s: float) -> dict[str, Any]:
+    times = [when(series.start_s + i * series.step_s) for i in range(len(series.values_g_per_kwh))]
+    return {
+        "zone": series.zone,
         "source": series.source,
         "kind": str(series.kind),
         "nature": str(series.nature),
         "issued": when(series.issued_s),
+        "age_s": None if series.issued_s is None else round(max(0.0, now_s - series.issued_s)),
         "step_s": series.step_s,
-        "series": [[row["time_utc"], row["g_per_kwh"]] for row in rows],
+        "series": [
+            [time_utc, round(float(value), 1)] for time_utc, value in zip(times, series.values_g_per_kwh, strict=True)
+        ],
         "quantiles": {
             f"{level:g}": [round(float(value), 1) for value in of]
             for level, of in sorted(series.quantiles_g_per_kwh.items())
         },
+        **facts,
     }
-    if settings.output == "table":
-        click.echo(f"{zone}: {series.nature}, {series.kind}, from {series.source}, issued {when(series.issued_s)} UTC")
-    emit(settings, document, rows)
+
+
+def _plot(series: IntensitySeries) -> list[dict[str, Any]]:
+    """A line per hour at most, with a bar; finer steps are averaged for the eye alone."""
+    each = max(1, round(_HOUR_S / series.step_s))
+    starts = range(0, len(series.values_g_per_kwh), each)
+    means = [float(series.values_g_per_kwh[i : i + each].mean()) for i in starts]
+    top = max(*means, 1e-9)
+    bands = {
+        f"p{level * 100:g}": [round(float(of[i : i + each].mean()), 1) for i in starts]
+        for level, of in sorted(series.quantiles_g_per_kwh.items())
+    }
+    return [
+        {
+            "time_utc": when(series.start_s + i * series.step_s),
+            "g_per_kwh": round(mean, 1),
+            **{name: of[row] for name, of in bands.items()},
+            "": "█" * max(1, round(mean / top * _BAR)),
+        }
+        for row, (i, mean) in enumerate(zip(starts, means, strict=True))
+    ]

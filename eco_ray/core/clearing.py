@@ -116,7 +116,7 @@ class Clearing:
         pools = situation.fleet.pools
         found = np.full((len(pools), len(edges_s) - 1), np.nan)
         for index, members in enumerate(pools):
-            series = situation.signal(members[0].zone)
+            series = situation.forecast.get(members[0].zone)
             if series is not None and series.start_s <= edges_s[0]:
                 known = int(np.searchsorted(edges_s, series.end_s, side="right")) - 1
                 if known > 0:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal
 
 from eco_ray.core.cluster import Node, Resources
-from eco_ray.core.intensity import IntensitySeries
+from eco_ray.core.intensity import IntensitySeries, Kind, kind_of
 from eco_ray.core.jobs import JobSpec
 
 
@@ -84,12 +84,19 @@ class AttemptExited:
 
 
 @dataclass(frozen=True, slots=True)
-class ForecastArrived:
-    """Intensity forecasts by zone; zones that are left out keep theirs."""
+class ForecastArrived(Generic[Kind]):
+    """Intensity forecasts by zone, all of one kind (else MixedKindsError); zones that are left out keep theirs.
 
-    series: Mapping[str, IntensitySeries]
+    Where their kind is another one than before, zones that are left out have none.
+    """
+
+    series: Mapping[str, IntensitySeries[Kind]]
     #: what was, for policies that compare with the past 24 h
-    past: Mapping[str, IntensitySeries] = field(default_factory=dict)
+    past: Mapping[str, IntensitySeries[Kind]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check the kinds."""
+        kind_of(*self.series.values(), *self.past.values())
 
 
 @dataclass(frozen=True, slots=True)

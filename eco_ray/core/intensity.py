@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from typing import Any, Generic, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from typing_extensions import TypeVar  # with defaults, which typing has from Python 3.13 on
 
 from eco_ray.core.units import Nature
-from eco_ray.errors import EcoRayError
+from eco_ray.errors import EcoRayError, MixedKindsError
 
 
 class SignalKind(StrEnum):
@@ -22,8 +24,13 @@ class SignalKind(StrEnum):
     MARGINAL = "marginal"
 
 
+#: the kind of a series as a type: a source of one kind returns `MarginalSeries`, say, and a type checker refuses to
+#: hand it to what already holds a `LifecycleSeries`; plain `IntensitySeries` is of a kind that only shows at run time
+Kind = TypeVar("Kind", bound=SignalKind, default=Any)
+
+
 @dataclass(frozen=True, slots=True)
-class IntensitySeries:
+class IntensitySeries(Generic[Kind]):
     """Carbon intensity [gCO2e/kWh] of one zone, constant within each step of `step_s` seconds.
 
     `values_g_per_kwh[i]` holds in [start_s + i*step_s, start_s + (i+1)*step_s). Outside that range the intensity is
@@ -37,7 +44,7 @@ class IntensitySeries:
     step_s: float
     #: shape (T,), gCO2e/kWh
     values_g_per_kwh: NDArray[np.float64]
-    kind: SignalKind
+    kind: Kind
     #: where the numbers come from, in words a reader can follow up
     source: str
     nature: Nature
@@ -96,8 +103,52 @@ class IntensitySeries:
         means[inside] = values[begin[inside]]
         return means
 
+    def then(self, later: IntensitySeries[Kind]) -> IntensitySeries[Kind]:
+        """The series, and after its end what `later` knows; the series alone where `later` does not go on from it.
+
+        Raises MixedKindsError for another kind, and EcoRayError for another zone or step.
+        """
+        kind_of(self, later)
+        if (later.zone, later.step_s) != (self.zone, self.step_s):
+            raise EcoRayError(
+                f"a series of {self.zone} in steps of {self.step_s:g} s cannot go on as one of {later.zone} in "
+                f"steps of {later.step_s:g} s; join series of one zone and step"
+            )
+        skip = round((self.end_s - later.start_s) / self.step_s)
+        if not 0 <= skip < len(later.values_g_per_kwh) or later.start_s + skip * self.step_s != self.end_s:
+            return self
+        levels = self.quantiles_g_per_kwh.keys() & later.quantiles_g_per_kwh.keys()
+        return replace(
+            self,
+            values_g_per_kwh=np.concatenate([self.values_g_per_kwh, later.values_g_per_kwh[skip:]]),
+            source=f"{self.source}; after that {later.source}",
+            nature=Nature.weakest([self.nature, later.nature]),
+            quantiles_g_per_kwh={
+                level: np.concatenate([self.quantiles_g_per_kwh[level], later.quantiles_g_per_kwh[level][skip:]])
+                for level in sorted(levels)
+            },
+        )
+
     def _unknown(self, start_s: float, end_s: float) -> EcoRayError:
         return EcoRayError(
             f"no intensity for zone {self.zone} over {start_s:.0f}..{end_s:.0f} s: the series covers "
             f"{self.start_s:.0f} to {self.end_s:.0f} s; load a longer trace or forecast"
         )
+
+
+LifecycleSeries = IntensitySeries[Literal[SignalKind.AVERAGE_LIFECYCLE]]
+DirectSeries = IntensitySeries[Literal[SignalKind.AVERAGE_DIRECT]]
+MarginalSeries = IntensitySeries[Literal[SignalKind.MARGINAL]]
+
+
+def kind_of(*series: IntensitySeries[Kind]) -> Kind | None:
+    """The kind that all series have; None: there is none. Raises MixedKindsError where they differ."""
+    first: IntensitySeries[Kind] | None = None
+    for one in series:
+        if first is not None and one.kind is not first.kind:
+            raise MixedKindsError(
+                f"{first.zone} is {first.kind} ({first.source}) and {one.zone} is {one.kind} ({one.source}): series of "
+                "different kinds cannot be added, compared or planned together; take one kind for all zones"
+            )
+        first = first or one
+    return first.kind if first is not None else None

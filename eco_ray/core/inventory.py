@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from eco_ray.core.calendar import Calendar
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.durations import Durations
-from eco_ray.core.intensity import IntensitySeries
+from eco_ray.core.intensity import IntensitySeries, kind_of
 from eco_ray.core.jobs import Attempt, Job, Plan
 from eco_ray.core.late import is_overdue
 from eco_ray.core.market import Cleared
@@ -101,9 +101,12 @@ class Inventory:
         return self.calendar_of(others, [node] if node else [])
 
     def forecast_arrived(self, series: Mapping[str, IntensitySeries], past: Mapping[str, IntensitySeries]) -> None:
-        """What is known of the intensity from now on."""
-        self.forecast.update(series)
-        self.past.update(past)
+        """What is known of the intensity from now on; what was known of another kind is forgotten."""
+        kind = kind_of(*series.values(), *past.values())
+        for known, new in ((self.forecast, series), (self.past, past)):
+            for zone in [zone for zone, old in known.items() if kind is not None and old.kind is not kind]:
+                del known[zone]
+            known.update(new)
         self.news += 1
 
     def set_node(self, node: Node) -> None:

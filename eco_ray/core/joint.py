@@ -76,7 +76,7 @@ class Grid:
         situation = self._situation
         intensity = np.full((len(self._places), self._count), np.inf)
         for row, place in enumerate(self._places):
-            series = situation.signal(place.node.zone)
+            series = situation.forecast.get(place.node.zone)
             if series is not None and series.start_s <= situation.now_s:
                 start, means = situation.slot_means(series)
                 known = means[self._first - start : self._first - start + self._count]

@@ -291,7 +291,7 @@ def _published_on(
 ) -> Segments | None:
     """The choice of a published policy on one place; an elastic one asks for as many workers as fit."""
     spec, place = task.job.spec, task.places[row]
-    signal, past = situation.signal(place.node.zone), situation.past.get(place.node.zone)
+    signal, past = situation.forecast.get(place.node.zone), situation.past.get(place.node.zone)
     length_s = task.run_s
     reach_s = max(spec.deadline_s - task.begin_s, length_s)
     question = Question(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
-from eco_ray.core.intensity import IntensitySeries
+from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.ledger import (
     ChainCheck,
@@ -39,6 +39,36 @@ class GridSource(Protocol):
 
     def forecast(self, zone: str, now_s: float, end_s: float) -> IntensitySeries:
         """What can be known at `now_s` about [now_s, end_s]; may end earlier than asked, never reads the future."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SignalUse:
+    """What answers for the intensity of a zone now, and why nothing better does."""
+
+    zone: str
+    #: how far down the ladder it comes from (`grid.answers.Rung`)
+    rung: str
+    #: in words, as in the series
+    source: str
+    kind: SignalKind | None = None
+    nature: Nature | None = None
+    #: since it was issued or published [s]; None: it is computed for every moment
+    age_s: float | None = None
+    #: what the sources before it answered; empty where the first choice did
+    why: str = ""
+
+
+@runtime_checkable
+class LiveGridSource(GridSource, Protocol):
+    """A source that learns from a network: `refresh` asks it, `actual` and `forecast` answer from what is known."""
+
+    def refresh(self, zone: str, now_s: float, end_s: float) -> bool:
+        """Ask for news of a zone up to `end_s`, where due, and wait; returns whether there is any. Never raises."""
+        ...
+
+    def use(self, zone: str, now_s: float) -> SignalUse:
+        """What answers for a zone now."""
         ...
 
 

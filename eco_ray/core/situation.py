@@ -14,7 +14,7 @@ from eco_ray.core.calendar import Calendar
 from eco_ray.core.cluster import Resources
 from eco_ray.core.durations import Durations
 from eco_ray.core.fleet import Fleet, Place
-from eco_ray.core.intensity import IntensitySeries
+from eco_ray.core.intensity import IntensitySeries, kind_of
 from eco_ray.core.jobs import JobSpec, Reason, Segment
 from eco_ray.core.market import Cleared
 from eco_ray.core.units import MJ_PER_J, grams
@@ -84,6 +84,10 @@ class Situation:
     #: for a job that runs: what its node promised to others that must not wait for it until a time; None: nobody must
     firm: Callable[[float], Calendar] | None = None
 
+    def __post_init__(self) -> None:
+        """Check that the forecasts are of one kind. Raises MixedKindsError."""
+        kind_of(*self.forecast.values())
+
     @property
     def fleet(self) -> Fleet:
         """The nodes that are there."""
@@ -104,12 +108,6 @@ class Situation:
             kept = series, first, series.means(edges_s) if end > first else np.empty(0)
             self.means[series.zone] = kept
         return kept[1], kept[2]
-
-    def signal(self, zone: str) -> IntensitySeries | None:
-        """The forecast of a zone, if it is of the home zone's kind: series of different kinds are not compared."""
-        series = self.forecast.get(zone)
-        lead = self.forecast.get(self.home_zone) or next(iter(self.forecast.values()), None)
-        return series if series and lead and series.kind is lead.kind else None
 
     def added_w(self, place: Place, demand: Resources, first: int, count: int) -> float | Floats:
         """What a job adds to the power of a place, with its PUE [W]: one figure, or one for each slot, (count,)."""
@@ -140,7 +138,7 @@ class Situation:
             start_s = max(start_s, now_s)
             if start_s >= end_s:
                 continue
-            place, series = fleet.place_of(segment.node), self.signal(segment.zone)
+            place, series = fleet.place_of(segment.node), self.forecast.get(segment.zone)
             if place is None or series is None or not series.covers(start_s, end_s):
                 return None, None
             demand = spec.demand * segment.workers

@@ -40,7 +40,7 @@ def starts_g(job: Job, segments: Sequence[Segment], situation: Situation) -> flo
         if segment.end_s <= situation.now_s:
             continue
         start_s = max(segment.start_s, situation.now_s)
-        place, series = situation.fleet.place_of(segment.node), situation.signal(segment.zone)
+        place, series = situation.fleet.place_of(segment.node), situation.forecast.get(segment.zone)
         goes_on = before is None and live is not None and segment.node == live.node
         goes_on = goes_on and segment.start_s <= situation.now_s + _INSTANT_S
         touches = before is not None and before.node == segment.node and before.end_s >= start_s - _INSTANT_S

@@ -298,7 +298,7 @@ class Task:
                 intensity[row] = intensity[zones[zone]]
                 continue
             zones[zone] = row
-            series = situation.signal(zone)
+            series = situation.forecast.get(zone)
             if series is None or series.start_s > self.begin_s:
                 continue
             first, means = situation.slot_means(series)

@@ -18,6 +18,8 @@ from urllib.parse import quote, quote_plus
 from eco_ray.errors import UsageError
 
 PREFIX = "ECO_RAY_KEY_"
+#: of the state directory of a cluster, in which `eco-ray up` leaves the keys of its environment
+FOLDER = "keys"
 #: no key is longer
 MAX_BYTES = 4_096
 _SHORTEST_CUT = 4

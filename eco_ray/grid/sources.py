@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eco_ray.core.intensity import SignalKind
@@ -26,3 +26,7 @@ class SourceOptions:
     forecasts: Mapping[str, Path] = field(default_factory=dict)
     #: finds the key of a source by name
     key: Callable[[str], Secret | None] = keys.find
+
+    def of_kind(self, kind: SignalKind) -> SourceOptions:
+        """The same for another kind."""
+        return replace(self, kind=kind)

@@ -19,6 +19,7 @@ from eco_ray.core.cluster import Node
 from eco_ray.core.orchestrator import OrchestratorConfig
 from eco_ray.core.situation import PlannerConfig
 from eco_ray.errors import EcoRayError, UsageError
+from eco_ray.grid import keys
 from eco_ray.on_ray import local_cluster
 from eco_ray.on_ray.connection import attached, connect
 from eco_ray.on_ray.last_seen import forget_all
@@ -40,6 +41,7 @@ def up(cluster: ClusterFile, settings: Settings, clock: Callable[[], Clock]) -> 
                 f"cluster {old.name} is up already at {old.address} (state in {state_dir}); `eco-ray down` ends it"
             )
         local_cluster.stop(old, state_dir)
+    _take_keys(state_dir)
     nodes = cluster.to_nodes()
     record = local_cluster.start(cluster.name, nodes, cluster.head.num_cpus, cluster.serve.port, state_dir)
     try:
@@ -54,10 +56,17 @@ def up(cluster: ClusterFile, settings: Settings, clock: Callable[[], Clock]) -> 
 def attach(cluster: ClusterFile, settings: Settings, clock: Clock, address: str) -> ClusterRecord:
     """Start only controller and agents on a cluster that runs already."""
     settings.state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _take_keys(settings.state_dir)
     record = attached(address)
     start_controller(cluster, settings, clock, record)
     record.save(settings.state_dir)
     return record
+
+
+def _take_keys(state_dir: Path) -> None:
+    """Hand keys of grid sources to the controller in files, and take them from what Ray's processes inherit."""
+    for name in keys.hand_over(state_dir / keys.FOLDER):
+        os.environ.pop(name, None)
 
 
 def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, record: ClusterRecord) -> Any:
@@ -68,6 +77,7 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
     from eco_ray.on_ray.controller import ControllerConfig
     from eco_ray.on_ray.fleet import CONTROLLER_NAME, NAMESPACE, FleetConfig
 
+    cluster.grid.check_clock(clock.speed, starts_now=cluster.clock.start_s is None)
     head = cluster.to_head()
     described: Mapping[str, Node] = {node.name: node for node in [*cluster.to_nodes(), *([head] if head else [])]}
     planner = PlannerConfig(cluster.planner.slot_s, cluster.planner.horizon_s)

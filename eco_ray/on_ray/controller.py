@@ -195,9 +195,10 @@ class Controller:
     def status(self) -> dict[str, Any]:
         """Facts for `eco-ray status`."""
         book = self._core.book
-        return self._brain.ask(
+        facts = self._brain.ask(
             lambda: status_facts(self.config, self._known, book.nodes, book.jobs.values(), self.now_s(), book.launch_s)
         )
+        return {**facts, "signals": [{"zone": zone, **(self.signal(zone) or {})} for zone in sorted(self._zones())]}
 
     def examine(self) -> list[dict[str, Any]]:
         """What the agent of each node says of it, for `eco-ray doctor`; `error` where it does not answer."""
@@ -214,6 +215,7 @@ class Controller:
     def stop(self) -> None:
         """End the background work and the agents; jobs stay as they are."""
         self._stopped.set()
+        self._signals.stop()
         self._brain.stop()
         self._watcher.stop()
         self._fleet.stop_agents()
@@ -233,6 +235,7 @@ class Controller:
         self._performer.perform(actions)
         self._brain.start()
         threading.Thread(target=self._look_around, name="look", daemon=True).start()
+        self._signals.follow(self._zones, self.now_s)
         self._watcher.start()
 
     def _learn(self) -> None:
@@ -295,6 +298,9 @@ class Controller:
                 self._handle(event)
         return new
 
+    def _zones(self) -> set[str]:
+        return {node.zone for node in list(self._known.values())}
+
     def _is_job(self, job_id: str) -> bool:
         return job_id in self._tenants
 
@@ -338,10 +344,10 @@ class Controller:
                 gpus = max(0.0, amount.gpus - sum(d.gpus for d in ours))
                 self._handle(ForeignUse(name, Resources(round(cpus, 4), round(gpus, 4), 0.0)))
         last_s = max((job.spec.deadline_s for job in self._core.book.jobs.values()), default=now_s)
-        news = self._signals.news({node.zone for node in self._known.values()}, now_s, last_s)
+        news = self._signals.news(self._zones(), now_s, last_s)
         if news is not None:
             self._handle(news)
-        self._accounts.keep_series({node.zone for node in self._known.values()}, now_s)
+        self._accounts.keep_series(self._zones(), now_s)
 
     def _listed(self, ray_jobs: Mapping[str, Any]) -> None:
         """Take Ray's job list in. A job whose `eco-ray run` was stopped through Ray is cancelled with it."""

@@ -6,8 +6,7 @@ import logging
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
-from eco_ray.cluster_file import Grid
-from eco_ray.grid import open_grid
+from eco_ray.grid_file import Grid
 from eco_ray.on_ray.controller import Controller, ControllerConfig
 from eco_ray.on_ray.fleet import Fleet, FleetConfig
 from eco_ray.on_ray.launcher import Launcher
@@ -22,7 +21,7 @@ class ControllerActor(Controller):
         super().__init__(
             config,
             open_store(config.store_url),
-            open_grid(grid.source, grid.file, grid.forecasts),
+            grid.open(config.state_dir),
             Launcher(dashboard_url, config.state_dir, fleet.run_root),
             Fleet(fleet),
         )

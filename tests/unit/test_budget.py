@@ -13,7 +13,6 @@ from planning_cases import CONFIG, HOUR_S, T0, a_job, a_node, a_situation, a_spe
 from eco_ray.core.cluster import Resources
 from eco_ray.core.events import ForecastArrived
 from eco_ray.core.feasible import check_feasible
-from eco_ray.core.intensity import SignalKind
 from eco_ray.core.jobs import Attempt, AttemptState, Plan, Reason, Segment, SuspendRule, Workers
 from eco_ray.core.planner import plan_job
 from eco_ray.core.power import PowerCurve
@@ -246,9 +245,6 @@ def test_an_unknown_intensity_forbids_nothing():
     assert shape(plan(spec, dark, emitted_g=500.0)) == [("fr-1", 0, 2)]
     short = a_situation(hourly("DE", 300))  # known for the first half of it
     assert shape(plan(spec, short)) == [("de-1", 0, 2)]
-    other = a_situation(DE, replace(DE, zone="FR", kind=SignalKind.MARGINAL), home="FR")  # not to be compared
-    assert isinstance(plan(replace(spec, zones=("FR",)), other), NoPlan)
-    assert isinstance(plan(replace(spec, zones=("DE",)), other), Plan)
     assert isinstance(plan(replace(spec, budget_j=0.1 * KWH), dark), NoPlan)  # energy is known without it
 
 

@@ -16,6 +16,7 @@ from eco_ray.core.intensity import SignalKind
 from eco_ray.core.jobs import Plan, Reason, Segment, SuspendRule, Workers
 from eco_ray.core.planner import plan_job
 from eco_ray.core.situation import NoPlan
+from eco_ray.errors import MixedKindsError
 
 MINUTE_S = 60.0
 
@@ -307,10 +308,10 @@ def test_a_forecast_that_begins_this_very_moment_is_used():
     assert plan(a_spec(0.5, 2), situation).carbon_g == pytest.approx(0.05 * 100)
 
 
-def test_signals_of_another_kind_are_not_compared():
+def test_signals_of_different_kinds_are_not_planned_together():
     marginal = hourly("FR", *[1] * 8, kind=SignalKind.MARGINAL)
-    assert shape(plan(None, a_situation(hourly("DE", *[300] * 8), marginal)))[0][0] == "de-1"
-    assert shape(plan(None, a_situation(hourly("DE", *[300] * 8), marginal, home="FR")))[0][0] == "fr-1"
+    with pytest.raises(MixedKindsError, match=r"DE is average-lifecycle .* and FR is marginal"):
+        a_situation(hourly("DE", *[300] * 8), marginal)
 
 
 # -- capacity --------------------------------------------------------------------------------------------------------
