@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from eco_ray import schema
 from eco_ray.errors import UsageError
@@ -30,14 +30,19 @@ class SourceFile(Strict):
     #: server of the source, where it is not the public one
     url: str | None = Field(default=None, min_length=1, max_length=500)
 
-    @model_validator(mode="after")
-    def _known(self) -> SourceFile:
+    @field_validator("source")
+    @classmethod
+    def _known(cls, source: str) -> str:
         from eco_ray.grid import names
 
-        if self.source not in names():
-            near = schema.nearest(self.source, names())
-            hint = f"; nearest name: {near}" if near else ""
-            raise ValueError(f"source {self.source!r} is none of {', '.join(names())}{hint}")
+        if source not in names():
+            near = schema.nearest(source, names())
+            hint = f"; nearest: {near}" if near else ""
+            raise ValueError(f"{source!r} is no grid source{hint}; give one of {', '.join(names())}")
+        return source
+
+    @model_validator(mode="after")
+    def _fits(self) -> SourceFile:
         if self.source == "trace" and self.file is None:
             raise ValueError("source trace needs file: the CSV with the intensities")
         if self.source != "trace" and (self.file is not None or self.forecasts):
@@ -98,7 +103,7 @@ class Grid(SourceFile):
         return open_grid(parts, kind, None if state_dir is None else state_dir / "grid")
 
     def resolved(self, cluster_path: Path, document: Document) -> Grid:
-        """The same with absolute paths of files that exist; they are relative to the cluster file. Raises UsageError."""
+        """The same with absolute paths, relative to the cluster file's folder. Raises UsageError for a missing file."""
 
         def existing(file: Path, *keys: str | int) -> Path:
             found = (cluster_path.absolute().parent / file.expanduser()).resolve()

@@ -214,7 +214,7 @@ BAD = [
     (MINIMAL.replace(", power: {tdp_w: 10}", ""), ["nodes[0].power: is missing"]),
     (MINIMAL + "home: DE\n", ["unknown key 'home'", "'home_zone'"]),
     (MINIMAL + "head: {num_cpus: -1}\n", ["head.num_cpus: -1 is below 0"]),
-    (MINIMAL + "grid: {source: live}\n", ["'live'", "'profile' or 'trace'"]),
+    (MINIMAL + "grid: {source: live}\n", ["'live'", "give one of profile, trace, electricity-maps"]),
     (MINIMAL + "grid: {source: trace}\n", ["source trace needs file"]),
     (MINIMAL + "grid: {file: x.csv}\n", ["no effect with source profile", "source: trace"]),
     (MINIMAL + "grid: {source: trace, file: x.csv}\n", ["line 5: grid.file: no file", "x.csv", "relative to"]),

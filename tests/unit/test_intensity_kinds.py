@@ -11,7 +11,7 @@ from planning_cases import T0, hourly
 from eco_ray.core.events import ForecastArrived
 from eco_ray.core.intensity import IntensitySeries, SignalKind, kind_of
 from eco_ray.core.inventory import Inventory
-from eco_ray.core.orchestrator import OrchestratorConfig
+from eco_ray.core.situation import PlannerConfig
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, MixedKindsError
 
@@ -42,7 +42,7 @@ def test_kind_of():
 
 
 def test_a_new_kind_replaces_what_was_known_of_another():
-    book = Inventory("DE", T0, OrchestratorConfig())
+    book = Inventory("DE", T0, PlannerConfig())
     book.forecast_arrived({"DE": AVERAGE, "FR": hourly("FR", 10)}, {"FR": hourly("FR", 9)})
     book.forecast_arrived({"FR": MARGINAL}, {})
     assert book.forecast == {"FR": MARGINAL}
