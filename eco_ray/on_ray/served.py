@@ -24,7 +24,7 @@ from eco_ray.core.requests import ServiceUse
 from eco_ray.core.tenants import TENANT
 from eco_ray.json_file import read_json
 from eco_ray.on_ray.gpu_use import Holding
-from eco_ray.on_ray.owners import SERVE_APP_PREFIX, Owner, is_name
+from eco_ray.on_ray.owners import Owner, is_name, served_by
 
 #: tenants that one replica tells apart; requests of further ones have no tenant
 MAX_TENANTS = 100
@@ -73,20 +73,30 @@ class Replica:
     gpus: float
     #: its GPUs, as in CUDA_VISIBLE_DEVICES
     devices: tuple[str, ...]
+    #: `name:version` that it runs; empty: it does not say, as those of older versions
+    model: str = ""
 
     @property
     def owner(self) -> Owner:
         """As the agent names it."""
-        return Owner("model", SERVE_APP_PREFIX + self.app, 0, self.replica)
+        return Owner("model", served_by(self.app, self.model), 0, self.replica)
+
+    @property
+    def process(self) -> tuple[int, int]:
+        """(pid, start)."""
+        return self.pid, self.start_ticks
 
 
 class Tally:
     """The counts of one replica, kept in the replica. Threads may share it."""
 
-    def __init__(self, app: str, replica: str, cpus: float, gpus: float = 0.0, devices: Iterable[str] = ()) -> None:
+    def __init__(
+        self, app: str, replica: str, cpus: float, gpus: float = 0.0, devices: Iterable[str] = (), model: str = ""
+    ) -> None:
+        """`model`: `name:version` that the replica runs; by the time of booking, its app may have another one."""
         pid = os.getpid()
         self._told = {
-            **{"app": app, "replica": replica, "pid": pid, "start_ticks": process_start(pid)},
+            **{"app": app, "model": model, "replica": replica, "pid": pid, "start_ticks": process_start(pid)},
             **{"cpus": cpus, "gpus": gpus, "devices": list(devices)},
         }
         self._path: Path | None = None
@@ -145,6 +155,7 @@ class ServedReader:
         self._most = cpus, gpus
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.replicas: dict[str, Replica] = {}
+        self._by_process: dict[tuple[int, int], Replica] = {}
         self._taken: dict[str, Counts] = {}
         self._alive: set[str] = set()
         self._before: tuple[dict[str, Counts], set[str]] = {}, set()
@@ -155,9 +166,9 @@ class ServedReader:
         if not self._load(unsent):  # nobody knows what was counted: from now on
             self._taken = {name: counts for name, (_, counts) in self._read().items()}
 
-    def replica_of(self, process_id: tuple[int, int]) -> str:
-        """The replica that a process (pid, start) is; empty: none."""
-        return next((r.replica for r in self.replicas.values() if (r.pid, r.start_ticks) == process_id), "")
+    def replica_of(self, process_id: tuple[int, int]) -> Replica | None:
+        """The replica that a process (pid, start) is; None: none, or more than one says so."""
+        return self._by_process.get(process_id)
 
     def take(self) -> tuple[Served, ...]:
         """What was answered since the last call, for each replica one row or more; then `note` or `forget` is due.
@@ -175,6 +186,7 @@ class ServedReader:
             name: one if name in self._alive | held else replace(one, cpus=0.0, gpus=0.0)
             for name, (one, _) in found.items()
         }
+        self._by_process = _by_process(self.replicas.values())
         self.flags = ()
         served: list[Served] = []
         for name, (replica, counts) in found.items():
@@ -250,6 +262,14 @@ class ServedReader:
         return found
 
 
+def _by_process(replicas: Iterable[Replica]) -> dict[tuple[int, int], Replica]:
+    """Whose a process is, where one file alone claims it."""
+    claims: dict[tuple[int, int], list[Replica]] = {}
+    for replica in replicas:
+        claims.setdefault(replica.process, []).append(replica)
+    return {process: claimants[0] for process, claimants in claims.items() if len(claimants) == 1}
+
+
 def _is_alive(replica: Replica) -> bool:
     return process_start(replica.pid) == replica.start_ticks
 
@@ -295,14 +315,20 @@ def _counts(told: Any) -> Counts:
 
 
 def _replica(told: Any, most_cpus: float, most_gpus: float) -> Replica:
-    app, replica, devices = told["app"], told["replica"], told["devices"]
-    if not (is_name(app) and _NAME.fullmatch(replica) and all(is_name(one) for one in devices)):
+    app, replica, devices, model = told["app"], told["replica"], told["devices"], told.get("model")
+    said = model not in (None, "")
+    if not (
+        is_name(app)
+        and (is_name(model) or not said)
+        and _NAME.fullmatch(replica)
+        and all(is_name(one) for one in devices)
+    ):
         raise ValueError("no names of a replica")
     counts = [_number(told[key], int) for key in ("pid", "start_ticks")]
     held = [float(_number(told[key], int | float)) for key in ("cpus", "gpus")]
     if held[0] > most_cpus or held[1] > most_gpus or len(devices) > _MAX_DEVICES:
         raise ValueError(f"holds {held} CPUs and GPUs of a node of {most_cpus:g} and {most_gpus:g}")
-    return Replica(app, replica, counts[0], counts[1], held[0], held[1], tuple(devices))
+    return Replica(app, replica, counts[0], counts[1], held[0], held[1], tuple(devices), model if said else "")
 
 
 def _number(value: Any, kind: Any) -> Any:
