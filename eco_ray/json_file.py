@@ -28,7 +28,8 @@ def read_stamped(path: Path, limit_bytes: int) -> tuple[Any, int]:
         content = json.loads(raw)
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deep to be read, limit {MAX_DEPTH}") from error
-    if _is_deep(content):
+    # each level takes a bracket
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deep(content):
         raise ValueError(f"{path} is nested deeper than {MAX_DEPTH}")
     return content, changed_ns
 

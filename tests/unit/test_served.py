@@ -18,6 +18,8 @@ from test_node_agent import Controller, an_agent
 from eco_ray.core.ledger import Served
 from eco_ray.core.requests import ServiceUse
 from eco_ray.errors import EcoRayError
+from eco_ray.json_file import read_json
+from eco_ray.on_ray import replica_file
 from eco_ray.on_ray.node_agent import NodeAgent
 from eco_ray.on_ray.owners import Owner, OwnerFinder
 from eco_ray.on_ray.served import COUNTS_FELL, MAX_TENANTS, ServedReader, Tally, process_start
@@ -177,6 +179,34 @@ def test_a_process_is_known_as_its_replica_by_pid_and_start(tmp_path: Path) -> N
     (proc / "cmdline").write_text("ray::ServeReplica:app:digits")
     finder = OwnerFinder(Table(), tmp_path / "proc", reader.replica_of)  # type: ignore[arg-type]
     assert finder(Process()) == Owner("model", "serve-app:app", 0, "r1")  # type: ignore[arg-type]
+
+
+def test_a_file_that_has_not_changed_is_not_read_again_and_every_change_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, tally = ServedReader(tmp_path), a_tally(tmp_path)
+    ask(tally, "a")
+    path = tmp_path / "r1.replica.json"
+    opened: list[Path] = []
+    monkeypatch.setattr(replica_file, "read_json", lambda path, limit: (opened.append(path), read_json(path, limit))[1])
+    assert counts(reader.take()) == {("r1", "a"): (1, 2, 0.5)}
+    assert counts(reader.take()) == {("r1", ""): (0, 0, 0.0)}
+    assert len(opened) == 2  # it was so young that it could have changed without another time stamp
+    time.sleep(0.06)
+    for _ in range(3):
+        reader.take()
+    assert len(opened) == 3
+    told = json.loads(path.read_text())
+    status = path.stat()
+    path.write_text(json.dumps({**told, "counts": {"a": [3, 2, 0.5]}}))  # in its place, as long as before
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_ino, path.stat().st_size) == (status.st_ino, status.st_size)
+    assert counts(reader.take()) == {("r1", "a"): (2, 0, 0.0)}
+    time.sleep(0.06)
+    path.write_text("{")
+    assert [reader.take(), reader.take()] == [(), ()]
+    path.unlink()
+    assert reader.take() == ()
 
 
 # --- in the agent
