@@ -83,6 +83,8 @@ class _Read:
     stamp: _Stamp | None
     replica: Replica | None
     counts: Counts
+    #: all but its counts
+    told: Any = None
 
 
 class ReplicaFiles:
@@ -131,12 +133,13 @@ class ReplicaFiles:
     def _parsed(self, name: str, stamp: _Stamp, now_ns: int, known: _Read | None) -> _Read:
         lasting = stamp if max(stamp[1:3]) < now_ns - _RACY_NS else None
         try:
-            told = read_json(self._folder / f"{name}{SUFFIX}", LIMIT_BYTES)
+            told = read_json(f"{self._folder}/{name}{SUFFIX}", LIMIT_BYTES)
+            counts = read_counts(told.pop("counts"), known.counts if known else {})
+            if known is not None and known.replica is not None and known.told == told:
+                return _Read(lasting, known.replica, counts, told)
             replica = _replica(told, *self._most)
-            counts = read_counts(told["counts"], known.counts if known else {})
             if name == replica.replica:
-                same = known is not None and known.replica == replica
-                return _Read(lasting, known.replica if known and same else replica, counts)
+                return _Read(lasting, replica, counts, told)
         except OSError:
             lasting = None  # it may be read the next time
         except (ValueError, TypeError, KeyError, AttributeError):
