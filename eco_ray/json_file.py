@@ -12,12 +12,12 @@ from typing import Any
 MAX_DEPTH = 32
 
 
-def read_json(path: Path, limit_bytes: int) -> Any:
+def read_json(path: Path | str, limit_bytes: int) -> Any:
     """The content of a file. Raises OSError where it cannot be read, ValueError where it is not sound."""
     return read_stamped(path, limit_bytes)[0]
 
 
-def read_stamped(path: Path, limit_bytes: int) -> tuple[Any, int]:
+def read_stamped(path: Path | str, limit_bytes: int) -> tuple[Any, int]:
     """The content of a file and when it was changed [ns since epoch].
 
     Raises OSError where it cannot be read now, and ValueError where it is no regular file (nor a link to one), larger
@@ -28,12 +28,13 @@ def read_stamped(path: Path, limit_bytes: int) -> tuple[Any, int]:
         content = json.loads(raw)
     except RecursionError as error:
         raise ValueError(f"{path} is nested too deep to be read, limit {MAX_DEPTH}") from error
-    if _is_deep(content):
+    # each level takes a bracket
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _is_deep(content):
         raise ValueError(f"{path} is nested deeper than {MAX_DEPTH}")
     return content, changed_ns
 
 
-def _read(path: Path, limit_bytes: int) -> tuple[bytes, int]:
+def _read(path: Path | str, limit_bytes: int) -> tuple[bytes, int]:
     # looked at before it is opened, as a device may act on that; and after, as it may have been replaced meanwhile
     _check(os.lstat(path), path, limit_bytes)
     # without waiting for the other end of a pipe
@@ -49,7 +50,7 @@ def _read(path: Path, limit_bytes: int) -> tuple[bytes, int]:
     return raw, status.st_mtime_ns
 
 
-def _check(status: os.stat_result, path: Path, limit_bytes: int) -> None:
+def _check(status: os.stat_result, path: Path | str, limit_bytes: int) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"{path} is no regular file")
     if status.st_size > limit_bytes:

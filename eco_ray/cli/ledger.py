@@ -96,7 +96,10 @@ def _shown(row: dict[str, Any]) -> dict[str, Any]:
 @click.option("--expect-head", metavar="HASH", help="A head that was noted down earlier: it must still be there.")
 @common_options
 def verify(expect_head: str | None, settings: Settings) -> None:
-    """Check that every interval's parts sum to its whole and that no row was changed; exit code 1 otherwise."""
+    """Check that every interval's parts sum to its whole and that no row was changed; exit code 1 otherwise.
+
+    Time that two lives of a node's agent counted is told too (`overlaps`): such rows are what was written.
+    """
     from eco_ray.store import open_store
 
     store = open_store(settings.store_url, create=False)
@@ -110,6 +113,7 @@ def verify(expect_head: str | None, settings: Settings) -> None:
         "entries": chain.entries,
         "head": chain.head,
         "problems": list(chain.problems),
+        "overlaps": [str(found) for found in store.overlaps()],
     }
     emit(settings, document)
     sys.exit(0 if document["ok"] else 1)

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError
+from eco_ray.times import iso_utc
 
 OwnerKind = Literal["job", "model"]
 OWNER_KINDS: tuple[str, ...] = get_args(OwnerKind)
@@ -22,6 +23,8 @@ MAX_PUE = 10.0
 MAX_G_PER_KWH = 100_000.0
 #: relative half-width of an error band: the unsurest meter still says more than this
 MAX_ERROR_REL = 1000.0
+#: flag of an interval that overlaps in time with one of another life of its node's agent
+OTHER_LIFE = "overlap-other-life"
 
 
 def check_times(start_s: float, end_s: float, what: str) -> None:
@@ -299,6 +302,29 @@ class HourlyEnergy:
     #: start of the first and end of the last interval in it, cut to the hour and the span that was asked for
     first_s: float
     last_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Overlap:
+    """Time of a node that two lives of its agent counted: as a sentence, with the cure."""
+
+    node: str
+    #: the life that was booked later, and the one before
+    boot_id: str
+    other_boot_id: str
+    #: of the later life's intervals that overlap: start of the first, end of the last [s since epoch]
+    start_s: float
+    end_s: float
+    #: how many
+    intervals: int
+
+    def __str__(self) -> str:
+        return (
+            f"node {self.node}: {self.intervals} intervals of agent life {self.boot_id}, {iso_utc(self.start_s)} to "
+            f"{iso_utc(self.end_s)}, overlap in time with agent life {self.other_boot_id}: all sums have their energy, "
+            "their times are in doubt. If the node's clock was set back, let NTP slew it, and put the intensity right "
+            "by `eco-ray ledger correct`; if two agents ran at once, end one and correct the energy"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from eco_ray.core.ledger import (
     Interval,
     LedgerCheck,
     NodeEnergy,
+    Overlap,
     OwnerInterval,
 )
 from eco_ray.core.units import Nature
@@ -290,6 +291,10 @@ class Store(Protocol):
 
     def verify_chain(self, expect_head: str | None = None) -> ChainCheck:
         """Make every hash again. `expect_head`: a hash that was noted down earlier must be among them."""
+        ...
+
+    def overlaps(self) -> tuple[Overlap, ...]:
+        """Lives of a node's agent that overlap in time, at most a hundred pairs."""
         ...
 
     def add_series(self, series: IntensitySeries) -> None:

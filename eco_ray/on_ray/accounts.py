@@ -17,7 +17,7 @@ from eco_ray.core.ports import GridSource, Store
 from eco_ray.core.tenants import split_by_tenant
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError
-from eco_ray.on_ray.owners import RAY_JOB_PREFIX, SERVE_APP_PREFIX
+from eco_ray.on_ray.owners import RAY_JOB_PREFIX, SERVE_APP_PREFIX, app_and_model
 from eco_ray.on_ray.spool import Spool
 from eco_ray.store.rows import interval_rows
 
@@ -46,17 +46,24 @@ class Directory:
 
     #: Ray's job id -> submission id, for drivers of submissions
     submissions: Mapping[str, str | None]
-    #: Serve application -> name:version
-    models: Mapping[str, str]
+    #: Serve application -> name:version of all that it was deployed with, the newest last
+    models: Mapping[str, tuple[str, ...]]
     #: whether a job is one of ours
     is_job: Callable[[str], bool]
     #: who a job or model works for; empty: not known
     tenant: Callable[[OwnerKind, str], str] = lambda kind, owner_id: ""
 
     def model(self, owner_id: str) -> str:
-        """The model that an application serves; one that nobody has named goes by the application's name."""
-        app = owner_id.removeprefix(SERVE_APP_PREFIX)
-        return self.models.get(app, app)
+        """The model that a replica says it runs, unless it is another application's.
+
+        One that says nothing runs what the application was last deployed with; without that, it goes by its name.
+        """
+        app, said = app_and_model(owner_id)
+        own = self.models.get(app, ())
+        others = any(said in models for of, models in self.models.items() if of != app)
+        if said and (said in own or not others):
+            return said
+        return own[-1] if own else app
 
     def owner(self, usage: Use) -> Use | None:
         """The use under its job or model; None when it belongs to the system."""
@@ -84,15 +91,12 @@ class Accounts:
         self._kept_until: dict[str, float] = {}
         self._newest: Newest = {}
 
-    def book(self, samples: Iterable[Sample], nodes: Mapping[str, Node], directory: Directory) -> int:
-        """Append samples to the ledger; returns how many were new. Samples of unknown nodes are refused."""
-        newest: Newest = {}
-        return self._append([self._interval(sample, nodes, directory, newest) for sample in samples], newest)
-
     def book_sound(
         self, samples: Sequence[Sample], nodes: Mapping[str, Node], directory: Directory, refused: Spool
     ) -> int:
-        """As `book`, but a sample that is wrong itself does not hold up the others: it is kept in `refused`.
+        """Append samples to the ledger; returns how many were new.
+
+        A sample that is wrong itself, or of an unknown node, does not hold up the others: it is kept in `refused`.
 
         A store that is away, locked, full or read-only says nothing of the samples: its error is raised, nothing of
         them is kept, and all may come again. So it is where `refused` cannot be written.

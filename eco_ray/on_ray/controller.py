@@ -60,6 +60,8 @@ _LIST_S = 5.0
 _SETTLE_S = 3.0
 #: jobs that succeeded, from which lengths are learned again after a restart
 _LEARNED = 1_000
+#: versions of an application whose replicas may still drain
+_VERSIONS = 100
 #: job ids name folders and Ray submissions
 JOB_ID_LIMIT = 100
 _JOB_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{JOB_ID_LIMIT - 1}}}")
@@ -100,7 +102,8 @@ class Controller:
         self._stopped = threading.Event()
         #: every node described or ever seen, for samples that come late
         self._known: dict[str, Node] = dict(fleet.described)
-        self._models: dict[str, str] = {}
+        #: by Serve application: all that it was deployed with, the newest last
+        self._models: dict[str, tuple[str, ...]] = {}
         #: tenants of all jobs ever, by id, so that owners of energy are recognised without a query
         self._tenants: dict[str, str] = {}
         self._core = Orchestrator(config.home_zone, self.now_s(), config.orchestrator)
@@ -158,13 +161,14 @@ class Controller:
         self._packages.put(name, content)
 
     def put_model(self, app: str, reference: str, demand: Resources | None = None) -> None:
-        """Account the replicas of a Serve application to a model `name:version`.
+        """Account the replicas of a Serve application to a model `name:version`, but for those that say what they run.
 
         `demand`: what Ray holds for each of them, for what they carry of their nodes; None: not known.
         """
 
         def put() -> None:
-            self._models[app] = reference
+            before = (one for one in self._models.get(app, ()) if one != reference)
+            self._models[app] = (*before, reference)[-_VERSIONS:]
             self._store.put_meta("models", self._models)
             if demand is not None:
                 held = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "memory_gb": demand.memory_gb}
@@ -223,7 +227,9 @@ class Controller:
     # -- the brain ---------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        self._models = dict(self._store.get_meta("models") or {})
+        # kept before as the last one alone
+        kept: Mapping[str, str | list[str]] = self._store.get_meta("models") or {}
+        self._models = {app: (told,) if isinstance(told, str) else tuple(told) for app, told in kept.items()}
         self._tenants = {row.id: row.tenant for row in self._store.list_jobs()}
         self._learn()
         actions = self._core.restore(self._store.load_jobs(_OPEN))

@@ -30,7 +30,7 @@ from eco_ray.on_ray.gpu_use import Holding, gpu_samples
 from eco_ray.on_ray.last_seen import LastSeen
 from eco_ray.on_ray.owners import Owner, OwnerFinder
 from eco_ray.on_ray.served import ServedReader, holdings, usages
-from eco_ray.on_ray.spool import Spool, to_json
+from eco_ray.on_ray.spool import Spool
 from eco_ray.power.composite import open_meter
 from eco_ray.power.probe import Finding
 from eco_ray.power.processes import ProcessTable
@@ -327,7 +327,7 @@ class NodeAgent:
         if not batch and not progress:
             return True
         try:
-            self._send(self.config.node, {"samples": [to_json(s) for s in batch], "progress": progress})
+            self._send(self.config.node, {"samples": [self._spool.json_of(s) for s in batch], "progress": progress})
         except Exception:  # whatever keeps the controller away, the samples wait for the next second
             return False
         self._unsent = self._unsent[len(batch) :]

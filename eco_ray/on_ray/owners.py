@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from eco_ray.core.ledger import OwnerKind
 from eco_ray.power.processes import ProcessInfo, ProcessTable
@@ -20,6 +20,8 @@ _RAY_JOB = "RAY_JOB_ID"
 RAY_JOB_PREFIX = "ray:"
 #: the same for a Serve application
 SERVE_APP_PREFIX = "serve-app:"
+#: between the application and the model that its replica says it runs: stands in no name
+_RUNS = "\t"
 #: names that Ray gives to processes which serve everybody
 _SYSTEM_TITLES = (
     "ray::IDLE",
@@ -43,6 +45,31 @@ def is_name(text: object) -> bool:
     return isinstance(text, str) and 0 < len(text) <= _MAX_NAME and text.isprintable()
 
 
+def served_by(app: str, model: str = "") -> str:
+    """What a replica of an application is called until it is booked; `model`: as it says itself, empty: it does not."""
+    return f"{SERVE_APP_PREFIX}{app}{_RUNS}{model}" if model else SERVE_APP_PREFIX + app
+
+
+def app_and_model(owner_id: str) -> tuple[str, str]:
+    """The two of `served_by`."""
+    app, _, model = owner_id.removeprefix(SERVE_APP_PREFIX).partition(_RUNS)
+    return app, model
+
+
+class ReplicaFacts(Protocol):
+    """What a replica says of itself."""
+
+    @property
+    def app(self) -> str:
+        """Its Serve application."""
+        ...
+
+    @property
+    def owner(self) -> Owner:
+        """As the agent names it."""
+        ...
+
+
 class Owner(NamedTuple):
     """The job attempt or model that a process works for."""
 
@@ -60,9 +87,9 @@ class OwnerFinder:
         self,
         table: ProcessTable,
         proc: Path = Path("/proc"),
-        replica_of: Callable[[tuple[int, int]], str] = lambda process_id: "",
+        replica_of: Callable[[tuple[int, int]], ReplicaFacts | None] = lambda process_id: None,
     ) -> None:
-        """`replica_of`: the replica that a process (pid, start) says it is; empty where it says nothing."""
+        """`replica_of`: the replica that a process (pid, start) says it is; None where it says nothing."""
         self._table = table
         self._replica_of = replica_of
         self._proc = proc
@@ -91,10 +118,15 @@ class OwnerFinder:
         title = self._title(process)
         if title.startswith(_REPLICA_TITLE):
             app = title.removeprefix(_REPLICA_TITLE).split(":")[0]
-            return Owner("model", SERVE_APP_PREFIX + app, 0, self._replica_of(process.id)) if is_name(app) else None
+            return self._served(app, process.id) if is_name(app) else None
         if title.startswith(_SYSTEM_TITLES):
             return None
         return Owner("job", RAY_JOB_PREFIX + ray_job_id, 0)
+
+    def _served(self, app: str, process_id: tuple[int, int]) -> Owner:
+        """A replica of an application: the title says of which, its file everything else."""
+        replica = self._replica_of(process_id)
+        return replica.owner if replica is not None and replica.app == app else Owner("model", served_by(app), 0)
 
     def _title(self, process: ProcessInfo) -> str:
         try:

@@ -90,7 +90,8 @@ class Replica:
 
         context = serve.get_replica_context()
         devices = [device for device in os.environ.get(VISIBLE_DEVICES, "").split(",") if device]
-        tally = Tally(context.app_name, context.replica_id.unique_id, model.num_cpus, model.num_gpus, devices)
+        holds = model.num_cpus, model.num_gpus, devices
+        tally = Tally(context.app_name, context.replica_id.unique_id, *holds, model=model.reference)
         if model.state_dir is not None:
             tally.keep_in(served_dir(model.state_dir, model.node.name))
         return tally

@@ -6,10 +6,11 @@ The keys of the contract (architecture.md, 'Machine contracts') are all here; ev
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from eco_ray import __version__
-from eco_ray.core.ledger import HourlyEnergy, NodeEnergy, OwnerInterval
+from eco_ray.core.ledger import HourlyEnergy, NodeEnergy, Overlap, OwnerInterval
 from eco_ray.core.ports import Store
 from eco_ray.core.units import MJ_PER_J, Nature
 from eco_ray.report.fleet import embodied_rows, fleet_identity, scope2
@@ -50,6 +51,7 @@ def build_report(store: Store, now_s: float) -> dict[str, Any]:
     model = _model(store.get_meta("model"), models)
     pue = {name: float(row.get("pue", 1.0)) for name, row in nodes.items()}
     start_s, end_s = _span(jobs, now_s)
+    overlaps = store.overlaps()
     cut = {zone: series.cut(start_s, end_s) for zone, series in steps.items()}
     return {
         "clock_speed": speed,
@@ -63,7 +65,7 @@ def build_report(store: Store, now_s: float) -> dict[str, Any]:
         "residual_mj": store.check_ledger().residual_mj,
         "sources": [_source(row, now_s) for row in sources.values()],
         "model": model,
-        "notes": _notes(speed, home_zone, bool(at_home), setting.home_pue),
+        "notes": [*_notes(speed, home_zone, bool(at_home), setting.home_pue), *map(str, overlaps)],
         "cluster": cluster.get("name"),
         "generated": iso(now_s),
         "version": __version__,
@@ -72,6 +74,7 @@ def build_report(store: Store, now_s: float) -> dict[str, Any]:
         "step_s": {zone: part.step_s for zone, part in cut.items()},
         "nodes": _nodes(energies, hours),
         "models": models,
+        "overlaps": [_overlap(found) for found in overlaps],
         "unknown": _unknown(jobs, home_zone),
         "embodied": embodied_rows(nodes),
         "fleet_identity": fleet_identity(jobs, totals["model_g"], energies),
@@ -195,6 +198,11 @@ def _nodes(energies: Sequence[NodeEnergy], hours: Sequence[HourlyEnergy]) -> lis
         }
         for row in energies
     ]
+
+
+def _overlap(found: Overlap) -> dict[str, Any]:
+    names = {"boot_id": "life", "other_boot_id": "other_life"}
+    return {names.get(key, key): value for key, value in asdict(found).items()}
 
 
 def _source(row: Mapping[str, Any], now_s: float) -> dict[str, Any]:

@@ -21,9 +21,9 @@ from sqlalchemy import (
     select,
 )
 
-from eco_ray.core.ledger import Correction, HourlyEnergy, NodeEnergy, OwnerInterval, Share
+from eco_ray.core.ledger import Correction, HourlyEnergy, NodeEnergy, Overlap, OwnerInterval, Share
 from eco_ray.core.units import MJ_PER_KWH, Nature, grams
-from eco_ray.store import tables
+from eco_ray.store import lives, tables
 from eco_ray.store.hours import HOUR_S, NOBODY, Hours, Owner, Part, Whole
 from eco_ray.store.kinds import wrong
 
@@ -297,6 +297,20 @@ def _refuse_lost(connection: Connection) -> None:
 def _owner(columns: Sequence[Any]) -> Owner:
     kind, name, attempt, tenant, part = columns
     return kind, name, attempt, tenant, part
+
+
+def overlaps(connection: Connection) -> tuple[Overlap, ...]:
+    """Lives of an agent that overlap. Rows whose times cannot be read are left out: `verify_chain` names them."""
+    sound = wrong(connection, {"start_s": _I.start_s, "end_s": _I.end_s}) == 0
+    spans = select(_I.node, _I.boot_id, func.min(_I.id), func.min(_I.start_s), func.max(_I.end_s))
+    found = [lives.Life(*row) for row in connection.execute(spans.where(sound).group_by(_I.node, _I.boot_id))]
+
+    def spans_of(life: lives.Life, since_s: float, until_s: float) -> list[tuple[float, float]]:
+        of_life = select(_I.start_s, _I.end_s).where(_I.node == life.node, _I.boot_id == life.boot_id)
+        within = of_life.where(sound, _I.end_s > since_s, _I.start_s < until_s)
+        return [(start_s, end_s) for start_s, end_s in connection.execute(within)]
+
+    return lives.overlaps(found, spans_of)
 
 
 def corrections(connection: Connection) -> list[Correction]:

@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, TextClause, bindparam, func, select, text, update
 
 from eco_ray.errors import EcoRayError
-from eco_ray.store import chain, tables
+from eco_ray.store import chain, lives, tables
 from eco_ray.store.balance import Balance, Head, Key, unknown_interval
 from eco_ray.store.rows import Row
 
@@ -18,6 +18,13 @@ _LOOKUP = 500
 _I = tables.intervals.c
 _KNOWN = select(_I.seq, _I.id).where(
     _I.node == bindparam("node"), _I.boot_id == bindparam("boot_id"), _I.seq.in_(bindparam("seqs", expanding=True))
+)
+#: bound to an interval of another life
+OVERLAPPING = (
+    select(_I.id)
+    .where(_I.node == bindparam("node"), _I.end_s > bindparam("since_s"), _I.start_s < bindparam("until_s"))
+    .where(_I.boot_id != bindparam("boot_id"))
+    .limit(1)
 )
 _HEAD = select(tables.meta.c.value).where(tables.meta.c.key == tables.HEAD_KEY)
 _SET_HEAD = update(tables.meta).where(tables.meta.c.key == tables.HEAD_KEY).values(value=bindparam("head"))
@@ -45,6 +52,12 @@ def add_intervals(connection: Connection, intervals: Iterable[tuple[Row, list[Ro
     new = [both for key, both in given.items() if key not in known]
     if not new:
         return 0
+
+    def booked(node: str, boot_id: str, since_s: float, until_s: float) -> bool:
+        asked = {"node": node, "boot_id": boot_id, "since_s": since_s, "until_s": until_s}
+        return connection.execute(OVERLAPPING, asked).first() is not None
+
+    lives.flag_overlaps([row for row, _ in new], booked)
     head = read_head(connection)
     for row, shares in new:
         head.append(chain.INTERVAL, row, shares)
@@ -100,11 +113,11 @@ def _balance(connection: Connection, interval_id: int) -> Balance:
 
 def known_ids(connection: Connection, keys: Iterable[Key]) -> dict[Key, int]:
     """The ids of those keys that are there."""
-    lives: dict[tuple[str, str], list[int]] = {}
+    seqs_of: dict[tuple[str, str], list[int]] = {}
     for node, boot_id, seq in keys:
-        lives.setdefault((node, boot_id), []).append(seq)
+        seqs_of.setdefault((node, boot_id), []).append(seq)
     found: dict[Key, int] = {}
-    for (node, boot_id), seqs in lives.items():
+    for (node, boot_id), seqs in seqs_of.items():
         for first in range(0, len(seqs), _LOOKUP):
             asked = {"node": node, "boot_id": boot_id, "seqs": seqs[first : first + _LOOKUP]}
             for seq, interval_id in connection.execute(_KNOWN, asked):

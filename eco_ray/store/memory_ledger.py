@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right, insort
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from threading import RLock
@@ -15,10 +17,11 @@ from eco_ray.core.ledger import (
     Interval,
     LedgerCheck,
     NodeEnergy,
+    Overlap,
     OwnerInterval,
 )
 from eco_ray.core.units import Nature, grams
-from eco_ray.store import chain, rows
+from eco_ray.store import chain, lives, rows
 from eco_ray.store.balance import Balance, Head, Key, unknown_interval
 from eco_ray.store.hours import NOBODY, Hours, Owner, Part, Whole
 from eco_ray.store.rows import Row
@@ -62,6 +65,8 @@ class MemoryLedger:
         self._head = Head()
         self._intervals: dict[Key, _Kept] = {}
         self._chain: list[chain.Entry] = []
+        #: by node: end, start and life of its intervals, in order of their ends
+        self._by_end: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
         #: as they came
         self._corrections: list[Correction] = []
 
@@ -69,13 +74,17 @@ class MemoryLedger:
         """Append ledger rows; (node, boot_id, seq) that are already there are left out. Returns how many were new."""
         checked = [rows.interval_rows(interval) for interval in intervals]
         with self._lock:
-            before = len(self._intervals)
+            new: dict[Key, _Kept] = {}
             for row, shares in checked:
                 key = (row["node"], row["boot_id"], row["seq"])
                 if key not in self._intervals:
-                    self._append(chain.INTERVAL, row, shares)
-                    self._intervals[key] = _Kept(row, shares)
-            return len(self._intervals) - before
+                    new.setdefault(key, _Kept(row, shares))
+            lives.flag_overlaps([kept.row for kept in new.values()], self._booked)
+            for kept in new.values():
+                self._append(chain.INTERVAL, kept.row, kept.shares)
+                insort(self._by_end[kept.row["node"]], (kept.row["end_s"], kept.row["start_s"], kept.row["boot_id"]))
+            self._intervals |= new
+            return len(new)
 
     def add_corrections(self, corrections: Iterable[Correction]) -> int:
         """Append corrections of intervals that are there. Raises NotFoundError for another; returns how many."""
@@ -177,6 +186,23 @@ class MemoryLedger:
             for entry in self._chain:
                 verifier.take(entry)
             return verifier.finish(self._head.entries, self._head.hash)
+
+    def overlaps(self) -> tuple[Overlap, ...]:
+        """Lives of a node's agent that overlap in time, at most a hundred pairs."""
+        of: dict[tuple[str, str], list[Row]] = {}
+        for kept in self._ledger():
+            of.setdefault((kept.row["node"], kept.row["boot_id"]), []).append(kept.row)
+        spans = {key: [(row["start_s"], row["end_s"]) for row in rows] for key, rows in of.items()}
+        found = [
+            lives.Life(*key, of[key][0]["id"], min(one)[0], max(end_s for _, end_s in one))
+            for key, one in spans.items()
+        ]
+        return lives.overlaps(found, lambda life, since_s, until_s: spans[life.node, life.boot_id])
+
+    def _booked(self, node: str, boot_id: str, since_s: float, until_s: float) -> bool:
+        kept = self._by_end[node]
+        later = range(bisect_right(kept, (since_s, math.inf)), len(kept))
+        return any(kept[place][1] < until_s and kept[place][2] != boot_id for place in later)
 
     def _append(self, kind: str, row: Row, shares: list[Row]) -> None:
         self._head.append(kind, row, shares)

@@ -19,6 +19,7 @@ from eco_ray.core.ledger import (
     Interval,
     LedgerCheck,
     NodeEnergy,
+    Overlap,
     OwnerInterval,
 )
 from eco_ray.core.ports import JobSummary, LogEntry
@@ -181,6 +182,11 @@ class SqlStore:
         """Make every hash again; `expect_head`: a hash that was noted down earlier must be among them."""
         with self._ledger() as connection:
             return ledger_chain.verify_chain(connection, expect_head)
+
+    def overlaps(self) -> tuple[Overlap, ...]:
+        """Lives of a node's agent that overlap in time, at most a hundred pairs."""
+        with self._ledger() as connection:
+            return ledger_read.overlaps(connection)
 
     def add_series(self, series: IntensitySeries) -> None:
         """Keep the actual intensity used for accounting; steps already there for zone and time stay as they are."""

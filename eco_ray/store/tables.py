@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 #: what this code reads and writes; kept in `meta` under SCHEMA_KEY
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 SCHEMA_KEY = "schema_version"
 #: key of the ledger's head in `meta`: how many entries, id and hash of the last one
 HEAD_KEY = "ledger_head"
@@ -110,6 +110,8 @@ intervals = Table(
     Column("hash", Text, nullable=False, server_default=""),
     UniqueConstraint("node", "boot_id", "seq"),
     Index("ix_intervals_start_s", "start_s"),
+    # new in schema 4: whether another life of the agent has booked a time already
+    Index("ix_intervals_node_end_s", "node", "end_s"),
     sqlite_autoincrement=True,
 )
 

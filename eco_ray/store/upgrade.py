@@ -42,6 +42,8 @@ def upgrade(connection: Connection, version: int, label: str) -> int:
             connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column}")
     if version == 1:
         _chain_the_ledger(connection, label)
+    for index in tables.intervals.indexes:
+        connection.execute(CreateIndex(index, if_not_exists=True))
     connection.execute(
         update(tables.meta).where(tables.meta.c.key == tables.SCHEMA_KEY), {"value": str(tables.SCHEMA_VERSION)}
     )
@@ -51,8 +53,6 @@ def upgrade(connection: Connection, version: int, label: str) -> int:
 def _chain_the_ledger(connection: Connection, label: str) -> None:
     """From schema 1: corrections, and the rows that are there chained in the order in which they were written."""
     tables.metadata.create_all(connection)
-    for index in tables.intervals.indexes:
-        connection.execute(CreateIndex(index, if_not_exists=True))
     head = Head()
     batch: list[tuple[int, str]] = []
     for entry in entries(connection, 1, None):

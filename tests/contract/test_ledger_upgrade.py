@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from postgres_server import PostgresServer
+from sqlalchemy import inspect
 from store_samples import T0_S, an_interval
 
 from eco_ray.core.ledger import Correction, Share
@@ -144,6 +145,21 @@ def test_a_ledger_of_schema_2_keeps_its_hashes_and_takes_replicas(shared_url: st
     assert again.add_intervals([an_interval(7, shares=(Share("model", "m:1", 0, 9, "vision", "r1", 2, 2),))]) == 1
     assert again.verify_chain(head).ok
     assert again.owner_intervals("model", "m:1")[-1].requests == 2
+    again.close()
+
+
+def test_a_ledger_of_schema_3_keeps_its_hashes_and_finds_lives_by_its_new_index(shared_url: str) -> None:
+    store = open_store(shared_url)
+    store.add_intervals([an_interval(seq) for seq in range(3)])
+    head = store.verify_chain().head
+    with store._database.writing() as connection:  # type: ignore[attr-defined]
+        connection.exec_driver_sql("DROP INDEX ix_intervals_node_end_s")
+        connection.exec_driver_sql("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
+    store.close()
+    again = open_store(shared_url, create=False)
+    assert (again.verify_chain().head, again.verify_chain().problems) == (head, ())
+    with again._database.reading() as connection:  # type: ignore[attr-defined]
+        assert "ix_intervals_node_end_s" in {one["name"] for one in inspect(connection).get_indexes("intervals")}
     again.close()
 
 

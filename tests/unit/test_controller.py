@@ -142,6 +142,17 @@ def test_a_models_demand_is_kept_and_its_reported_requests_are_booked_once(clust
     ]  # fmt: skip
 
 
+def test_the_controller_remembers_what_an_app_was_deployed_with(cluster: Cluster) -> None:
+    controller = cluster.controller()
+    cluster.store.put_meta("models", {"old": "old:1"})  # as it was kept before
+    controller = cluster.controller()
+    for version in (1, 2, 2):
+        controller.put_model("digits", f"digits:{version}", Resources(0.25))
+    expected = {"old": ("old:1",), "digits": ("digits:1", "digits:2")}
+    assert controller._directory().models == expected
+    assert cluster.controller()._directory().models == expected
+
+
 def test_the_runs_that_ended_last_count(cluster: Cluster) -> None:
     for number in range(5):  # submitted first, and finished last
         cluster.succeeded(f"late-{number}", hours=10.0, ended_h=100.0 + number)

@@ -136,7 +136,7 @@ def test_verify_names_what_was_edited_and_fails(state: Path) -> None:
     head = document["head"]
     assert document == {
         "rows": 3, "ok": True, "residual_mj": 0, "broken": [], "chain_ok": True, "entries": 3, "head": head,
-        "problems": [],
+        "problems": [], "overlaps": [],
     }  # fmt: skip
     assert run(state, "verify", "--expect-head", head).exit_code == 0
     assert run(state, "verify", "--expect-head", "0" * 63 + "1").exit_code == 1
@@ -148,6 +148,20 @@ def test_verify_names_what_was_edited_and_fails(state: Path) -> None:
     document = json.loads(result.stdout)
     assert (result.exit_code, document["ok"], document["residual_mj"]) == (1, False, 0)
     assert document["broken"] == ["n1/boot/1"]
+
+
+def test_verify_tells_of_time_that_two_lives_counted_and_is_content(state: Path) -> None:
+    store = open_store(str(state / "eco_ray.db"))
+    one = interval(0, shares=())
+    store.add_intervals([replace(one, sample=replace(one.sample, boot_id="later"))])
+    store.close()
+    result = run(state, "verify", "-o", "json")
+    document = json.loads(result.stdout)
+    assert (result.exit_code, document["ok"], document["problems"]) == (0, True, [])
+    (told,) = document["overlaps"]
+    assert "node n1: 1 intervals of agent life later, 2025-11-22T08:00:00Z to 2025-11-22T08:30:00Z, overlap" in told
+    assert "agent life boot" in told
+    assert "NTP" in told
 
 
 def test_what_is_no_number_fails_every_command_by_row_and_column(state: Path) -> None:

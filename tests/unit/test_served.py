@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_accounts import DIRECTORY, NODE, Grid
+from test_accounts import Grid, book
 from test_node_agent import Controller, an_agent
 
 from eco_ray.core.ledger import Served
 from eco_ray.core.requests import ServiceUse
 from eco_ray.errors import EcoRayError
-from eco_ray.on_ray.accounts import Accounts
+from eco_ray.json_file import read_json
+from eco_ray.on_ray import replica_file
 from eco_ray.on_ray.node_agent import NodeAgent
 from eco_ray.on_ray.owners import Owner, OwnerFinder
 from eco_ray.on_ray.served import COUNTS_FELL, MAX_TENANTS, ServedReader, Tally, process_start
@@ -136,7 +137,7 @@ def test_of_counts_that_go_down_nothing_is_known_and_the_row_says_so(what: str, 
     for step in ({"a": [10, 10, 5.0], "b": [1, 1, 1.0]}, FELL[what], FELL[what], after):
         path.write_text(json.dumps({**told, "counts": step}))
         sample = replace(agent.sample(), node="n1")
-        Accounts(store, Grid()).book([sample], {"n1": NODE}, DIRECTORY)
+        book(store, Grid(), [sample])
     rows = list(store.ledger_entries())[1:]
     assert [row["flags"] for row in rows] == [[], [COUNTS_FELL], [], []]
     seen = [[share.get("requests") for share in row["shares"]] for row in rows]
@@ -163,8 +164,8 @@ def test_a_process_is_known_as_its_replica_by_pid_and_start(tmp_path: Path) -> N
     a_tally(tmp_path)
     reader.take()
     me = os.getpid(), process_start(os.getpid()) or 0
-    assert reader.replica_of(me) == "r1"
-    assert reader.replica_of((me[0], me[1] + 1)) == ""
+    assert reader.replica_of(me) == reader.replicas["r1"]
+    assert reader.replica_of((me[0], me[1] + 1)) is None
 
     class Table:
         def environ_of(self, process: Any, names: Any) -> dict[str, str]:
@@ -178,6 +179,34 @@ def test_a_process_is_known_as_its_replica_by_pid_and_start(tmp_path: Path) -> N
     (proc / "cmdline").write_text("ray::ServeReplica:app:digits")
     finder = OwnerFinder(Table(), tmp_path / "proc", reader.replica_of)  # type: ignore[arg-type]
     assert finder(Process()) == Owner("model", "serve-app:app", 0, "r1")  # type: ignore[arg-type]
+
+
+def test_a_file_that_has_not_changed_is_not_read_again_and_every_change_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, tally = ServedReader(tmp_path), a_tally(tmp_path)
+    ask(tally, "a")
+    path = tmp_path / "r1.replica.json"
+    opened: list[Path] = []
+    monkeypatch.setattr(replica_file, "read_json", lambda path, limit: (opened.append(path), read_json(path, limit))[1])
+    assert counts(reader.take()) == {("r1", "a"): (1, 2, 0.5)}
+    assert counts(reader.take()) == {("r1", ""): (0, 0, 0.0)}
+    assert len(opened) == 2  # it was so young that it could have changed without another time stamp
+    time.sleep(0.06)
+    for _ in range(3):
+        reader.take()
+    assert len(opened) == 3
+    told = json.loads(path.read_text())
+    status = path.stat()
+    path.write_text(json.dumps({**told, "counts": {"a": [3, 2, 0.5]}}))  # in its place, as long as before
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert (path.stat().st_ino, path.stat().st_size) == (status.st_ino, status.st_size)
+    assert counts(reader.take()) == {("r1", "a"): (2, 0, 0.0)}
+    time.sleep(0.06)
+    path.write_text("{")
+    assert [reader.take(), reader.take()] == [(), ()]
+    path.unlink()
+    assert reader.take() == ()
 
 
 # --- in the agent
@@ -206,9 +235,7 @@ def test_a_replica_is_one_owner_from_its_first_interval_on(tmp_path: Path, monke
     agent = an_agent(tmp_path, Controller())
     finder = agent._owners
     me = os.getpid(), process_start(os.getpid()) or 0
-    monkeypatch.setattr(
-        agent._cpu, "_owner_of", lambda process: Owner("model", "serve-app:app", 0, finder._replica_of(me))
-    )
+    monkeypatch.setattr(agent._cpu, "_owner_of", lambda process: finder._served("app", me))
     (before,) = agent.sample().usages
     a_tally(agent.config.served_dir)
     (after,) = agent.sample().usages
