@@ -78,11 +78,14 @@ class Soak:
         end = time.monotonic() + seconds
         deeds: list[str] = []
         while time.monotonic() < end:
-            still_open = [job.id for job in self._jobs() if not job.state.is_final]
+            jobs = self._try(self._jobs)
+            still_open = [job.id for job in jobs or () if not job.state.is_final]
             left_s = end - time.monotonic()
-            if len(still_open) < OPEN_JOBS and left_s > LAST_S:
+            if jobs is None:
+                pass  # a server that is stopped tells nothing; kills go on
+            elif len(still_open) < OPEN_JOBS and left_s > LAST_S:
                 self._submit(left_s)
-            elif self.dice.random() < 0.2:
+            elif still_open and self.dice.random() < 0.2:
                 self._suspend_and_resume(self.dice.choice(still_open))
             time.sleep(self.dice.uniform(*PAUSE_S))
             deeds = deeds or self.dice.sample(DEEDS, len(DEEDS))
@@ -118,11 +121,7 @@ class Soak:
             self.kills[f"{deed} in an outage"] += killed is not None and self.database.is_away
 
     def _jobs(self) -> list[Job]:
-        while True:
-            jobs = self._try(lambda: [self.client.job(job_id) for job_id in self.steps])
-            if jobs is not None:
-                return jobs
-            time.sleep(0.5)
+        return [self.client.job(job_id) for job_id in self.steps]
 
     def _try(self, call: Callable[[], T]) -> T | None:
         """None where the database is away, or the job has gone on meanwhile."""
