@@ -22,6 +22,7 @@ from eco_ray.core.clock import Clock
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.dry_run import dry_run
 from eco_ray.core.events import (
+    AttemptExited,
     Event,
     ForeignUse,
     JobCancelled,
@@ -42,6 +43,7 @@ from eco_ray.on_ray.brain import Brain
 from eco_ray.on_ray.examine import EXAMINE_S, ask_all
 from eco_ray.on_ray.facts import cluster_facts, status_facts
 from eco_ray.on_ray.launcher import Launcher
+from eco_ray.on_ray.outbox import Outbox
 from eco_ray.on_ray.owners import RAY_JOB_PREFIX
 from eco_ray.on_ray.package import Packages
 from eco_ray.on_ray.performer import Performer
@@ -109,6 +111,7 @@ class Controller:
         self._core = Orchestrator(config.home_zone, self.now_s(), config.orchestrator)
         self._watcher = Watcher(launcher, fleet, self._known, config.clock, self._post)
         self._performer = Performer(launcher, fleet, self._watcher, self._known, self._core.book.nodes, self._post)
+        self._outbox = Outbox(store, self._performer.perform)
         self._ray_jobs = RayJobs(store, config.clock, self._is_job)
         self._start()
 
@@ -142,15 +145,15 @@ class Controller:
 
     def cancel(self, job_id: str) -> None:
         """End a job. Raises NotFoundError."""
-        self._brain.ask(lambda: self._handle(JobCancelled(job_id)))
+        self._brain.ask(lambda: self._request(JobCancelled(job_id)))
 
     def suspend(self, job_id: str) -> None:
         """Suspend a job until `resume`. Raises NotFoundError."""
-        self._brain.ask(lambda: self._handle(SuspendRequested(job_id)))
+        self._brain.ask(lambda: self._request(SuspendRequested(job_id)))
 
     def resume(self, job_id: str) -> None:
         """Let a suspended job go on. Raises NotFoundError or UsageError."""
-        self._brain.ask(lambda: self._handle(ResumeRequested(job_id)))
+        self._brain.ask(lambda: self._request(ResumeRequested(job_id)))
 
     def has_package(self, name: str) -> bool:
         """Whether a snapshot is already here."""
@@ -256,19 +259,22 @@ class Controller:
 
     def _post(self, *events: Event) -> None:
         """Hand events to the brain, without waiting."""
+        self._brain.do_soon(lambda: self._handle(*events))
 
-        def handle_all() -> None:
-            for event in events:
-                self._handle(event)
+    def _handle(self, *events: Event) -> None:
+        """Take events in, save what they change, then do what they ask for; where the store raises, all of it waits."""
+        for event in events:
+            self._take_in(event)
+        self._outbox.send()
 
-        self._brain.do_soon(handle_all)
-
-    def _handle(self, event: Event) -> None:
+    def _take_in(self, event: Event) -> None:
         actions = self._core.handle(event, self.now_s())
-        jobs, entries = self._core.take_changes()
-        if jobs or entries:
-            self._store.save_jobs(jobs, entries)
-        self._performer.perform(actions)
+        self._outbox.add(*self._core.take_changes(), actions)
+
+    def _request(self, event: Event) -> None:
+        """Handle what somebody asks for. Where the database is known to be away, nothing changes."""
+        self._outbox.send()
+        self._handle(event)
 
     def _submit(self, job_id: str, job: JobFile, package: str | None, nonce: str) -> str:
         if not _JOB_ID.fullmatch(job_id):
@@ -290,18 +296,30 @@ class Controller:
             raise UsageError(f"the snapshot {package} of job {job_id} is not here; submit it again")
         now_s = self.now_s()
         spec = job.to_spec(now_s, self.config.clock.speed, self.config.default_max_delay_s, package)
-        self._handle(JobSubmitted(job_id, spec, nonce))
+        try:
+            self._request(JobSubmitted(job_id, spec, nonce))
+        except EcoRayError:
+            self._take_back(job_id)
+            raise
         self._tenants[job_id] = spec.tenant
         return job_id
+
+    def _take_back(self, job_id: str) -> None:
+        """A submission that could not be written down: who made it is told so, and it must not run later."""
+        job = self._core.book.jobs.get(job_id)
+        if job is None:
+            return
+        self._take_in(JobCancelled(job_id))
+        if job.live_attempt is not None:
+            self._take_in(AttemptExited(job_id, job.live_attempt.number, "stopped", None, "was never launched"))
+        self._outbox.withdraw(job_id)
 
     def _report(self, batch: Mapping[str, Any]) -> int:
         rejected = Spool(self.config.state_dir / "rejected")
         samples = rejected.sound(batch.get("samples", ()))
         new = self._accounts.book_sound(samples, self._known, self._directory(), rejected)
-        for report in batch.get("progress", ()):
-            event = report_event(report, self.config.clock)
-            if event is not None:
-                self._handle(event)
+        events = [report_event(report, self.config.clock) for report in batch.get("progress", ())]
+        self._handle(*[event for event in events if event is not None])
         return new
 
     def _zones(self) -> set[str]:
@@ -372,8 +390,9 @@ class Controller:
         self._fleet.agent(node)
         if node.zone not in self._core.book.forecast:
             self._signals.ask_again()
-        self._handle(NodeJoined(node))
+        # before it has joined: where the database is away, it joins at a later look
         self._store.put_meta("cluster", cluster_facts(self.config, self._known))
+        self._handle(NodeJoined(node))
 
     def _ingest_spools_of(self, lost: Iterable[str]) -> None:
         """Samples that agents wrote down before their nodes went away, where their disks can be reached from here.

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
+import ray
+
+from eco_ray.errors import EcoRayError
 from eco_ray.grid_file import Grid
 from eco_ray.on_ray.controller import Controller, ControllerConfig
 from eco_ray.on_ray.fleet import Fleet, FleetConfig
 from eco_ray.on_ray.launcher import Launcher
 from eco_ray.store import open_store
+
+log = logging.getLogger("eco_ray.controller")
+
+#: pause before a controller that could not start again tries once more [wall s]
+_AGAIN_S = 1.0
 
 
 class ControllerActor(Controller):
@@ -18,13 +28,35 @@ class ControllerActor(Controller):
 
     def __init__(self, config: ControllerConfig, fleet: FleetConfig, grid: Grid, dashboard_url: str) -> None:
         _log_to(config.state_dir / "logs" / "controller.log")
-        super().__init__(
-            config,
-            open_store(config.store_url),
-            grid.open(config.state_dir),
-            Launcher(dashboard_url, config.state_dir, fleet.run_root),
-            Fleet(fleet),
-        )
+
+        def start() -> None:
+            super(ControllerActor, self).__init__(
+                config,
+                open_store(config.store_url),
+                grid.open(config.state_dir),
+                Launcher(dashboard_url, config.state_dir, fleet.run_root),
+                Fleet(fleet),
+            )
+
+        started_at_last(start, ray.get_runtime_context().was_current_actor_reconstructed)
+
+
+def started_at_last(start: Callable[[], None], is_restart: bool, pause_s: float = _AGAIN_S) -> None:
+    """Start, and after a kill again and again until it works: Ray gives an actor up for good whose constructor fails.
+
+    A database that is away would otherwise end the controller, if it is killed meanwhile. Of a first start, `eco-ray
+    up` tells the error.
+    """
+    while True:
+        try:
+            start()
+        except EcoRayError as error:
+            if not is_restart:
+                raise
+            log.warning("could not start again, trying once more: %s", error)
+            time.sleep(pause_s)
+        else:
+            return
 
 
 def _log_to(path: Path) -> None:
