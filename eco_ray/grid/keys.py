@@ -27,7 +27,8 @@ MAX_BYTES = 4_096
 _SHORTEST = 4
 #: how a server, a log or a URL may write one character: percent, JSON, HTML or XML, backslash
 _ESCAPED = re.compile(
-    r"%([0-9a-f]{2}) | \\u00([0-9a-f]{2}) | &\#x0*([0-9a-f]{2}); | &\#0*([0-9]{2,3}); | &(amp|lt|gt|quot|apos); | \\(.)",
+    r"%([0-9a-f]{2}) | \\u00([0-9a-f]{2}) | &\#x0*([0-9a-f]{2}); | &\#0*([0-9]{2,3}); | "
+    r"&(amp|lt|gt|quot|apos); | \\(.)",
     re.IGNORECASE | re.VERBOSE,
 )
 _NAMED = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
