@@ -104,6 +104,11 @@ class GridServer:
         with self._lock:
             self._routes[path] = list(answers)
 
+    def routes(self) -> list[str]:
+        """What is answered."""
+        with self._lock:
+            return list(self._routes)
+
     def paths(self) -> list[str]:
         """The paths of all requests, in order."""
         return [asked.path for asked in self.requests]

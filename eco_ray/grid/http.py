@@ -33,8 +33,8 @@ LIMIT_BYTES = 8_000_000
 MAX_REDIRECTS = 3
 #: longest pause that a server can ask for; it would otherwise switch itself off for good [s]
 MAX_RETRY_AFTER_S = 86_400.0
-#: how much of a body an error quotes
-_QUOTE = 120
+#: how much of a body an error quotes: problem details (RFC 7807) begin with a long type
+_QUOTE = 240
 #: how much of it is searched for keys first: the quote, and a key that begins in it with each character escaped
 _HIDE = _QUOTE + 8 * MAX_BYTES
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -50,7 +50,7 @@ class Fault(StrEnum):
     RATE_LIMITED = "rate-limited"
     #: no name, no connection, no answer in time, 5xx
     UNREACHABLE = "unreachable"
-    #: 400, 404: no such zone or no data for it
+    #: 204, 400, 404: no such zone or no data for it
     NO_DATA = "no-data"
     #: an answer that is not what the contract says, or that cannot be true
     MALFORMED = "malformed"
@@ -59,14 +59,18 @@ class Fault(StrEnum):
 class SourceError(EcoRayError):
     """A source gave nothing that can be used; the message says what it answered, without any key."""
 
-    def __init__(self, message: str, fault: Fault, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str, fault: Fault, retry_after_s: float | None = None, status: int | None = None
+    ) -> None:
         super().__init__(hide(message))
         self.fault = fault
         #: how long the server asks to wait [s]; None: it did not say
         self.retry_after_s = retry_after_s
+        #: of HTTP; None: the fault is another one
+        self.status = status
 
-    def __reduce__(self) -> tuple[type[SourceError], tuple[str, Fault, float | None]]:
-        return type(self), (str(self), self.fault, self.retry_after_s)
+    def __reduce__(self) -> tuple[type[SourceError], tuple[str, Fault, float | None, int | None]]:
+        return type(self), (str(self), self.fault, self.retry_after_s, self.status)
 
 
 class Http:
@@ -78,14 +82,18 @@ class Http:
         base_url: str,
         *,
         secret: Secret | None = None,
+        keyed: bool = False,
         headers: Mapping[str, str] | None = None,
         max_per_minute: int = 60,
         timeout_s: float = TIMEOUT_S,
         limit_bytes: int = LIMIT_BYTES,
     ) -> None:
-        """Raises UsageError for a URL that is none, or that would send a key (`secret`) unencrypted over a network."""
+        """`keyed`: a key will travel that is not known yet, so that no `secret` is given.
+
+        Raises UsageError for a URL that is none, or that would send a key unencrypted over a network.
+        """
         self.source = source
-        self._base = _checked(source, base_url, secret)
+        self._base = _checked(source, base_url, keyed or secret is not None)
         self._secret = secret  # held, so that `hide` knows it
         self._timeout_s = timeout_s
         self._limit_bytes = limit_bytes
@@ -193,7 +201,7 @@ class Http:
             return text
         fault = _FAULTS.get(status, Fault.UNREACHABLE if status >= 500 else Fault.MALFORMED)
         retry_s = retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC).timestamp())
-        raise self._error(path, f"HTTP {status}: {_quoted(text)}", fault, retry_s)
+        raise self._error(path, f"HTTP {status}: {_quoted(text)}", fault, retry_s, status)
 
     def _redirected(self, path: str, url: httpx.URL, response: httpx.Response) -> httpx.URL:
         try:
@@ -208,8 +216,10 @@ class Http:
             raise self._error(path, why, Fault.MALFORMED)
         return target
 
-    def _error(self, path: str, why: str, fault: Fault, retry_s: float | None = None) -> SourceError:
-        return SourceError(f"{self.source} ({self._base.host}{path}): {why}", fault, retry_s)
+    def _error(
+        self, path: str, why: str, fault: Fault, retry_s: float | None = None, status: int | None = None
+    ) -> SourceError:
+        return SourceError(f"{self.source} ({self._base.host}{path}): {why}", fault, retry_s, status)
 
 
 def _quoted(text: str) -> str:
@@ -219,6 +229,7 @@ def _quoted(text: str) -> str:
 
 
 _FAULTS = {
+    204: Fault.NO_DATA,
     400: Fault.NO_DATA,
     401: Fault.REFUSED,
     403: Fault.REFUSED,
@@ -258,7 +269,7 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number")
 
 
-def _checked(source: str, base_url: str, secret: Secret | None) -> httpx.URL:
+def _checked(source: str, base_url: str, keyed: bool) -> httpx.URL:
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL as error:
@@ -270,7 +281,7 @@ def _checked(source: str, base_url: str, secret: Secret | None) -> httpx.URL:
         raise UsageError(f"grid source {source}: its URL holds a password; give it as a key (docs/grid.md)")
     if url.query or url.fragment:
         raise UsageError(f"grid source {source}: {base_url!r} holds a query or fragment; write the address alone")
-    if secret is not None and url.scheme == "http" and url.host not in _LOOPBACK:
+    if keyed and url.scheme == "http" and url.host not in _LOOPBACK:
         raise UsageError(
             f"grid source {source}: {url.scheme}://{url.host} would carry the key unencrypted; write https://{url.host}"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -115,3 +116,22 @@ def series(
         nature=nature,
         issued_s=issued_s,
     )
+
+
+def cut(series: IntensitySeries, start_s: float, end_s: float) -> IntensitySeries:
+    """The steps that reach into [start_s, end_s], at least the one that holds `start_s`.
+
+    All points were checked before: an answer with one that cannot be true is not used in part. Raises SourceError
+    (no-data) where no step does.
+    """
+    first = math.floor((start_s - series.start_s) / series.step_s)
+    last = max(math.ceil((end_s - series.start_s) / series.step_s), first + 1)
+    first = max(first, 0)
+    values = series.values_g_per_kwh[first : max(last, 0)]
+    if len(values) == 0:
+        raise SourceError(
+            f"{series.source}: {series.zone} is known from {iso(series.start_s)} to {iso(series.end_s)}, and "
+            f"{iso(start_s)} to {iso(end_s)} was asked for",
+            Fault.NO_DATA,
+        )
+    return replace(series, start_s=series.start_s + first * series.step_s, values_g_per_kwh=values)

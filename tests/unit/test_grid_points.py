@@ -9,7 +9,7 @@ from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.grid.http import Fault, SourceError
 from eco_ray.grid.keys import Secret
-from eco_ray.grid.points import MAX_G_PER_KWH, MAX_POINTS, instant_s, number, series
+from eco_ray.grid.points import MAX_G_PER_KWH, MAX_POINTS, cut, instant_s, number, series
 
 START = 1_790_841_600.0  # 2026-10-01T08:00Z
 HOUR = 3600.0
@@ -165,3 +165,36 @@ def test_a_forecast_ends_at_a_gap_and_history_begins_after_it():
 
 def test_more_points_than_a_year_of_them():
     malformed(a_series, ((START + index * 300, 1.0) for index in range(MAX_POINTS + 1)), says="more than 110000 points")
+
+
+# --- parts
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "values"),
+    [
+        (0, 4, [1, 2, 3, 4]),
+        (0.5, 2.5, [1, 2, 3]),
+        (1, 2, [2]),
+        (1, 1, [2]),
+        (1.5, 1.5, [2]),
+        (3.9, 9, [4]),
+        (-5, 1, [1]),
+        (-5, 9, [1, 2, 3, 4]),
+        (-5, 0.1, [1]),
+    ],
+)
+def test_the_steps_that_reach_into_a_span(start, end, values):
+    part = cut(a_series(hourly(1, 2, 3, 4), issued_s=START), START + start * HOUR, START + end * HOUR)
+    assert part.values_g_per_kwh.tolist() == values
+    assert part.at(part.start_s) == a_series(hourly(1, 2, 3, 4)).at(part.start_s)
+    assert part.issued_s == START
+    with pytest.raises(ValueError, match="read-only"):
+        part.values_g_per_kwh[0] = 0
+
+
+@pytest.mark.parametrize(("start", "end"), [(4, 5), (4, 4), (-2, 0), (-2, -2), (-2, -1), (100, 200)])
+def test_a_span_of_which_nothing_is_known(start, end):
+    whole = a_series(hourly(1, 2, 3, 4))
+    says = "known from 2026-10-01T08:00:00Z to 2026-10-01T12:00:00Z"
+    malformed(cut, whole, START + start * HOUR, START + end * HOUR, says=says, fault=Fault.NO_DATA)
