@@ -7,6 +7,7 @@ import copy
 import gzip
 import logging
 import pickle
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -87,6 +88,16 @@ def test_headers_that_drip_are_given_up_in_time(server):
     assert time.monotonic() - begin < 1.5
     assert error.fault is Fault.UNREACHABLE
     assert "longer than 0.5 s" in str(error)
+
+
+@pytest.mark.parametrize("answer", [Answer(raw=b"H" * 300, piece=1, drip_s=0.1), Answer(delay_s=30)])
+def test_what_was_given_up_ends_soon(server, answer):
+    server.on("/v4/a", answer)
+    refused(an_http(server, timeout_s=0.3), "/a")
+    end = time.monotonic() + 3
+    while any(thread.name == "eco-ray-grid" for thread in threading.enumerate()):
+        assert time.monotonic() < end
+        time.sleep(0.02)
 
 
 def test_a_server_that_says_nothing_is_given_up_in_time(server):
