@@ -9,12 +9,14 @@ from __future__ import annotations
 import json
 import logging
 import math
+import ssl
 import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 import httpx
@@ -30,8 +32,8 @@ LIMIT_BYTES = 8_000_000
 MAX_REDIRECTS = 3
 #: longest pause that a server can ask for; it would otherwise switch itself off for good [s]
 MAX_RETRY_AFTER_S = 86_400.0
-#: how much of a body an error quotes
-_QUOTE = 120
+#: how much of a body an error quotes: problem details (RFC 7807) begin with a long type
+_QUOTE = 240
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -45,7 +47,7 @@ class Fault(StrEnum):
     RATE_LIMITED = "rate-limited"
     #: no name, no connection, no answer in time, 5xx
     UNREACHABLE = "unreachable"
-    #: 400, 404: no such zone or no data for it
+    #: 204, 400, 404: no such zone or no data for it
     NO_DATA = "no-data"
     #: an answer that is not what the contract says, or that cannot be true
     MALFORMED = "malformed"
@@ -86,7 +88,7 @@ class Http:
         self._made: deque[float] = deque()
         # compressed answers are refused: a small one could unpack to gigabytes
         headers = {"Accept-Encoding": "identity", "User-Agent": "eco-ray", **(headers or {})}
-        self._client = httpx.Client(timeout=timeout_s, follow_redirects=False, headers=headers)
+        self._client = httpx.Client(timeout=timeout_s, follow_redirects=False, headers=headers, verify=_tls())
         if secret is not None:
             _hide_in_logs(secret)
 
@@ -129,7 +131,7 @@ class Http:
 
     def malformed(self, path: str, what: str) -> SourceError:
         """The error for an answer that is not what the contract says."""
-        return self._error(path, what, Fault.MALFORMED)
+        return self._error(path, self._clean(what), Fault.MALFORMED)
 
     def close(self) -> None:
         """Close the connections."""
@@ -199,6 +201,7 @@ class Http:
 
 
 _FAULTS = {
+    204: Fault.NO_DATA,
     400: Fault.NO_DATA,
     401: Fault.REFUSED,
     403: Fault.REFUSED,
@@ -224,6 +227,12 @@ def retry_after_s(value: str | None, now_s: float) -> float | None:
         except (ValueError, TypeError, OverflowError):
             return None
     return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(wait_s) else None
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """One for all servers: to read the certificates takes longer than to open a source."""
+    return httpx.create_ssl_context()
 
 
 def _no_constant(name: str) -> Any:
