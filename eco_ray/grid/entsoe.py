@@ -4,9 +4,9 @@ https://web-api.tp.entsoe.eu/api, document A75, process A16. The intensity is th
 
     intensity(t) = sum over types of MW(t) x factor / sum over types of MW(t)
 
-Imports are left out, and so is storage (pumped hydro, batteries): what it gives was generated before. A step is left out
-if any type that gave something in the 24 h before it is not reported for the whole of it, for types arrive one after the
-other and the rest alone would be a wrong figure. A type that is away for longer is not missed.
+Imports are left out, and so is storage (pumped hydro, batteries): what it gives was generated before. A step is left
+out if any type that gave something in the 24 h before it is not reported for the whole of it: types arrive one after
+the other, and the rest alone would be a wrong figure. A type that is away for longer is not missed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,15 @@ from eco_ray.grid import points
 from eco_ray.grid.asking import check_span, unknown_zone
 from eco_ray.grid.entsoe_xml import EIC_CODE, Run, runs
 from eco_ray.grid.http import Fault, Http, SourceError
-from eco_ray.grid.keys import Secret, variable
+from eco_ray.grid.keyed import key_of
+from eco_ray.grid.keys import Secret
 from eco_ray.grid.live import kind_of, pieces, refuse, utc
 from eco_ray.grid.mixes import DIRECT_G_PER_KWH, FACTORS_G_PER_KWH
 from eco_ray.grid.sources import SourceOptions
 
 NAME = "entsoe"
 URL = "https://web-api.tp.entsoe.eu"
+KEYS = "https://transparency.entsoe.eu (register, then ask for API access by e-mail; free)"
 HOUR_S = 3_600.0
 #: longest span of one request: a year is allowed, but its XML is larger than what we read [s]
 MAX_SPAN_S = 14 * 86_400.0
@@ -114,12 +116,12 @@ _WORDS = {SignalKind.AVERAGE_LIFECYCLE: "life-cycle", SignalKind.AVERAGE_DIRECT:
 
 
 def open_source(options: SourceOptions) -> Entsoe:
-    """The Transparency Platform, or the server of `options.url`. Raises UsageError for options that mean nothing here."""
+    """The Transparency Platform, or the server of `options.url`. Raises UsageError for options that make no sense."""
     return Entsoe(options)
 
 
 class Entsoe:
-    """GridSource for the zones of EIC and those of `options.zones` (our zone -> EIC code); an EIC code is a zone too."""
+    """GridSource for the zones of EIC and those of `options.zones` (zone -> EIC code); an EIC code is a zone too."""
 
     name = NAME
 
@@ -135,8 +137,9 @@ class Entsoe:
                 )
         self._codes = {**EIC, **{zone: EIC.get(code, code) for zone, code in options.zones.items()}}
         self._options = options
-        self._key = options.key(NAME)
-        self._http = Http(NAME, options.url or URL, secret=self._key, limit_bytes=LIMIT_BYTES)
+        Http(NAME, options.url or URL).close()  # a wrong url is told at once
+        self._key: Secret | None = None
+        self._http: Http | None = None
 
     def zones(self) -> tuple[str, ...]:
         """The zones of the table and those that were given."""
@@ -184,21 +187,17 @@ class Entsoe:
         )
 
     def _get(self, code: str, start_s: float, end_s: float) -> str:
-        key = self._keyed()
+        http, key = self._server()
         span = {"periodStart": utc(start_s, "%Y%m%d%H%M"), "periodEnd": utc(end_s, "%Y%m%d%H%M")}
         asked = {"documentType": "A75", "processType": "A16", "in_Domain": code, **span}
         # what the server echoes of the key is cut out before anything is read, and so quoted, of the answer
-        return key.cut_out_of(self._http.get_text("/api", {"securityToken": key.reveal(), **asked}))
+        return key.cut_out_of(http.get_text("/api", {"securityToken": key.reveal(), **asked}))
 
-    def _keyed(self) -> Secret:
-        if self._key is None:  # one may have come since
-            self._key = self._options.key(NAME)
-            if self._key is None:
-                why = f"{NAME}: no key; ask for one as docs/grid.md says and set {variable(NAME)}"
-                raise SourceError(why, Fault.NO_KEY)
-            self._http.close()
+    def _server(self) -> tuple[Http, Secret]:
+        if self._http is None or self._key is None:
+            self._key = key_of(NAME, self._options, KEYS)
             self._http = Http(NAME, self._options.url or URL, secret=self._key, limit_bytes=LIMIT_BYTES)
-        return self._key
+        return self._http, self._key
 
     def _code(self, zone: str) -> str:
         if zone in self._codes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from xml.etree.ElementTree import Element, ParseError, fromstring  # noqa: S405 -- no document type is let through
+from xml.etree.ElementTree import Element, ParseError, fromstring
 
 import numpy as np
 from numpy.typing import NDArray

@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import logging
 import math
-import ssl
 import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from functools import lru_cache
 from typing import Any
 
 import httpx
@@ -88,7 +86,7 @@ class Http:
         self._made: deque[float] = deque()
         # compressed answers are refused: a small one could unpack to gigabytes
         headers = {"Accept-Encoding": "identity", "User-Agent": "eco-ray", **(headers or {})}
-        self._client = httpx.Client(timeout=timeout_s, follow_redirects=False, headers=headers, verify=_tls())
+        self._client = httpx.Client(timeout=timeout_s, follow_redirects=False, headers=headers)
         if secret is not None:
             _hide_in_logs(secret)
 
@@ -131,7 +129,7 @@ class Http:
 
     def malformed(self, path: str, what: str) -> SourceError:
         """The error for an answer that is not what the contract says."""
-        return self._error(path, self._clean(what), Fault.MALFORMED)
+        return self._error(path, what, Fault.MALFORMED)
 
     def close(self) -> None:
         """Close the connections."""
@@ -227,12 +225,6 @@ def retry_after_s(value: str | None, now_s: float) -> float | None:
         except (ValueError, TypeError, OverflowError):
             return None
     return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(wait_s) else None
-
-
-@lru_cache(maxsize=1)
-def _tls() -> ssl.SSLContext:
-    """One for all servers: to read the certificates takes longer than to open a source."""
-    return httpx.create_ssl_context()
 
 
 def _no_constant(name: str) -> Any:

@@ -1,8 +1,8 @@
 """Great Britain's carbon intensity from NESO: half-hourly, nation and 17 regions, without a key.
 
-https://api.carbonintensity.org.uk. It counts what generators emit per kWh (biomass with its supply chain), no life cycle
-of the plants; imports with their country's factor. The nation has outturns and forecasts, regions have forecasts only:
-where there is no outturn, the last forecast of a half hour that has begun stands for it, and the source text says so.
+https://api.carbonintensity.org.uk. It counts what generators emit per kWh (biomass with its supply chain), no life
+cycle of the plants; imports with their country's factor. The nation has outturns and forecasts, regions have forecasts
+only: where there is no outturn, the last forecast of a half hour that has begun stands for it, and the source text says so.
 """
 
 from __future__ import annotations
@@ -82,6 +82,8 @@ class Neso:
         for begin, end in pieces(self.name, first, last, MAX_SPAN_S):
             span = f"{utc(begin, _TIME)}/{utc(end, _TIME)}"
             for at, forecast, outturn in self._slots(place, span):
+                if not begin - MAX_AHEAD_S <= at <= end + MAX_AHEAD_S:
+                    raise points.wrong(self.name, f"a half hour at {iso(at)} for a question up to {iso(end)}")
                 if begin <= at < end and at <= self._clock():
                     value = forecast if outturn is None else outturn
                     estimated |= outturn is None
@@ -104,6 +106,8 @@ class Neso:
             )
         slots = self._slots(place, f"{utc(now_s // STEP_S * STEP_S, _TIME)}/fw48h")
         found = [(at, forecast) for at, forecast, _ in slots if forecast is not None]
+        if found and min(found)[0] > now_s + MAX_AHEAD_S:
+            raise points.wrong(self.name, f"a forecast from {iso(min(found)[0])} on, and it is {iso(now_s)}")
         series = self._series(zone, from_now(found, STEP_S, now_s, end_s), f"{_SOURCE}; forecast", now_s)
         return holding_now(series, now_s, self.name)
 

@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+from grid_server import GridServer, as_xml
 
 from eco_ray.core.intensity import SignalKind
 from eco_ray.errors import NotFoundError, UsageError
@@ -11,7 +12,6 @@ from eco_ray.grid.http import Fault, SourceError
 from eco_ray.grid.keys import Secret
 from eco_ray.grid.live import utc
 from eco_ray.grid.sources import SourceOptions
-from tests.grid_server import GridServer, as_xml
 
 HOUR = 3600.0
 START = 1_790_834_400.0  # 2026-10-01T06:00Z
@@ -123,9 +123,7 @@ def test_types_with_steps_of_their_own_meet_on_the_longest(server):
     server.on("/api", as_xml(document(NUCLEAR, quarters)))
     found = ask(server)
     assert found.step_s == HOUR
-    assert found.values_g_per_kwh.tolist() == pytest.approx(
-        [mixed(41000, 1300), mixed(41000, 700), mixed(40500, 700)]
-    )
+    assert found.values_g_per_kwh.tolist() == pytest.approx([mixed(41000, 1300), mixed(41000, 700), mixed(40500, 700)])
 
 
 def test_quarter_hours_stay_quarter_hours(server):
@@ -264,14 +262,16 @@ def test_deep_xml_ends_in_an_error(server):
 def test_without_a_key_it_opens_and_says_what_is_missing_when_asked(server):
     source = entsoe(server, key=None)
     assert "DE" in source.zones()
-    with pytest.raises(SourceError, match="no key; ask for one as docs/grid.md says and set ECO_RAY_KEY_ENTSOE") as error:
+    with pytest.raises(
+        SourceError, match=r"no key; set ECO_RAY_KEY_ENTSOE or ECO_RAY_KEY_ENTSOE_FILE to one from https://"
+    ) as error:
         source.actual("FR", START, START + HOUR)
     assert error.value.fault is Fault.NO_KEY
     assert not server.requests
 
 
 def test_a_key_that_comes_later_is_found(server):
-    keys = [None, None, Secret(KEY, "test")]
+    keys = [None, Secret(KEY, "test")]
     source = Entsoe(SourceOptions(url=server.url, key=lambda _: keys.pop(0)))
     with pytest.raises(SourceError):
         source.actual("FR", START, START + HOUR)
