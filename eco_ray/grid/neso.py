@@ -2,7 +2,8 @@
 
 https://api.carbonintensity.org.uk. It counts what generators emit per kWh (biomass with its supply chain), no life
 cycle of the plants; imports with their country's factor. The nation has outturns and forecasts, regions have forecasts
-only: where there is no outturn, the last forecast of a half hour that has begun stands for it, and the source text says so.
+only: where there is no outturn, the last forecast of a half hour that has begun stands for it, and the source text
+says so.
 """
 
 from __future__ import annotations
