@@ -1,4 +1,4 @@
-"""What all suites share: a private PostgreSQL server."""
+"""What all suites share: a private PostgreSQL server, and whether live services may be asked."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ from collections.abc import Iterator
 
 import pytest
 from postgres_server import CannotStart, PostgresServer
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """--live: grid sources that have a key are asked too; without it no test leaves this machine."""
+    parser.addoption("--live", action="store_true", help="ask live grid services, with the keys of the environment")
 
 
 @pytest.fixture(scope="session")

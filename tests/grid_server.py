@@ -49,7 +49,7 @@ class Answer:
     drip_s: float = 0.0
     #: cut the connection after this much of the body, whose whole length was announced [bytes]
     cut_after: int | None = None
-    #: written instead of everything else, then the connection is cut
+    #: written, in the same pieces, instead of everything else; then the connection is cut
     raw: bytes | None = None
 
 
@@ -103,6 +103,11 @@ class GridServer:
         """Answer a path, or with `*` at its end all that begin so, from now on; the longest matching route wins."""
         with self._lock:
             self._routes[path] = list(answers)
+
+    def routes(self) -> list[str]:
+        """What is answered."""
+        with self._lock:
+            return list(self._routes)
 
     def paths(self) -> list[str]:
         """The paths of all requests, in order."""
@@ -164,7 +169,7 @@ def _handler(server: GridServer) -> type[BaseHTTPRequestHandler]:
             if answer.delay_s and not server.wait(answer.delay_s):
                 return
             if answer.raw is not None:
-                self.wfile.write(answer.raw)
+                self._send(answer.raw, answer)
                 self._cut()
                 return
             self.send_response(answer.status)
@@ -172,17 +177,15 @@ def _handler(server: GridServer) -> type[BaseHTTPRequestHandler]:
                 self.send_header(name, value)
             self.send_header("Content-Length", str(len(answer.body)))
             self.end_headers()
-            self._send(answer)
-
-        def _send(self, answer: Answer) -> None:
-            end = len(answer.body) if answer.cut_after is None else answer.cut_after
-            for start in range(0, end, answer.piece):
-                self.wfile.write(answer.body[start : min(end, start + answer.piece)])
-                if answer.drip_s and not server.wait(answer.drip_s):
-                    self._cut()
-                    return
+            self._send(answer.body[: answer.cut_after], answer)
             if answer.cut_after is not None:
                 self._cut()
+
+        def _send(self, data: bytes, answer: Answer) -> None:
+            for start in range(0, len(data), answer.piece):
+                self.wfile.write(data[start : start + answer.piece])
+                if answer.drip_s and not server.wait(answer.drip_s):
+                    break
 
         def _cut(self) -> None:
             self.close_connection = True

@@ -10,13 +10,15 @@ import re
 from itertools import pairwise
 from typing import Any
 
+import httpx
+
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.errors import UsageError
 from eco_ray.grid import points
 from eco_ray.grid.asking import check_span, iso, unknown_zone
 from eco_ray.grid.http import Fault, Http, SourceError
-from eco_ray.grid.live import MAX_AHEAD_S, field, from_now, holding_now, issued_before, items, pieces, refuse, utc
+from eco_ray.grid.live import MAX_AHEAD_S, field, holding_now, issued_before, items, pieces, refuse, utc
 from eco_ray.grid.sources import SourceOptions
 
 NAME = "carbon-aware-sdk"
@@ -68,7 +70,7 @@ class CarbonAwareSdk:
         for begin, end in pieces(NAME, start_s, max(end_s, start_s + 1), MAX_SPAN_S):
             # the step that holds the first moment may have begun an hour before
             span = {"time": utc(begin - 3_600, _TIME), "toTime": utc(end, _TIME)}
-            answer = self._http.get_json("/emissions/bylocation", {"location": location, **span})
+            answer = self._get("/emissions/bylocation", {"location": location, **span})
             for point in _of_one_place(items(answer, NAME, "the answer"), zone):
                 at = points.instant_s(field(point, "time", NAME), NAME)
                 value = points.number(field(point, "rating", NAME), NAME)
@@ -79,10 +81,10 @@ class CarbonAwareSdk:
                 if point.get("duration") is not None:
                     steps.add(_duration_s(point["duration"]))
         step_s = _step_s(steps, found)
-        inside = [(at, value) for at, value in found.items() if at + step_s > start_s and at <= end_s]
-        return points.series(
-            zone, inside, kind=self.kind, source=f"{NAME}, history", nature=Nature.MODELLED, step_s=step_s
+        series = points.series(
+            zone, found.items(), kind=self.kind, source=f"{NAME}, history", nature=Nature.MODELLED, step_s=step_s
         )
+        return points.cut(series, start_s, end_s)
 
     def forecast(self, zone: str, now_s: float, end_s: float) -> IntensitySeries:
         """The server's current forecast. Its first value is held for a step under way that it begins after.
@@ -92,7 +94,7 @@ class CarbonAwareSdk:
         location = self._location(zone)
         check_span(zone, now_s, end_s)
         # a start would cut the step under way, a window would ask for moving means: both are left out
-        answer = self._http.get_json("/emissions/forecasts/current", {"location": location})
+        answer = self._get("/emissions/forecasts/current", {"location": location})
         forecasts = items(answer, NAME, "the answer")
         if len(forecasts) != 1:
             raise points.wrong(NAME, f"{len(forecasts)} forecasts for {zone}")
@@ -119,14 +121,22 @@ class CarbonAwareSdk:
             source += f"; its first value is taken from {(step_s / 60):g} min earlier on"
         series = points.series(
             zone,
-            from_now(found, step_s, now_s, end_s),
+            found,
             kind=self.kind,
             source=source,
             nature=Nature.MODELLED,
             step_s=step_s,
             issued_s=issued_before(issued_s, now_s, NAME),
         )
-        return holding_now(series, now_s, NAME)
+        return holding_now(points.cut(series, now_s, end_s), now_s, NAME)
+
+    def _get(self, path: str, params: dict[str, str]) -> Any:
+        try:
+            return self._http.get_json(path, params)
+        except SourceError as error:
+            if error.status != httpx.codes.NOT_IMPLEMENTED:
+                raise
+            raise SourceError(f"{error} (the source behind it has none)", Fault.NO_DATA, None, error.status) from None
 
     def _location(self, zone: str) -> str:
         location = self._locations.get(zone, zone)

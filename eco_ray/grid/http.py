@@ -9,18 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import math
+import ssl
 import time
 from collections import deque
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 import httpx
 
 from eco_ray.errors import EcoRayError, UsageError
-from eco_ray.grid.keys import Secret
+from eco_ray.grid.keys import MAX_BYTES, Secret, hide
+from eco_ray.grid.within import Connection, within
 
 #: longest time for one request, from connecting to the last byte [s]
 TIMEOUT_S = 10.0
@@ -32,6 +35,8 @@ MAX_REDIRECTS = 3
 MAX_RETRY_AFTER_S = 86_400.0
 #: how much of a body an error quotes: problem details (RFC 7807) begin with a long type
 _QUOTE = 240
+#: how much of it is searched for keys first: the quote, and a key that begins in it with each character escaped
+_HIDE = _QUOTE + 8 * MAX_BYTES
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -54,15 +59,22 @@ class Fault(StrEnum):
 class SourceError(EcoRayError):
     """A source gave nothing that can be used; the message says what it answered, without any key."""
 
-    def __init__(self, message: str, fault: Fault, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
+    def __init__(
+        self, message: str, fault: Fault, retry_after_s: float | None = None, status: int | None = None
+    ) -> None:
+        super().__init__(hide(message))
         self.fault = fault
         #: how long the server asks to wait [s]; None: it did not say
         self.retry_after_s = retry_after_s
+        #: of HTTP; None: the fault is another one
+        self.status = status
+
+    def __reduce__(self) -> tuple[type[SourceError], tuple[str, Fault, float | None, int | None]]:
+        return type(self), (str(self), self.fault, self.retry_after_s, self.status)
 
 
 class Http:
-    """One source's server. `secret` is cut out of every message and log line."""
+    """One source's server. The key, once it is a `Secret`, is cut out of every message and log line."""
 
     def __init__(
         self,
@@ -70,15 +82,19 @@ class Http:
         base_url: str,
         *,
         secret: Secret | None = None,
+        keyed: bool = False,
         headers: Mapping[str, str] | None = None,
         max_per_minute: int = 60,
         timeout_s: float = TIMEOUT_S,
         limit_bytes: int = LIMIT_BYTES,
     ) -> None:
-        """Raises UsageError for a URL that is none, or that would send a key unencrypted over a network."""
+        """`keyed`: a key will travel that is not known yet, so that no `secret` is given.
+
+        Raises UsageError for a URL that is none, or that would send a key unencrypted over a network.
+        """
         self.source = source
-        self._base = _checked(source, base_url, secret)
-        self._secret = secret
+        self._base = _checked(source, base_url, keyed or secret is not None)
+        self._secret = secret  # held, so that `hide` knows it
         self._timeout_s = timeout_s
         self._limit_bytes = limit_bytes
         self._max_per_minute = max_per_minute
@@ -86,9 +102,15 @@ class Http:
         self._made: deque[float] = deque()
         # compressed answers are refused: a small one could unpack to gigabytes
         headers = {"Accept-Encoding": "identity", "User-Agent": "eco-ray", **(headers or {})}
-        self._client = httpx.Client(timeout=timeout_s, follow_redirects=False, headers=headers)
-        if secret is not None:
-            _hide_in_logs(secret)
+        # a connection for each request: they are minutes apart, and one that is given up can be cut
+        self._client = httpx.Client(
+            verify=_certificates(),
+            timeout=timeout_s,
+            follow_redirects=False,
+            headers=headers,
+            limits=httpx.Limits(max_keepalive_connections=0),
+        )
+        _hide_in_logs()
 
     def get_json(
         self,
@@ -102,7 +124,7 @@ class Http:
         try:
             return json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
-            raise self.malformed(path, f"no JSON ({self._clean(str(error))}): {self._quoted(text)}") from None
+            raise self.malformed(path, f"no JSON ({str(error)[:_QUOTE]}): {_quoted(text)}") from None
 
     def get_text(
         self,
@@ -114,17 +136,18 @@ class Http:
         """The body of a 200 answer as text. `basic`: user and password of HTTP Basic. Raises SourceError."""
         self._pace(path)
         give_up = time.monotonic() + self._timeout_s
-        url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
-        for _ in range(MAX_REDIRECTS + 1):
-            request = self._client.build_request("GET", url, params=params, headers=headers)
-            try:
-                response, body = self._send(request, basic, give_up)
-            except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-                why = self._clean(str(error)) or type(error).__name__
-                raise self._error(path, why, Fault.UNREACHABLE) from None
-            if not response.is_redirect:
-                return self._checked_answer(path, response, body)
-            url, params = self._redirected(path, request.url, response), None
+        try:
+            url = self._base.copy_with(path=self._base.path.rstrip("/") + path)
+            for _ in range(MAX_REDIRECTS + 1):
+                request = self._client.build_request("GET", url, params=params, headers=headers)
+                response, body = self._send(path, request, basic, give_up)
+                if not response.has_redirect_location:
+                    return self._checked_answer(path, response, body)
+                url, params = self._redirected(path, request.url, response), None
+        except TimeoutError:
+            raise self._error(path, f"the answer took longer than {self._timeout_s:g} s", Fault.UNREACHABLE) from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:  # the last: a name that is no host
+            raise self._error(path, str(error) or type(error).__name__, Fault.UNREACHABLE) from None
         raise self._error(path, f"more than {MAX_REDIRECTS} redirects", Fault.MALFORMED)
 
     def malformed(self, path: str, what: str) -> SourceError:
@@ -146,56 +169,63 @@ class Http:
         self._made.append(now_s)
 
     def _send(
-        self, request: httpx.Request, basic: tuple[str, str] | None, give_up: float
+        self, path: str, request: httpx.Request, basic: tuple[str, str] | None, give_up: float
+    ) -> tuple[httpx.Response, bytes]:
+        """Response and body. httpx limits each read, not all of them together: `within` does. Raises TimeoutError."""
+        connection = Connection()
+        request.extensions["trace"] = connection.trace
+        return within(give_up - time.monotonic(), lambda: self._exchange(path, request, basic), connection.cut)
+
+    def _exchange(
+        self, path: str, request: httpx.Request, basic: tuple[str, str] | None
     ) -> tuple[httpx.Response, bytes]:
         auth = httpx.BasicAuth(*basic) if basic else httpx.USE_CLIENT_DEFAULT
         response = self._client.send(request, auth=auth, stream=True)
         try:
-            encoding = response.headers.get("Content-Encoding", "identity")
-            if encoding != "identity":
-                raise self._error(request.url.path, f"Content-Encoding {encoding!r} was not asked for", Fault.MALFORMED)
+            encoding = response.headers.get("Content-Encoding", "")
+            if encoding.strip().lower() not in ("", "identity"):
+                raise self.malformed(path, f"Content-Encoding {encoding[:_QUOTE]!r} was not asked for")
             body = bytearray()
-            for chunk in response.iter_bytes(65_536):
+            for chunk in response.iter_raw():  # as it comes; iter_bytes(n) would wait for n bytes
                 body += chunk
                 if len(body) > self._limit_bytes:
-                    why = f"the answer is larger than {self._limit_bytes} bytes"
-                    raise self._error(request.url.path, why, Fault.MALFORMED)
-                if time.monotonic() > give_up:  # httpx limits each read, not all of them together
-                    why = f"the answer took longer than {self._timeout_s:g} s"
-                    raise self._error(request.url.path, why, Fault.UNREACHABLE)
+                    raise self.malformed(path, f"the answer is larger than {self._limit_bytes} bytes")
             return response, bytes(body)
         finally:
             response.close()
 
     def _checked_answer(self, path: str, response: httpx.Response, body: bytes) -> str:
-        text = body.decode("utf-8", errors="replace")
+        text = body.decode("utf-8-sig", errors="replace")
         status = response.status_code
         if status == httpx.codes.OK:
             return text
         fault = _FAULTS.get(status, Fault.UNREACHABLE if status >= 500 else Fault.MALFORMED)
         retry_s = retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC).timestamp())
-        raise self._error(path, f"HTTP {status}: {self._quoted(text)}", fault, retry_s)
+        raise self._error(path, f"HTTP {status}: {_quoted(text)}", fault, retry_s, status)
 
     def _redirected(self, path: str, url: httpx.URL, response: httpx.Response) -> httpx.URL:
         try:
             target = url.join(response.headers.get("Location", ""))
         except httpx.InvalidURL:
             raise self._error(path, "a redirect to no URL", Fault.MALFORMED) from None
-        same = target.host == url.host and (target.scheme, target.port) in ((url.scheme, url.port), ("https", None))
-        if not same:
-            why = f"a redirect to another host, {target.host!r}, which is not followed"
-            raise self._error(path, self._clean(why), Fault.MALFORMED)
+        upgraded = (url.scheme, target.scheme, target.port) == ("http", "https", None)
+        same_port = (target.scheme, target.port) == (url.scheme, url.port)
+        if target.host != url.host or target.userinfo or not (upgraded or same_port):
+            place = f"{target.scheme}://{target.host}"[:_QUOTE]
+            why = f"a redirect to another host or port, {place!r}, which is not followed"
+            raise self._error(path, why, Fault.MALFORMED)
         return target
 
-    def _error(self, path: str, why: str, fault: Fault, retry_s: float | None = None) -> SourceError:
-        return SourceError(f"{self.source} ({self._base.host}{self._clean(path)}): {why}", fault, retry_s)
+    def _error(
+        self, path: str, why: str, fault: Fault, retry_s: float | None = None, status: int | None = None
+    ) -> SourceError:
+        return SourceError(f"{self.source} ({self._base.host}{path}): {why}", fault, retry_s, status)
 
-    def _quoted(self, text: str) -> str:
-        shown = "".join(char if char.isprintable() else " " for char in self._clean(text)[:_QUOTE])
-        return repr(shown) if shown.strip() else "an empty body"
 
-    def _clean(self, text: str) -> str:
-        return self._secret.cut_out_of(text) if self._secret else text
+def _quoted(text: str) -> str:
+    # hidden before it is cut: half a key would not be found
+    shown = "".join(char if char.isprintable() else " " for char in hide(text[:_HIDE])[:_QUOTE])
+    return repr(shown) if shown.strip() else "an empty body"
 
 
 _FAULTS = {
@@ -221,26 +251,37 @@ def retry_after_s(value: str | None, now_s: float) -> float | None:
         wait_s = float(value)
     except ValueError:
         try:
-            wait_s = parsedate_to_datetime(value).timestamp() - now_s
+            moment = parsedate_to_datetime(value)
+            # without a zone it is UTC (RFC 5322: -0000), not our local time
+            wait_s = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() - now_s
         except (ValueError, TypeError, OverflowError):
             return None
     return min(max(wait_s, 0.0), MAX_RETRY_AFTER_S) if math.isfinite(wait_s) else None
+
+
+@cache
+def _certificates() -> ssl.SSLContext:
+    """Read once: it takes 0.1 s."""
+    return httpx.create_ssl_context()
 
 
 def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number")
 
 
-def _checked(source: str, base_url: str, secret: Secret | None) -> httpx.URL:
+def _checked(source: str, base_url: str, keyed: bool) -> httpx.URL:
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL as error:
-        raise UsageError(f"grid source {source}: {base_url!r} is no URL ({error}); write https://HOST") from None
+        shown = "its url" if "@" in base_url else repr(base_url)  # what precedes an @ may be a password
+        raise UsageError(f"grid source {source}: {shown} is no URL ({error}); write https://HOST") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise UsageError(f"grid source {source}: {base_url!r} is no web address; write https://HOST")
     if url.userinfo:
         raise UsageError(f"grid source {source}: its URL holds a password; give it as a key (docs/grid.md)")
-    if secret is not None and url.scheme == "http" and url.host not in _LOOPBACK:
+    if url.query or url.fragment:
+        raise UsageError(f"grid source {source}: {base_url!r} holds a query or fragment; write the address alone")
+    if keyed and url.scheme == "http" and url.host not in _LOOPBACK:
         raise UsageError(
             f"grid source {source}: {url.scheme}://{url.host} would carry the key unencrypted; write https://{url.host}"
         )
@@ -248,17 +289,11 @@ def _checked(source: str, base_url: str, secret: Secret | None) -> httpx.URL:
 
 
 class _Hide(logging.Filter):
-    """Cuts secrets out of what httpx logs: it writes whole URLs."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.secrets: set[Secret] = set()
+    """Cuts keys out of what httpx and httpcore log: whole URLs, and the headers of answers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        clean = text
-        for secret in self.secrets:
-            clean = secret.cut_out_of(clean)
+        clean = hide(text)
         if clean != text:
             record.msg, record.args = clean, ()
         return True
@@ -267,9 +302,7 @@ class _Hide(logging.Filter):
 _hide = _Hide()
 
 
-def _hide_in_logs(secret: Secret) -> None:
-    _hide.secrets.add(secret)
-    for name in ("httpx", "httpcore.connection", "httpcore.http11", "httpcore.http2", "httpcore.proxy"):
-        logger = logging.getLogger(name)
-        if _hide not in logger.filters:
-            logger.addFilter(_hide)
+def _hide_in_logs() -> None:
+    for part in ("connection", "http11", "http2", "proxy", "socks"):
+        logging.getLogger(f"httpcore.{part}").addFilter(_hide)  # adds it once
+    logging.getLogger("httpx").addFilter(_hide)

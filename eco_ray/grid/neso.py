@@ -23,7 +23,6 @@ from eco_ray.grid.live import (
     MAX_AHEAD_S,
     Clock,
     field,
-    from_now,
     holding_now,
     items,
     kind_of,
@@ -109,8 +108,8 @@ class Neso:
         found = [(at, forecast) for at, forecast, _ in slots if forecast is not None]
         if found and min(found)[0] > now_s + MAX_AHEAD_S:
             raise points.wrong(self.name, f"a forecast from {iso(min(found)[0])} on, and it is {iso(now_s)}")
-        series = self._series(zone, from_now(found, STEP_S, now_s, end_s), f"{_SOURCE}; forecast", now_s)
-        return holding_now(series, now_s, self.name)
+        series = self._series(zone, found, f"{_SOURCE}; forecast", now_s)
+        return holding_now(points.cut(series, now_s, end_s), now_s, self.name)
 
     def _series(
         self, zone: str, found: list[tuple[float, float]], source: str, issued_s: float | None
@@ -132,7 +131,7 @@ class Neso:
             values = field(slot, "intensity", self.name)
             outturn = None if place else _value(values, "actual")
             forecast = _value(values, "forecast")
-            if not place and 0.0 in (forecast, outturn):
+            if not place and 0 in (forecast, outturn):
                 raise points.wrong(self.name, f"0 gCO2/kWh for all of Great Britain at {iso(at)} can only be a gap")
             yield at, forecast, outturn
 
@@ -162,7 +161,11 @@ _TIME = "%Y-%m-%dT%H:%MZ"
 
 def _value(values: Any, name: str) -> float | None:
     value = values.get(name) if isinstance(values, dict) else field(values, name, Neso.name)
-    return None if value is None else points.number(value, Neso.name, name)
+    if value is None:
+        return None
+    if not 0 <= points.number(value, Neso.name, name) <= points.MAX_G_PER_KWH:
+        raise points.wrong(Neso.name, f"{value:g} gCO2/kWh is outside 0 to {points.MAX_G_PER_KWH:g}")
+    return float(value)
 
 
 def _regional(answer: Any, place: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -13,32 +14,50 @@ from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.grid.asking import EARLIEST_S, LATEST_S, iso
 from eco_ray.grid.http import Fault, SourceError
+from eco_ray.grid.keys import MAX_BYTES, hide
 
 #: a year of 5-minute points
 MAX_POINTS = 110_000
 #: no kWh is dirtier: the worst marginal plants with losses are at 2,000 gCO2e/kWh
 MAX_G_PER_KWH = 5_000.0
+#: how much of a value a message shows, and how much of it is searched for keys before it is cut
+_SHOWN = 40
+_HIDE = _SHOWN + MAX_BYTES
 
 
 def instant_s(text: Any, source: str) -> float:
     """An ISO 8601 time with its offset [s since epoch]. Raises SourceError (malformed)."""
+    if not isinstance(text, str):
+        raise wrong(source, f"{shown(text)} is no time")
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is None:
-            raise ValueError("it has no offset from UTC")
+            raise ValueError
         time_s = moment.timestamp()
-    except (TypeError, ValueError, OverflowError) as error:
-        raise wrong(source, f"{str(text)[:40]!r} is no time ({str(error)[:60]})") from None
+    except (ValueError, OverflowError):
+        raise wrong(source, f"{shown(text)} is no time with an offset from UTC") from None
     if not EARLIEST_S <= time_s <= LATEST_S:
-        raise wrong(source, f"the time {text[:40]!r} can only be a mistake")
+        raise wrong(source, f"the time {shown(text)} can only be a mistake")
     return time_s
 
 
 def number(value: Any, source: str, what: str = "the intensity") -> float:
     """A finite number that was sent as one, not as text or truth value. Raises SourceError (malformed)."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise wrong(source, f"{what} is {str(value)[:40]!r}, not a finite number")
-    return float(value)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        try:
+            if math.isfinite(value):
+                return float(value)
+        except OverflowError:  # an integer of hundreds of digits
+            pass
+    raise wrong(source, f"{what} is {shown(value)}, not a finite number")
+
+
+def shown(value: Any) -> str:
+    """A value of an answer, short enough for a message."""
+    if isinstance(value, (dict, list)):  # may be huge or deep
+        return "a list" if isinstance(value, list) else "an object"
+    text = hide(str(value)[:_HIDE])
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 def wrong(source: str, what: str) -> SourceError:
@@ -85,13 +104,34 @@ def series(
     gaps = np.flatnonzero(steps > step_s * 1.5)
     if len(gaps):
         times = times[: gaps[0] + 1] if issued_s is not None else times[gaps[-1] + 1 :]
+    values = np.array([by_time[float(time_s)] for time_s in times], dtype=np.float64)
+    values.flags.writeable = False
     return IntensitySeries(
         zone=zone,
         start_s=float(times[0]),
         step_s=step_s,
-        values_g_per_kwh=np.array([by_time[float(time_s)] for time_s in times]),
+        values_g_per_kwh=values,
         kind=kind,
         source=source,
         nature=nature,
         issued_s=issued_s,
     )
+
+
+def cut(series: IntensitySeries, start_s: float, end_s: float) -> IntensitySeries:
+    """The steps that reach into [start_s, end_s], at least the one that holds `start_s`.
+
+    All points were checked before: an answer with one that cannot be true is not used in part. Raises SourceError
+    (no-data) where no step does.
+    """
+    first = math.floor((start_s - series.start_s) / series.step_s)
+    last = max(math.ceil((end_s - series.start_s) / series.step_s), first + 1)
+    first = max(first, 0)
+    values = series.values_g_per_kwh[first : max(last, 0)]
+    if len(values) == 0:
+        raise SourceError(
+            f"{series.source}: {series.zone} is known from {iso(series.start_s)} to {iso(series.end_s)}, and "
+            f"{iso(start_s)} to {iso(end_s)} was asked for",
+            Fault.NO_DATA,
+        )
+    return replace(series, start_s=series.start_s + first * series.step_s, values_g_per_kwh=values)

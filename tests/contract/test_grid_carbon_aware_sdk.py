@@ -190,6 +190,10 @@ def test_errors_are_told_with_their_detail(server):
     with pytest.raises(SourceError, match="Invalid parameters") as error:
         sdk(server).actual("x", NOW, NOW + HOUR)
     assert error.value.fault is Fault.NO_DATA
+    server.on("/emissions/bylocation", as_json({"title": "NotImplemented"}, 501))
+    with pytest.raises(SourceError, match="the source behind it has none") as error:
+        sdk(server).actual("x", NOW, NOW + HOUR)
+    assert error.value.fault is Fault.NO_DATA
     server.on("/emissions/bylocation", Answer(status=204))
     with pytest.raises(SourceError, match="HTTP 204") as error:
         sdk(server).actual("x", NOW, NOW + HOUR)
