@@ -25,7 +25,6 @@ from eco_ray.grid.asking import check_span, unknown_zone
 from eco_ray.grid.entsoe_xml import EIC_CODE, Run, runs
 from eco_ray.grid.http import Fault, Http, SourceError
 from eco_ray.grid.keyed import key_of
-from eco_ray.grid.keys import Secret
 from eco_ray.grid.live import kind_of, pieces, refuse, utc
 from eco_ray.grid.mixes import DIRECT_G_PER_KWH, FACTORS_G_PER_KWH
 from eco_ray.grid.sources import SourceOptions
@@ -137,9 +136,7 @@ class Entsoe:
                 )
         self._codes = {**EIC, **{zone: EIC.get(code, code) for zone, code in options.zones.items()}}
         self._options = options
-        Http(NAME, options.url or URL).close()  # a wrong url is told at once
-        self._key: Secret | None = None
-        self._http: Http | None = None
+        self._http = Http(NAME, options.url or URL, keyed=True, limit_bytes=LIMIT_BYTES)
 
     def zones(self) -> tuple[str, ...]:
         """The zones of the table and those that were given."""
@@ -187,17 +184,11 @@ class Entsoe:
         )
 
     def _get(self, code: str, start_s: float, end_s: float) -> str:
-        http, key = self._server()
+        key = key_of(NAME, self._options, KEYS)
         span = {"periodStart": utc(start_s, "%Y%m%d%H%M"), "periodEnd": utc(end_s, "%Y%m%d%H%M")}
         asked = {"documentType": "A75", "processType": "A16", "in_Domain": code, **span}
         # what the server echoes of the key is cut out before anything is read, and so quoted, of the answer
-        return key.cut_out_of(http.get_text("/api", {"securityToken": key.reveal(), **asked}))
-
-    def _server(self) -> tuple[Http, Secret]:
-        if self._http is None or self._key is None:
-            self._key = key_of(NAME, self._options, KEYS)
-            self._http = Http(NAME, self._options.url or URL, secret=self._key, limit_bytes=LIMIT_BYTES)
-        return self._http, self._key
+        return key.cut_out_of(self._http.get_text("/api", {"securityToken": key.reveal(), **asked}))
 
     def _code(self, zone: str) -> str:
         if zone in self._codes:

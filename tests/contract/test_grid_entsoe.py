@@ -111,6 +111,32 @@ def test_direct_factors(server):
     assert "direct" in found.source
 
 
+@pytest.mark.parametrize(
+    ("psr", "lifecycle", "direct"),
+    [
+        ("B01", 230, 0),
+        ("B02", 820, 760),
+        ("B03", 820, 760),
+        ("B04", 490, 370),
+        ("B05", 820, 760),
+        ("B06", 840, 753),
+        ("B09", 38, 0),
+        ("B11", 24, 0),
+        ("B12", 24, 0),
+        ("B14", 12, 0),
+        ("B16", 48, 0),
+        ("B17", 230, 0),
+        ("B18", 11, 0),
+        ("B19", 11, 0),
+        ("B20", 490, 370),
+    ],
+)
+def test_each_type_has_its_factor(server, psr, lifecycle, direct):
+    server.on("/api", as_xml(document(series(psr, period(START, "PT60M", 3, {1: 70})))))
+    assert ask(server).values_g_per_kwh.tolist() == pytest.approx([lifecycle] * 3)
+    assert ask(server, kind=SignalKind.AVERAGE_DIRECT).values_g_per_kwh.tolist() == pytest.approx([direct] * 3)
+
+
 def test_pumps_and_storage_are_not_generation(server):
     pumped = series("B10", period(START, "PT60M", 3, {1: 9000}))
     pumping = series("B10", period(START, "PT60M", 3, {1: 9000}), direction="out")
@@ -303,6 +329,8 @@ def test_zones_and_options(server):
         own.actual("FX", START, START + HOUR)
     with pytest.raises(UsageError, match="zone X is 'Paris', which is no EIC code"):
         entsoe(server, zones={"X": "Paris"})
+    with pytest.raises(UsageError, match="unencrypted"):
+        open_source(SourceOptions(url="http://grid.example"))
     with pytest.raises(UsageError, match="cannot be marginal; it is average-lifecycle or average-direct"):
         open_source(SourceOptions(kind=SignalKind.MARGINAL))
 
