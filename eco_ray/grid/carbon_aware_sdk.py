@@ -24,8 +24,6 @@ from eco_ray.grid.sources import SourceOptions
 NAME = "carbon-aware-sdk"
 #: longest span of one request [s]
 MAX_SPAN_S = 14 * 86_400.0
-#: a forecast that begins so much after now still holds now: the step under way is often not in it [steps]
-MAX_LATE_STEPS = 1
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _LOCATION = re.compile(r"[\w.() -]{1,100}")
 _CLOCK = re.compile(r"(\d{1,2}):(\d\d):(\d\d)")
@@ -116,7 +114,7 @@ class CarbonAwareSdk:
         if first_s > now_s + MAX_AHEAD_S:
             raise points.wrong(NAME, f"a forecast from {iso(first_s)} on, and it is {iso(now_s)}: a clock is wrong")
         source = f"{NAME}, forecast"
-        if now_s < first_s <= now_s + MAX_LATE_STEPS * step_s:
+        if now_s < first_s <= now_s + step_s:  # the step under way is often not in it
             found.append((first_s - step_s, first))
             source += f"; its first value is taken from {(step_s / 60):g} min earlier on"
         series = points.series(

@@ -148,7 +148,10 @@ BAD_HISTORIES = {
     "no time": ([{"location": "x", "rating": 1}], Fault.MALFORMED),
     "a time without offset": ([{"location": "x", "time": "2026-10-01T14:00:00", "rating": 1}], Fault.MALFORMED),
     "no place": ([{"time": iso(NOW), "rating": 1}], Fault.MALFORMED),
-    "two places": ([{"location": p, "time": iso(NOW), "rating": 1} for p in "xy"], Fault.MALFORMED),
+    "two places": (
+        [{"location": p, "time": iso(NOW + i * STEP), "rating": 1, "duration": 5} for i, p in enumerate("xy")],
+        Fault.MALFORMED,
+    ),
     "text for a number": ([{"location": "x", "time": iso(NOW), "rating": "70"}], Fault.MALFORMED),
     "two durations": (
         [{"location": "x", "time": iso(NOW + m * 60), "rating": 1, "duration": m} for m in (5, 10)],
