@@ -109,6 +109,11 @@ class GridServer:
         with self._lock:
             return list(self._routes)
 
+    def answers(self, route: str) -> list[Answers]:
+        """What a route answers, from now on."""
+        with self._lock:
+            return list(self._routes[route])
+
     def paths(self) -> list[str]:
         """The paths of all requests, in order."""
         return [asked.path for asked in self.requests]
