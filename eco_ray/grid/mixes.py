@@ -4,6 +4,10 @@ Life-cycle factors [gCO2e/kWh], medians:
   IPCC AR5 WGIII (2014), Annex III, table A.III.2; oil, which that table leaves out: IPCC SRREN (2011), Annex II,
   table A.II.4.
 
+Direct factors [gCO2e/kWh], what leaves the stack of the plant: the same table A.III.2, column of direct emissions (coal
+  pulverised, gas combined cycle; sources that burn nothing fossil have none); oil: 77.4 kgCO2/GJ of residual fuel oil,
+  IPCC 2006 Guidelines, volume 2, table 2.2, at an efficiency of 37 %: 77.4 x 3.6 / 0.37.
+
 Annual mixes: share of each source in the generation of calendar year 2023 [%], our own rounding to about one point of
 what the public yearbooks print; "other" and waste are counted with bioenergy or gas. Shares need not sum to 100: they
 are scaled. They describe what is GENERATED in a zone; imports are left out.
@@ -37,6 +41,9 @@ FACTORS_G_PER_KWH: Mapping[str, float] = MappingProxyType(
         "oil": 840.0,
         "coal": 820.0,  # pulverised; lignite is counted as coal
     }
+)
+DIRECT_G_PER_KWH: Mapping[str, float] = MappingProxyType(
+    {**dict.fromkeys(FACTORS_G_PER_KWH, 0.0), "gas": 370.0, "oil": 753.0, "coal": 760.0}
 )
 #: what follows the residual demand
 FOSSIL = ("gas", "oil", "coal")

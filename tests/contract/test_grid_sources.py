@@ -8,6 +8,7 @@ from eco_ray.core.ports import GridSource
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, NotFoundError
 from eco_ray.grid import CsvTrace, ModelledProfile
+from eco_ray.grid.annual import Annual
 
 START = 1_748_736_000.0  # 2025-06-01T00:00Z
 HOUR = 3600.0
@@ -26,10 +27,12 @@ def trace_file(tmp_path):
     return path
 
 
-@pytest.fixture(params=["profile", "trace", "trace with forecasts", "half-hourly trace"])
+@pytest.fixture(params=["profile", "annual", "trace", "trace with forecasts", "half-hourly trace"])
 def source(request, tmp_path, trace_file) -> GridSource:
     if request.param == "profile":
         return ModelledProfile()
+    if request.param == "annual":
+        return Annual()
     if request.param == "trace":
         return CsvTrace(trace_file)
     if request.param == "half-hourly trace":
@@ -116,7 +119,9 @@ def test_overlapping_answers_agree(source, ask):
 
 @pytest.mark.parametrize("ask", ["actual", "forecast"])
 def test_an_unknown_zone_is_named_with_the_nearest_and_a_cure(source, ask):
-    with pytest.raises(NotFoundError, match=r"no zone 'dE1'.*nearest name: DE; it knows .*FR.*; use one of these"):
+    with pytest.raises(
+        NotFoundError, match=r"no zone 'dE1'.*nearest name: DE; it knows .*(FR|more).*; use one of these"
+    ):
         getattr(source, ask)("dE1", START, START + HOUR)
 
 
