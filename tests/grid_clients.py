@@ -107,6 +107,10 @@ class Client:
     without: frozenset[str] = frozenset()
     #: options that it needs for its zone
     options: Mapping[str, Any] = field(default_factory=dict)
+    #: how far its forecast reaches [h]
+    horizon_h: float = 72.0
+    #: it takes any kind, for it passes on what another service tells
+    any_kind: bool = False
 
     def open(self, server: GridServer, **options: Any) -> GridSource:
         """The client of a local server, at NOW."""

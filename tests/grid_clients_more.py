@@ -193,6 +193,7 @@ def _sdk(options: SourceOptions, clock: Callable[[], float]) -> GridSource:
 MORE_CLIENTS = (
     Client(
         name="neso",
+        horizon_h=48.0,
         opened=lambda options, clock: Neso(options, clock, pause_s=0.0),
         zone="GB",
         place="GB",
@@ -217,6 +218,7 @@ MORE_CLIENTS = (
     ),
     Client(
         name="carbon-aware-sdk",
+        any_kind=True,
         opened=_sdk,
         zone="US-EAST",
         place="eastus",

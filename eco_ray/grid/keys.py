@@ -99,11 +99,7 @@ def _plain(text: str) -> tuple[str, list[int]]:
     for found in _ESCAPED.finditer(text):
         plain += text[done : found.start()]
         at += range(done, found.start())
-        percent, unicode, hexadecimal, decimal, name, char = found.groups()
-        number = percent or unicode or hexadecimal
-        plain.append(
-            chr(int(number, 16)) if number else chr(int(decimal)) if decimal else _NAMED[name.lower()] if name else char
-        )
+        plain.append(_meant(*found.groups()))
         at.append(found.start())
         done = found.end()
     plain += text[done:]

@@ -10,7 +10,7 @@ from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.errors import UsageError
 from eco_ray.grid.asking import iso
 from eco_ray.grid.http import Fault, SourceError
-from eco_ray.grid.points import wrong
+from eco_ray.grid.points import shown, wrong
 from eco_ray.grid.sources import SourceOptions
 
 #: seconds since the epoch, as `time.time`
@@ -36,8 +36,8 @@ def refuse(source: str, options: SourceOptions, *names: str) -> None:
     """Raises UsageError where one of these options, which mean nothing to the source, was given."""
     for name in names:
         if value := getattr(options, name):
-            shown = ", ".join(value) if isinstance(value, Mapping) else value
-            raise UsageError(f"grid source {source!r} has no use for {name}, but {shown} was given; leave {name} out")
+            given = ", ".join(value) if isinstance(value, Mapping) else value
+            raise UsageError(f"grid source {source!r} has no use for {name}, but {given} was given; leave {name} out")
 
 
 def pieces(source: str, start_s: float, end_s: float, longest_s: float) -> Iterator[tuple[float, float]]:
@@ -61,14 +61,14 @@ def utc(time_s: float, form: str) -> str:
 def field(value: Any, name: str, source: str) -> Any:
     """A field of a JSON object. Raises SourceError (malformed) where there is no object or no such field."""
     if not isinstance(value, Mapping) or name not in value:
-        raise wrong(source, f"no field {name!r} in {str(value)[:60]!r}")
+        raise wrong(source, f"no field {name!r} in {shown(value)}")
     return value[name]
 
 
 def items(value: Any, source: str, what: str) -> list[Any]:
     """A JSON list. Raises SourceError (malformed) for anything else."""
     if not isinstance(value, list):
-        raise wrong(source, f"{what} is no list but {str(value)[:60]!r}")
+        raise wrong(source, f"{what} is no list but {shown(value)}")
     return value
 
 

@@ -23,7 +23,9 @@ from numpy.typing import NDArray
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.grid.asking import check_span, unknown_zone
+from eco_ray.grid.live import kind_of, refuse
 from eco_ray.grid.mixes import FACTORS_G_PER_KWH, FOSSIL, VERSION, ZONES, Zone
+from eco_ray.grid.sources import SourceOptions
 
 STEP_S = 3600
 _SOURCE = f"eco_ray modelled profile v{VERSION}: public annual mix x solar geometry and demand curve, average weather"
@@ -42,8 +44,17 @@ _HEAT_LED = 2.0
 Hours = NDArray[np.float64]
 
 
+def open_source(options: SourceOptions) -> ModelledProfile:
+    """The model, which has no options. Raises UsageError for any."""
+    kind_of("profile", options, ModelledProfile.kind)
+    refuse("profile", options, "file", "forecasts", "zones", "url")
+    return ModelledProfile()
+
+
 class ModelledProfile:
     """GridSource of modelled intensity for the zones of mixes.py, hourly, for any year."""
+
+    kind = SignalKind.AVERAGE_LIFECYCLE
 
     def __init__(self, name: str = "modelled profile") -> None:
         self.name = name
@@ -71,7 +82,7 @@ class ModelledProfile:
             start_s=float(first * STEP_S),
             step_s=float(STEP_S),
             values_g_per_kwh=_hours(zone, first, last),
-            kind=SignalKind.AVERAGE_LIFECYCLE,
+            kind=self.kind,
             source=_SOURCE,
             nature=Nature.MODELLED,
             issued_s=issued_s,

@@ -42,11 +42,22 @@ from eco_ray.grid.csv_table import (
     read,
     wrong,
 )
+from eco_ray.grid.live import refuse
+from eco_ray.grid.sources import SourceOptions
 
 #: step of a forecast [s]
 FORECAST_STEP_S = 3600.0
 #: a forecast from a model without bounds undershoots zero where the grid is nearly clean; down to here it is read as 0
 LOWEST_FORECAST_G_PER_KWH = -50.0
+
+
+def open_source(options: SourceOptions) -> CsvTrace:
+    """The trace of `options.file`, of kind average-lifecycle unless said. Raises UsageError."""
+    if options.file is None:
+        raise UsageError("grid source 'trace' has no file; one is needed; give the path of its CSV")
+    refuse("trace", options, "url")
+    kind = options.kind or SignalKind.AVERAGE_LIFECYCLE
+    return CsvTrace(options.file, options.forecasts, kind, columns=options.zones or None)
 
 
 class CsvTrace:
@@ -72,7 +83,7 @@ class CsvTrace:
         `nature` is `modelled` by default, for no meter counts grams: a published series is generation times factors.
         """
         self.name = name or f"trace {path.name}"
-        self._kind = kind
+        self.kind = kind
         self._nature = nature
         self._file = path.name
         table = read(path, lambda file, header: _trace_header(file, header, columns), start_s, end_s, look_back_s)
@@ -164,7 +175,7 @@ class CsvTrace:
             start_s=self._start_s + first * self._step_s,
             step_s=self._step_s,
             values_g_per_kwh=self._values[zone][first:last],
-            kind=self._kind,
+            kind=self.kind,
             source=source,
             nature=self._nature,
             issued_s=issued_s,
@@ -192,7 +203,7 @@ class CsvTrace:
             start_s=issue_s + first * FORECAST_STEP_S,
             step_s=FORECAST_STEP_S,
             values_g_per_kwh=values[first:last],  # a slice ends where the forecast does
-            kind=self._kind,
+            kind=self.kind,
             source=f"{forecast.file}, forecast issued {iso(issue_s)}{forecast.remark}",
             nature=Nature.MODELLED,
             issued_s=issue_s,

@@ -16,7 +16,7 @@ from eco_ray import csv_file
 from eco_ray.core.intensity import SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
-from eco_ray.grid import CsvTrace, ModelledProfile, open_grid
+from eco_ray.grid import CsvTrace
 from eco_ray.grid.trace import ForecastFile
 
 DAY0 = datetime(2025, 6, 1, tzinfo=UTC)
@@ -596,36 +596,6 @@ def test_a_file_over_200_mb_is_not_opened(tmp_path):
         file.truncate(200_000_001)  # sparse: takes no space
     with pytest.raises(UsageError, match=r"huge\.csv, line 1: 200000001 bytes; the limit is 200000000; cut it"):
         CsvTrace(path)
-
-
-# --- the factory
-
-
-def test_open_grid_makes_what_the_configuration_names(tmp_path):
-    assert isinstance(open_grid("profile"), ModelledProfile)
-    file, ahead = trace(tmp_path / "ci.csv"), forecast(tmp_path / "de.csv", {0: 500})
-    source = open_grid("trace", file, {"DE": ahead}, SignalKind.AVERAGE_DIRECT)
-    series = source.forecast("DE", START, START + HOUR)
-    assert (series.values_g_per_kwh.tolist(), series.kind) == ([500], SignalKind.AVERAGE_DIRECT)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("Trace",), "no grid source 'Trace'; nearest name: trace; it is one of profile, trace; correct"),
-        (("http",), "no grid source 'http'; it is one of"),
-        (("trace",), "'trace' has no file; one is needed; give the path"),
-        (("profile", Path("x.csv")), "'profile' reads no file, but x.csv was given; .*leave the file out"),
-        (("profile", None, {"DE": Path("f.csv")}), "'profile' reads no file, but f.csv was given"),
-        (
-            ("profile", None, {}, SignalKind.MARGINAL),
-            "'profile' cannot be marginal; it is average-lifecycle; use a trace",
-        ),
-    ],
-)
-def test_open_grid_refuses_what_does_not_fit(arguments, message):
-    with pytest.raises(UsageError, match=message):
-        open_grid(*arguments)
 
 
 # --- the data that the figures of ../shared were made with, where they are there
