@@ -59,29 +59,26 @@ def forecast(history: IntensitySeries, now_s: float, end_s: float) -> IntensityS
     of steps that do not fill a day, and for one that ended more than 14 days before `now_s`.
     """
     check_span(history.zone, now_s, end_s)
-    past = _Past.of(history, now_s)
     first = int((now_s - history.start_s) // history.step_s)
+    past = _Past.of(history, first)
     until_s = min(end_s, now_s + MAX_AHEAD_DAYS * DAY_S)
     last = max(first + 1, int(np.ceil((until_s - history.start_s) / history.step_s)))
     ahead = np.arange(first, last) - past.end_index
-    if (first - past.end_index) * history.step_s > MAX_AHEAD_DAYS * DAY_S:
+    if ahead[0] > MAX_AHEAD_DAYS * past.per_day:
         raise EcoRayError(
-            f"no forecast for zone {history.zone} at {iso(now_s)}: its history ended at {iso(history.end_s)}, more than "
-            f"{MAX_AHEAD_DAYS} days before; load newer history"
+            f"no forecast for zone {history.zone} at {iso(now_s)}: its history ended at {iso(history.end_s)}, "
+            f"more than {MAX_AHEAD_DAYS} days before; load newer history"
         )
     values = past.expected(np.full(len(ahead), past.count), ahead)
     low, high, tested = past.band(ahead)
-    spread = "" if tested else "; its band is the spread of that history"
-    days = past.count // past.per_day
-    like = "" if days > 1 else ", which persists"
-    unknown = f", {past.unknown:.0%} of it unknown" if past.unknown else ""
     return IntensitySeries(
         zone=history.zone,
         start_s=history.start_s + first * history.step_s,
         step_s=history.step_s,
         values_g_per_kwh=np.maximum(values, 0.0),
         kind=history.kind,
-        source=f"eco_ray forecast from {days} day{'s' if days > 1 else ''} of {history.source} history{like}{unknown}{spread}",
+        source=f"eco_ray forecast from {past.words()} of {history.source} history"
+        + ("" if tested else "; its band is the spread of that history"),
         nature=Nature.MODELLED,
         issued_s=now_s,
         quantiles_g_per_kwh={0.1: np.maximum(values + low, 0.0), 0.9: np.maximum(values + high, 0.0)},
@@ -121,22 +118,25 @@ class _Past:
         return max(1, round(1 / self.step_h))
 
     @classmethod
-    def of(cls, history: IntensitySeries, now_s: float) -> _Past:
-        """What had passed of a history."""
-        per_day = round(DAY_S / history.step_s)
+    def of(cls, history: IntensitySeries, now_index: int) -> _Past:
+        """What had passed of a history at the beginning of its step `now_index`."""
+        zone, per_day = history.zone, round(DAY_S / history.step_s)
         if per_day < 1 or abs(per_day * history.step_s - DAY_S) > 1e-6:
             raise EcoRayError(
-                f"no forecast for zone {history.zone}: its history has steps of {history.step_s:g} s, which do not fill a "
-                "day of 86400 s; load history in steps of 5, 15, 30 or 60 minutes"
+                f"no forecast for zone {zone}: its history has steps of {history.step_s:g} s, which do not fill a day "
+                "of 86400 s; load history in steps of 5, 15, 30 or 60 minutes"
             )
-        passed = int(np.clip((now_s - history.start_s) / history.step_s + 1e-9, 0, len(history.values_g_per_kwh)))
+        passed = max(0, min(now_index, len(history.values_g_per_kwh)))
         days = min(passed // per_day, MAX_HISTORY_DAYS)
         if days < 1:
             raise EcoRayError(
-                f"no forecast for zone {history.zone} at {iso(now_s)}: {max(passed, 0) * history.step_s / HOUR_S:.1f} h "
-                "of history had passed, 24 h are needed; load a longer history"
+                f"no forecast for zone {zone}: only {passed * history.step_s / HOUR_S:.1f} h of its history had "
+                "passed, 24 h are needed; load a longer history"
             )
-        values, unknown = _filled(history.values_g_per_kwh[passed - days * per_day : passed], per_day)
+        known = history.values_g_per_kwh[passed - days * per_day : passed]
+        if not np.isfinite(known).any():
+            raise EcoRayError(f"no forecast for zone {zone}: no value of its history is finite; load one with values")
+        values, unknown = _filled(known, per_day)
         by_day = _recent_mean(values, per_day, _DAY_HALF_LIFE)
         by_week = _recent_mean(values, WEEK_DAYS * per_day, _WEEK_HALF_LIFE)
         above_day, above_week = np.zeros(len(values)), np.zeros(len(values))
@@ -158,6 +158,12 @@ class _Past:
             end_index=passed,
             unknown=unknown,
         )
+
+    def words(self) -> str:
+        """What there is of it, for the source text."""
+        days = self.count // self.per_day
+        unknown = f" ({self.unknown:.1%} of it unknown)" if self.unknown else ""
+        return f"{days} day{'s' if days > 1 else ''}{unknown}"
 
     def expected(self, i: Indices, ahead: Indices) -> Values:
         """What is expected `ahead` steps (0: the next one) after `i` known ones; same shapes."""
@@ -234,5 +240,5 @@ def _filled(values: Values, per_day: int) -> tuple[Values, float]:
     for day in [*range(1, len(days)), *range(len(days) - 2, -1, -1)]:
         other = days[day - 1] if day > 0 else days[day + 1]
         days[day] = np.where(np.isnan(days[day]), other, days[day])
-    mean = float(np.mean(values[~unknown])) if not unknown.all() else np.nan
+    mean = float(np.mean(values[~unknown]))
     return np.where(np.isnan(days), mean, days).ravel(), float(unknown.mean())
