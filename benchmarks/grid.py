@@ -92,7 +92,7 @@ def mean_day(values: Hours, starts: Hours, days: int) -> Hours:
 
 
 def from_midnight(issued: Hours, starts: Hours) -> Hours:
-    """What forecasts of each midnight (shape (days, 96)) say from each start on; 0 after their end, which none needs."""
+    """What forecasts of each midnight (shape (days, 96)) say from each start on; 0 where none needs it."""
     whole = np.pad(issued, ((0, 0), (0, AHEAD_H)))
     return whole[(starts // 24)[:, None], (starts % 24)[:, None] + np.arange(SLACK_H + max(LENGTHS_H))]
 
@@ -197,9 +197,7 @@ def bands() -> bool:
                 "ok" if good and took_ms < 50 else "MISSED",
             ]
         )
-    print(
-        "\nTruth within the 80 % band [%] (bar: 75 to 85 overall), and mean error [% of the year's mean], by day ahead\n"
-    )
+    print("\nTruth within the 80 % band [%] (bar: 75 to 85 overall), and mean error [% of the mean], by day ahead\n")
     head = ["zone", "all", *(f"day {day}" for day in range(1, 5)), *(f"error {day}" for day in range(1, 5)), "ms", ""]
     table(head, rows)
     return holds
@@ -268,7 +266,7 @@ def profile() -> bool:
         mean = [f"{model.mean():.0f}", f"{values.mean():.0f}"]
         rows.append([zone, *mean, f"{year:.2f}", f"{day:.2f}", *(f"{figure:.1f}" for figure in figures[-1][2:])])
     print(
-        "Means [g/kWh]; rank correlation over the year and within days; saved [%] with 1 h, then 6 h jobs, 24 h of slack\n"
+        "Means [g/kWh]; rank correlation over the year, within days; saved [%] with 1 h, then 6 h jobs, 24 h of slack\n"
     )
     middle = np.mean(figures, axis=0)
     rows.append(["mean", "", "", f"{middle[0]:.2f}", f"{middle[1]:.2f}", *(f"{figure:.1f}" for figure in middle[2:])])
