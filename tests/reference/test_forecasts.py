@@ -24,7 +24,7 @@ STARTS = grid.STARTS[grid.HISTORY_DAYS * 24 :: 13]
 @pytest.mark.parametrize("zone", ["AU-SA", "DE"])
 def test_ours_saves_more_than_the_mean_of_the_week(zone):
     values = grid.truth(zone)
-    starts = STARTS[STARTS + 96 <= len(values)]
+    starts = STARTS[len(values) - 96 >= STARTS]
     made, low, high, _ = grid.ours(values, starts)
     ours, week = (grid.kept(values, believed, starts) for believed in (made, grid.mean_day(values, starts, 7)))
     assert all(a > b for a, b in zip(ours, week, strict=True)), (ours, week)

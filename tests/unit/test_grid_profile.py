@@ -187,7 +187,7 @@ def test_a_year_takes_less_than_50_ms():
 
 
 def test_reservoirs_rather_than_gas_follow_the_evening():
-    """Where most of a zone is stored water, its evening peak is its cleanest hour: clean water is added to steady gas."""
+    """Where most of a zone is stored water, its evening peak is clean: water is added to steady gas."""
     zone = Zone(-20.0, 0.0, {"hydro": 80.0, "gas": 20.0}, Wind(0, 0, 0, 0), 0.0, 0.0)
     day = shape(zone, 2025)[JUNE].reshape(-1, 24).mean(axis=0)
     assert day[19] < day[3]
