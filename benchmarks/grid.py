@@ -142,7 +142,7 @@ def reproduced() -> bool:
                 at = LENGTHS_H.index(row["job_h"])
                 apart = max(apart, *(abs(saved[name][at] - row[f"{name}_nonint_saved_pct"]) for name in saved))
     print(
-        f"{'ok    ' if apart <= 0.15 else 'MISSED'}  reference/real_forecasts.json, largest distance: {apart:.2f} points"
+        f"{'ok    ' if apart <= 0.15 else 'MISSED'}  reference/real_forecasts.json, at most apart: {apart:.2f} points"
     )
     return apart <= 0.15
 
