@@ -43,9 +43,9 @@ LEVELS = (0.1, 0.9)
 _ERRORS_AT_H = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 18.0, 24.0, 36.0, 48.0, 72.0, 96.0, 144.0, 192.0, 264.0, 336.0)
 #: past errors of fewer days than this tell too little [days]
 _ENOUGH_DAYS = 3
-#: the band is wider than past errors by 5 %, and by one part in the number of them that are independent: errors
-#: less than so many hours, or than their horizon, apart are one
-_WIDER, _APART_H = 1.05, 6.0
+#: the band is wider than past errors by this share over the days of history, and by one part in the number of errors
+#: that are independent: those less than so many hours, or than their horizon, apart are one
+_WIDER_DAYS, _APART_H = 1.5, 6.0
 
 Values = NDArray[np.float64]
 Indices = NDArray[np.int64]
@@ -59,27 +59,26 @@ def forecast(history: IntensitySeries, now_s: float, end_s: float) -> IntensityS
     of steps that do not fill a day, and for one that ended more than 14 days before `now_s`.
     """
     check_span(history.zone, now_s, end_s)
-    past = _Past.of(history, now_s)
     first = int((now_s - history.start_s) // history.step_s)
+    past = _Past.of(history, first)
     until_s = min(end_s, now_s + MAX_AHEAD_DAYS * DAY_S)
     last = max(first + 1, int(np.ceil((until_s - history.start_s) / history.step_s)))
     ahead = np.arange(first, last) - past.end_index
-    if (first - past.end_index) * history.step_s > MAX_AHEAD_DAYS * DAY_S:
+    if ahead[0] > MAX_AHEAD_DAYS * past.per_day:
         raise EcoRayError(
-            f"no forecast for zone {history.zone} at {iso(now_s)}: its history ended at {iso(history.end_s)}, more than "
-            f"{MAX_AHEAD_DAYS} days before; load newer history"
+            f"no forecast for zone {history.zone} at {iso(now_s)}: its history ended at {iso(history.end_s)}, "
+            f"more than {MAX_AHEAD_DAYS} days before; load newer history"
         )
     values = past.expected(np.full(len(ahead), past.count), ahead)
-    low, high = past.band(ahead)
-    days = past.count // past.per_day
-    unknown = f", {past.unknown:.0%} of it unknown" if past.unknown else ""
+    low, high, tested = past.band(ahead)
     return IntensitySeries(
         zone=history.zone,
         start_s=history.start_s + first * history.step_s,
         step_s=history.step_s,
         values_g_per_kwh=np.maximum(values, 0.0),
         kind=history.kind,
-        source=f"eco_ray forecast from {days} day{'s' if days > 1 else ''} of {history.source} history{unknown}",
+        source=f"eco_ray forecast from {past.words()} of {history.source} history"
+        + ("" if tested else "; its band is the spread of that history"),
         nature=Nature.MODELLED,
         issued_s=now_s,
         quantiles_g_per_kwh={0.1: np.maximum(values + low, 0.0), 0.9: np.maximum(values + high, 0.0)},
@@ -114,23 +113,30 @@ class _Past:
     def count(self) -> int:
         return len(self.values)
 
+    @property
+    def _per_hour(self) -> int:
+        return max(1, round(1 / self.step_h))
+
     @classmethod
-    def of(cls, history: IntensitySeries, now_s: float) -> _Past:
-        """What had passed of a history."""
-        per_day = round(DAY_S / history.step_s)
+    def of(cls, history: IntensitySeries, now_index: int) -> _Past:
+        """What had passed of a history at the beginning of its step `now_index`."""
+        zone, per_day = history.zone, round(DAY_S / history.step_s)
         if per_day < 1 or abs(per_day * history.step_s - DAY_S) > 1e-6:
             raise EcoRayError(
-                f"no forecast for zone {history.zone}: its history has steps of {history.step_s:g} s, which do not fill a "
-                "day of 86400 s; load history in steps of 5, 15, 30 or 60 minutes"
+                f"no forecast for zone {zone}: its history has steps of {history.step_s:g} s, which do not fill a day "
+                "of 86400 s; load history in steps of 5, 15, 30 or 60 minutes"
             )
-        passed = int(np.clip((now_s - history.start_s) / history.step_s + 1e-9, 0, len(history.values_g_per_kwh)))
+        passed = max(0, min(now_index, len(history.values_g_per_kwh)))
         days = min(passed // per_day, MAX_HISTORY_DAYS)
         if days < 1:
             raise EcoRayError(
-                f"no forecast for zone {history.zone} at {iso(now_s)}: {max(passed, 0) * history.step_s / HOUR_S:.1f} h "
-                "of history had passed, 24 h are needed; load a longer history"
+                f"no forecast for zone {zone}: only {passed * history.step_s / HOUR_S:.1f} h of its history had "
+                "passed, 24 h are needed; load a longer history"
             )
-        values, unknown = _filled(history.values_g_per_kwh[passed - days * per_day : passed], per_day)
+        known = history.values_g_per_kwh[passed - days * per_day : passed]
+        if not np.isfinite(known).any():
+            raise EcoRayError(f"no forecast for zone {zone}: no value of its history is finite; load one with values")
+        values, unknown = _filled(known, per_day)
         by_day = _recent_mean(values, per_day, _DAY_HALF_LIFE)
         by_week = _recent_mean(values, WEEK_DAYS * per_day, _WEEK_HALF_LIFE)
         above_day, above_week = np.zeros(len(values)), np.zeros(len(values))
@@ -153,6 +159,12 @@ class _Past:
             unknown=unknown,
         )
 
+    def words(self) -> str:
+        """What there is of it, for the source text."""
+        days = self.count // self.per_day
+        unknown = f" ({self.unknown:.1%} of it unknown)" if self.unknown else ""
+        return f"{days} day{'s' if days > 1 else ''}{unknown}"
+
     def expected(self, i: Indices, ahead: Indices) -> Values:
         """What is expected `ahead` steps (0: the next one) after `i` known ones; same shapes."""
         week = WEEK_DAYS * self.per_day
@@ -164,16 +176,16 @@ class _Past:
         horizon_h = (ahead + 1) * self.step_h
         fast = np.exp(-horizon_h / _FAST_H)
         slow = (1 - fast) * np.exp(-horizon_h / _SLOW_H)
-        hour = max(1, round(1 / self.step_h))
         return np.asarray(
-            profile + _FAST * fast * self._recent(i, hour) + _SLOW * slow * self._recent(i, self.per_day),
+            profile + _FAST * fast * self._recent(i, self._per_hour) + _SLOW * slow * self._recent(i, self.per_day),
             dtype=np.float64,
         )
 
-    def band(self, ahead: Indices) -> tuple[Values, Values]:
-        """Lower (<= 0) and upper (>= 0) offset [g/kWh] of the 80 % band at these horizons."""
+    def band(self, ahead: Indices) -> tuple[Values, Values, bool]:
+        """Lower (<= 0) and upper (>= 0) offset [g/kWh] of the 80 % band, and whether past errors stand behind it."""
         hours, offsets = self._past_errors()
-        if not hours:
+        tested = bool(hours)
+        if not tested:
             # nothing to go by but how far the history's values lie apart, and how few days they are
             wider = 1 + self.per_day / self.count
             hours, offsets = [1.0], [wider * np.quantile(self.values - self.values.mean(), LEVELS)]
@@ -182,21 +194,23 @@ class _Past:
         return (
             np.interp(at, np.log(hours), np.minimum(low, 0.0)),
             np.interp(at, np.log(hours), np.maximum(high, 0.0)),
+            tested,
         )
 
     def _past_errors(self) -> tuple[list[float], list[Values]]:
         """Horizons [h], and the widened quantiles of the errors there; none where the history is too short for it."""
-        warm = min(WEEK_DAYS, self.count // self.per_day // 2) * self.per_day
+        days = self.count // self.per_day
+        warm, hour = min(WEEK_DAYS, days // 2) * self.per_day, self._per_hour
         hours, offsets = [], []
         for horizon_h in _ERRORS_AT_H:
             steps = max(0, round(horizon_h / self.step_h) - 1)
-            issued = np.arange(warm, self.count - steps)
-            if len(issued) < _ENOUGH_DAYS * self.per_day:
+            issued = np.arange(warm, self.count - steps, hour)
+            if len(issued) * hour < _ENOUGH_DAYS * self.per_day:
                 break
             errors = self.values[issued + steps] - self.expected(issued, np.full(len(issued), steps))
-            independent = len(issued) * self.step_h / max(horizon_h, _APART_H)
+            independent = len(issued) * hour * self.step_h / max(horizon_h, _APART_H)
             hours.append(horizon_h)
-            offsets.append((_WIDER + 1 / independent) * np.quantile(errors, LEVELS))
+            offsets.append((1 + _WIDER_DAYS / days + 1 / independent) * np.quantile(errors, LEVELS))
         return (hours, offsets) if hours and hours[-1] >= DAY_S / HOUR_S else ([], [])
 
     def _recent(self, i: Indices, steps: int) -> Values:
@@ -226,5 +240,5 @@ def _filled(values: Values, per_day: int) -> tuple[Values, float]:
     for day in [*range(1, len(days)), *range(len(days) - 2, -1, -1)]:
         other = days[day - 1] if day > 0 else days[day + 1]
         days[day] = np.where(np.isnan(days[day]), other, days[day])
-    mean = float(np.mean(values[~unknown])) if not unknown.all() else np.nan
+    mean = float(np.mean(values[~unknown]))
     return np.where(np.isnan(days), mean, days).ravel(), float(unknown.mean())

@@ -34,6 +34,10 @@ _SOURCE = f"eco_ray modelled profile v{VERSION}: public annual mix x solar geome
 _MUST_RUN = 0.30
 #: share of hydro that has a reservoir and follows the residual; the rest runs with the river
 _STORED_HYDRO = 0.5
+#: water is kept for the peaks: stored hydro swings so many times as far around its mean as fossil plants do
+_HYDRO_SWING = 2.0
+#: swing of cooling demand within a day, and the solar hour at which it crests: buildings lag behind the sun
+_COOLING_DAY, _COOLING_CREST_H = 0.5, 16.0
 #: share of a change in residual demand that trade, storage and flexible nuclear plants take up, so that fossil need not
 _ELSEWHERE = 0.5
 #: output of nuclear plants in midwinter above their mean: outages are planned into summer
@@ -141,9 +145,11 @@ def shape(zone: Zone, year: int) -> Hours:
     mean = fossil_mean + stored
     residual = demand - solar - wind - nuclear - steady
     followed = mean + (1 - _ELSEWHERE) * (residual - mean)
-    # fossil and stored hydro share the residual in proportion of their means; must-run is a smooth floor under it
-    output = _floored(followed / mean, _MUST_RUN)
-    generation = solar + wind + nuclear + steady + mean * output
+    # stored hydro takes up more of a change than fossil plants, which have a smooth floor of must-run under them
+    swing = (followed - mean) / (fossil_mean + _HYDRO_SWING * stored)
+    output = _floored(1 + swing, _MUST_RUN)
+    reservoirs = stored * _floored(1 + _HYDRO_SWING * swing, 0.0)
+    generation = solar + wind + nuclear + steady + reservoirs + fossil_mean * output
     emissions = (
         solar * FACTORS_G_PER_KWH["solar"]
         + wind * FACTORS_G_PER_KWH["wind"]
@@ -151,7 +157,7 @@ def shape(zone: Zone, year: int) -> Hours:
         + bio * FACTORS_G_PER_KWH["bio"]
         + share["geothermal"] * FACTORS_G_PER_KWH["geothermal"]
         + (share["hydro"] - stored) * FACTORS_G_PER_KWH["hydro"]
-        + output * stored * FACTORS_G_PER_KWH["hydro"]
+        + reservoirs * FACTORS_G_PER_KWH["hydro"]
         + output * sum(share[source] * FACTORS_G_PER_KWH[source] for source in FOSSIL)
     )
     return _scaled(emissions / generation, 1.0)
@@ -163,7 +169,8 @@ def _demand(zone: Zone, season: Hours, clock_h: Hours, weekday_of_first: int) ->
     daily = 1 - 0.15 * np.cos(turn * (clock_h - 3.0)) + 0.06 * np.cos(2 * turn * (clock_h - 19.5))
     # cos is +1 in midwinter and -1 in midsummer; demand lags the sun by some weeks (crests at 20 January and July)
     cold = np.cos(season - _angle(20)) * (1 if zone.latitude_deg >= 0 else -1)
-    yearly = 1 + zone.winter * np.maximum(cold, 0.0) ** 2 + zone.summer * np.maximum(-cold, 0.0) ** 2
+    cooling = 1 + _COOLING_DAY * np.cos(turn * (clock_h - _COOLING_CREST_H)) * (zone.summer > 0)
+    yearly = 1 + zone.winter * np.maximum(cold, 0.0) ** 2 + zone.summer * np.maximum(-cold, 0.0) ** 2 * cooling
     weekday = (np.floor(clock_h / 24).astype(np.int64) + weekday_of_first) % 7  # 0 is Monday
     by_day = np.array([1, 1, 1, 1, 1, (1 + zone.sunday) / 2, zone.sunday])
     return np.asarray(daily * yearly * by_day[weekday], dtype=np.float64)
