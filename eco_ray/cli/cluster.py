@@ -78,6 +78,7 @@ def status(settings: Settings) -> None:
             "clock_speed": facts["clock_speed"],
             "nodes": facts["nodes"],
             "open_jobs": facts["open_jobs"],
+            "signals": facts["signals"],
             "state_dir": str(settings.state_dir),
         },
     )

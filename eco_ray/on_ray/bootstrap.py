@@ -74,7 +74,7 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from eco_ray.on_ray.controller import ControllerConfig
+    from eco_ray.on_ray.controller_config import ControllerConfig
     from eco_ray.on_ray.fleet import CONTROLLER_NAME, NAMESPACE, FleetConfig
 
     cluster.grid.check_clock(clock.speed, starts_now=cluster.clock.start_s is None)

@@ -13,12 +13,9 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-from eco_ray.core.clock import Clock
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.dry_run import dry_run
 from eco_ray.core.events import (
@@ -34,12 +31,13 @@ from eco_ray.core.events import (
     Tick,
 )
 from eco_ray.core.jobs import Job, JobState
-from eco_ray.core.orchestrator import Orchestrator, OrchestratorConfig
+from eco_ray.core.orchestrator import Orchestrator
 from eco_ray.core.ports import GridSource, Store
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.job_file import JobFile
 from eco_ray.on_ray.accounts import Accounts, Directory
 from eco_ray.on_ray.brain import Brain
+from eco_ray.on_ray.controller_config import ControllerConfig
 from eco_ray.on_ray.examine import EXAMINE_S, ask_all
 from eco_ray.on_ray.facts import cluster_facts, status_facts
 from eco_ray.on_ray.launcher import Launcher
@@ -48,7 +46,7 @@ from eco_ray.on_ray.owners import RAY_JOB_PREFIX
 from eco_ray.on_ray.package import Packages
 from eco_ray.on_ray.performer import Performer
 from eco_ray.on_ray.ray_jobs import RayJobs
-from eco_ray.on_ray.signals import Signals
+from eco_ray.on_ray.signals import ShowSignal, Signals
 from eco_ray.on_ray.spool import Spool
 from eco_ray.on_ray.watcher import Watcher, report_event
 
@@ -70,32 +68,22 @@ _JOB_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{JOB_ID_LIMIT - 1}}}")
 _OPEN = [state for state in JobState if not state.is_final]
 
 
-@dataclass(frozen=True)
-class ControllerConfig:
-    """All that a controller needs; the actor's constructor argument, so that a restart finds it again."""
-
-    cluster_name: str
-    home_zone: str
-    clock: Clock
-    orchestrator: OrchestratorConfig
-    default_max_delay_s: float
-    state_dir: Path
-    store_url: str
-    #: how far ahead forecasts are asked for [s]
-    horizon_s: float = 96 * 3600.0
-    #: by zone: g_per_kwh and source of electricity that was bought by contract
-    market: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
 class Controller:
     """Runs the jobs of one cluster. `fleet` is the Ray side of the nodes (`on_ray.fleet.Fleet`)."""
 
     def __init__(
-        self, config: ControllerConfig, store: Store, grid: GridSource, launcher: Launcher, fleet: Any
+        self,
+        config: ControllerConfig,
+        store: Store,
+        grid: GridSource,
+        launcher: Launcher,
+        fleet: Any,
+        show_signal: ShowSignal | None = None,
     ) -> None:
+        """`show_signal` gets a zone and what `signal` says of it, every few seconds, for metrics."""
         self.config = config
         self._store = store
-        self._signals = Signals(grid, config.horizon_s)
+        self._signals = Signals(grid, config.horizon_s, show_signal)
         self._packages = Packages(config.state_dir)
         self._launcher = launcher
         self._fleet = fleet
@@ -349,6 +337,7 @@ class Controller:
                 self._ingest_spools_of(self._known.keys() - nodes.keys())
             if time.monotonic() >= ray_jobs_due:
                 ray_jobs_due = time.monotonic() + _LIST_S
+                self._signals.show(self._zones(), self.now_s())
                 with contextlib.suppress(Exception):
                     self._brain.do_soon(partial(self._listed, self._launcher.ray_jobs()))
 

@@ -12,7 +12,7 @@ from eco_ray.core.cluster import Node
 from eco_ray.core.jobs import Job
 
 if TYPE_CHECKING:
-    from eco_ray.on_ray.controller import ControllerConfig
+    from eco_ray.on_ray.controller_config import ControllerConfig
 
 
 def status_facts(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from eco_ray.core.events import ForecastArrived
@@ -27,11 +27,16 @@ _LONGEST_S = 14 * DAY_S
 _FOLLOW_S = 5.0
 
 
+#: gets a zone and what `Signals.now` says of it
+ShowSignal = Callable[[str, Mapping[str, Any]], None]
+
+
 class Signals:
     """Forecasts of the zones of a cluster, from one source."""
 
-    def __init__(self, grid: GridSource, horizon_s: float) -> None:
+    def __init__(self, grid: GridSource, horizon_s: float, show: ShowSignal | None = None) -> None:
         self._grid = grid
+        self._show = show
         self._horizon_s = horizon_s
         #: until when forecasts are good for, and how far ahead they were asked for
         self._until_s = self._asked_s = 0.0
@@ -42,8 +47,18 @@ class Signals:
         if isinstance(self._grid, LiveGridSource):
             threading.Thread(target=self._follow, args=(self._grid, zones, now_s), name="grid", daemon=True).start()
 
+    def show(self, zones: Collection[str], now_s: float) -> None:
+        """Tell whoever exports it what is known of the zones; a failure there is logged and costs nothing else."""
+        if self._show is None:
+            return
+        for zone in sorted(zones):
+            try:
+                self._show(zone, self.now(zone, now_s) or {})
+            except Exception as error:
+                log.warning("metrics of zone %s: %s", zone, error)
+
     def stop(self) -> None:
-        """End that thread."""
+        """End the thread of `follow`."""
         self._stopped.set()
 
     def _follow(self, grid: LiveGridSource, zones: Callable[[], Collection[str]], now_s: Callable[[], float]) -> None:

@@ -12,9 +12,11 @@ import ray
 
 from eco_ray.errors import EcoRayError
 from eco_ray.grid_file import Grid
-from eco_ray.on_ray.controller import Controller, ControllerConfig
+from eco_ray.on_ray.controller import Controller
+from eco_ray.on_ray.controller_config import ControllerConfig
 from eco_ray.on_ray.fleet import Fleet, FleetConfig
 from eco_ray.on_ray.launcher import Launcher
+from eco_ray.on_ray.signal_metrics import SignalMetrics
 from eco_ray.store import open_store
 
 log = logging.getLogger("eco_ray.controller")
@@ -36,6 +38,7 @@ class ControllerActor(Controller):
                 grid.open(config.state_dir),
                 Launcher(dashboard_url, config.state_dir, fleet.run_root),
                 Fleet(fleet),
+                SignalMetrics().show,
             )
 
         started_at_last(start, ray.get_runtime_context().was_current_actor_reconstructed)

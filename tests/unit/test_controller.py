@@ -20,7 +20,8 @@ from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError
 from eco_ray.grid import ModelledProfile
 from eco_ray.job_file import job_from_flags
-from eco_ray.on_ray.controller import Controller, ControllerConfig
+from eco_ray.on_ray.controller import Controller
+from eco_ray.on_ray.controller_config import ControllerConfig
 from eco_ray.on_ray.spool import Spool, to_json
 from eco_ray.store.memory import MemoryStore
 
