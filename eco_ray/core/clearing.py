@@ -89,8 +89,6 @@ class Clearing:
             watts[place.pool] = fleet.added_w(place, demand)
         most_speed = max(spec.workers.speeds)
         latest_s = max(spec.deadline_s, earliest_s + left_s / most_speed)
-        if earliest_s + left_s <= latest_s:
-            most_speed = 1.0  # its share is placed with the least workers: what is meant for more is lost
         runs_in = fleet.seat.get(live.node) if live is not None else None
         pool = runs_in[0] if runs_in else None
         return Wish(job.id, left_s, earliest_s, latest_s, demand.amounts, watts, most_speed, pool)

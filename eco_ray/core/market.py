@@ -55,7 +55,7 @@ class Wish:
     demand: tuple[float, ...]
     #: shape (P,): power that they add in each pool, with PUE [W]; inf where it may not run
     watts: Floats
-    #: how much faster it may be than with its least workers
+    #: how much faster it is with its most workers
     most_speed: float = 1.0
     #: pool that it runs in now
     runs_in: int | None = None
