@@ -9,6 +9,8 @@ from eco_ray.core.power import PowerCurve
 
 #: what is counted of a node, in the order of `Resources.amounts`
 KINDS = 4
+#: zone of a node that says none: it has no intensity, and numbers of it are unknown
+UNKNOWN_ZONE = "unknown"
 
 
 @dataclass(frozen=True, slots=True)

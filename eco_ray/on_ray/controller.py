@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
-from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.cluster import UNKNOWN_ZONE, Node, Resources
 from eco_ray.core.dry_run import dry_run
 from eco_ray.core.events import (
     AttemptExited,
@@ -311,7 +311,7 @@ class Controller:
         return new
 
     def _zones(self) -> set[str]:
-        return {node.zone for node in list(self._known.values())}
+        return {node.zone for node in list(self._known.values())} - {UNKNOWN_ZONE}
 
     def _is_job(self, job_id: str) -> bool:
         return job_id in self._tenants

@@ -13,7 +13,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eco_ray.core.clock import Clock
-from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.cluster import UNKNOWN_ZONE, Node, Resources
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import Nature
 from eco_ray.on_ray.accounts import metered_cpus
@@ -26,8 +26,6 @@ log = logging.getLogger("eco_ray.agent")
 
 NAMESPACE = "eco_ray"
 CONTROLLER_NAME = "eco_controller"
-#: zone of a node that says none; it has no intensity, and numbers of it are unknown
-UNKNOWN_ZONE = "unknown"
 #: watts of a node that nothing is known of (Cloud Carbon Footprint's averages over CPU families are of this order)
 _UNKNOWN_IDLE_W_PER_CPU, _UNKNOWN_MAX_W_PER_CPU = 0.74, 3.5
 

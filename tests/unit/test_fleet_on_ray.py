@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.cluster import UNKNOWN_ZONE, Node, Resources
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import Nature
-from eco_ray.on_ray.fleet import UNKNOWN_ZONE, node_of
+from eco_ray.on_ray.fleet import node_of
 from eco_ray.on_ray.local_cluster import NODE_LABEL, ZONE_LABEL
 
 CURVE = PowerCurve((0.0, 1.0), (100.0, 300.0), source="wall meter")
