@@ -11,7 +11,7 @@ nothing      jobs run as if there were no signal: at once
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -26,14 +26,20 @@ from eco_ray.grid.forecast import forecast as own_forecast
 from eco_ray.grid.history import History
 
 _HOUR_S, _DAY_S = 3600.0, 86_400.0
+#: a forecast that is newer is taken from the first source that has one, of older ones the newest [s]
+FRESH_FORECAST_S = 6 * _HOUR_S
 #: an older forecast comes after what our own makes of newer history [s]
 MAX_FORECAST_AGE_S = _DAY_S
 #: history that our forecaster needs, and how long ago it may have ended [s]
 WEEK_S = 7 * _DAY_S
+#: values that ended no longer ago than this are as new as services are [s]
+FRESH_VALUES_S = 3 * _HOUR_S
 #: how long ago the values may be that persistence repeats [s]
 MAX_PERSISTENCE_AGE_S = _DAY_S
-#: how long the last published value stands for the present, where no forecast does [s]
+#: how long the last published value stands for the present, or for a gap, where no forecast does [s]
 MAX_CARRIED_S = 3 * _HOUR_S
+#: what a server's clock may be ahead of ours [s]
+_AHEAD_S = _HOUR_S
 
 
 class Rung(StrEnum):
@@ -59,14 +65,17 @@ def best_forecast(
     known: Sequence[Known], last_resorts: Sequence[GridSource], zone: str, now_s: float, end_s: float
 ) -> tuple[Rung, IntensitySeries | None]:
     """The first rung that knows something of now, sources in the order of preference."""
-    steps: list[tuple[Rung, Callable[[Known], IntensitySeries | None]]] = [
-        (Rung.FORECAST, lambda one: _issued(one, now_s, end_s, MAX_FORECAST_AGE_S)),
-        (Rung.OWN, lambda one: _own(one, now_s, end_s)),
-        (Rung.PERSISTENCE, lambda one: _persistence(one, now_s, end_s)),
-        (Rung.OLD, lambda one: _issued(one, now_s, end_s, math.inf)),
+    by_age = sorted(known, key=lambda one: one.forecast.issued_s or -math.inf if one.forecast else -math.inf)[::-1]
+    steps: list[tuple[Rung, Sequence[Known], Callable[[Known], IntensitySeries | None]]] = [
+        (Rung.FORECAST, known, lambda one: _issued(one, now_s, end_s, FRESH_FORECAST_S)),
+        (Rung.FORECAST, by_age, lambda one: _issued(one, now_s, end_s, MAX_FORECAST_AGE_S)),
+        (Rung.OWN, known, lambda one: _own(one, now_s, end_s, FRESH_VALUES_S)),
+        (Rung.OWN, known, lambda one: _own(one, now_s, end_s, WEEK_S)),
+        (Rung.PERSISTENCE, known, lambda one: _persistence(one, now_s, end_s)),
+        (Rung.OLD, by_age, lambda one: _issued(one, now_s, end_s, math.inf)),
     ]
-    for rung, answer in steps:
-        for one in known:
+    for rung, ones, answer in steps:
+        for one in ones:
             series = answer(one)
             if series is not None:
                 return rung, series
@@ -81,11 +90,12 @@ def best_forecast(
 def best_actual(
     known: Sequence[Known], last_resorts: Sequence[GridSource], zone: str, start_s: float, end_s: float
 ) -> IntensitySeries | None:
-    """The intensity over a span in the past: published, else forecast or carried on for what is not published yet."""
-    for one in known:
-        series = _published(one, start_s, end_s)
-        if series is not None and series.covers(start_s, end_s):
-            return series
+    """The intensity over a span in the past: published by any source, else forecast, else carried on, else modelled."""
+    for answer in (_published, _forecast_since, _carried_on):
+        for one in known:
+            series = answer(one, start_s, end_s)
+            if series is not None:
+                return series
     for source in last_resorts:
         try:
             return source.actual(zone, start_s, end_s)
@@ -94,27 +104,41 @@ def best_actual(
     return None
 
 
+def has_fresh_values(one: Known, now_s: float) -> bool:
+    """Whether what was published reaches near enough to now; else the next source is asked as well."""
+    return one.history is not None and now_s - one.history.end_s <= FRESH_VALUES_S
+
+
+def has_fresh_forecast(one: Known, now_s: float) -> bool:
+    """Whether the source's forecast was issued lately; else the next source is asked as well."""
+    return _issued(one, now_s, now_s, FRESH_FORECAST_S) is not None
+
+
 def _issued(one: Known, now_s: float, end_s: float, max_age_s: float) -> IntensitySeries | None:
     series = one.forecast
     if series is None or not series.start_s <= now_s < series.end_s or series.issued_s is None:
         return None
-    if now_s - series.issued_s > max_age_s:
+    if not -_AHEAD_S <= now_s - series.issued_s <= max_age_s:  # from the future: the clock went back
         return None
     if series.end_s < end_s:  # beyond its end, what our own forecaster says
-        own = _own(one, now_s, end_s)
+        own = _own(one, now_s, end_s, WEEK_S)
         if own is not None and own.step_s == series.step_s:
             series = series.then(own)
     return _cut(series, now_s, end_s)
 
 
-def _own(one: Known, now_s: float, end_s: float) -> IntensitySeries | None:
+def _own(one: Known, now_s: float, end_s: float, max_age_s: float) -> IntensitySeries | None:
     history = one.history.until(now_s) if one.history else None
-    if history is None or history.end_s - history.series.start_s < WEEK_S or now_s - history.end_s > WEEK_S:
+    if history is None or history.end_s - history.series.start_s < WEEK_S or now_s - history.end_s > max_age_s:
         return None
     try:
-        return own_forecast(history.series, now_s, end_s)
+        series = own_forecast(history.series, now_s, end_s)
     except EcoRayError:  # too many gaps
         return None
+    # as old as the newest value that it was made from, whenever it was computed
+    known_s = min(now_s, history.end_s)
+    text = series.source if now_s - known_s <= FRESH_VALUES_S else f"{series.source}, known to {iso(known_s)}"
+    return replace(series, issued_s=known_s, source=text)
 
 
 def _persistence(one: Known, now_s: float, end_s: float) -> IntensitySeries | None:
@@ -138,28 +162,37 @@ def _persistence(one: Known, now_s: float, end_s: float) -> IntensitySeries | No
 
 
 def _published(one: Known, start_s: float, end_s: float) -> IntensitySeries | None:
-    base = one.history.since(start_s) if one.history else None
-    if base is not None and base.end_s >= end_s:
-        return _cut(base, start_s, end_s)
-    for rest in _provisional(one, base, start_s):
-        whole = base.then(rest) if base is not None and base.step_s == rest.step_s else rest
-        if whole.covers(start_s, end_s):
-            return replace(_cut(whole, start_s, end_s), issued_s=rest.issued_s)
-    return None
+    base = one.history.since(start_s, end_s, MAX_CARRIED_S) if one.history else None
+    return base if base is not None and base.end_s >= end_s else None
 
 
-def _provisional(one: Known, base: IntensitySeries | None, start_s: float) -> Iterator[IntensitySeries]:
-    """What stands for steps that are not published yet."""
-    if one.forecast is not None:
-        yield replace(one.forecast, source=f"{one.forecast.source}, as nothing newer is published")
-    last = base or (one.history.tail() if one.history else None)
-    if last is not None:
-        count = math.ceil(MAX_CARRIED_S / last.step_s)
-        text = f"the last value of {last.source}, of {iso(last.end_s - last.step_s)}, carried on"
-        values = np.repeat(last.values_g_per_kwh[-1:], count)
-        yield replace(
-            last, start_s=last.end_s, values_g_per_kwh=values, source=text, nature=Nature.MODELLED, issued_s=last.end_s
-        )
+def _forecast_since(one: Known, start_s: float, end_s: float) -> IntensitySeries | None:
+    """What was published, and the forecast for what is not published yet, if it was less than a day old then."""
+    rest = one.forecast
+    if rest is None or rest.issued_s is None or end_s - rest.issued_s > MAX_FORECAST_AGE_S:
+        return None
+    return _gone_on(one, replace(rest, source=f"{rest.source}, as nothing newer is published"), start_s, end_s)
+
+
+def _carried_on(one: Known, start_s: float, end_s: float) -> IntensitySeries | None:
+    """What was published, and its last value for what is not published yet."""
+    if one.history is None:
+        return None
+    last = one.history.tail()
+    text = f"the last value of {last.source}, of {iso(last.end_s - last.step_s)}, carried on"
+    values = np.repeat(last.values_g_per_kwh[-1:], math.ceil(MAX_CARRIED_S / last.step_s))
+    rest = replace(
+        last, start_s=last.end_s, values_g_per_kwh=values, source=text, nature=Nature.MODELLED, issued_s=last.end_s
+    )
+    return _gone_on(one, rest, start_s, end_s)
+
+
+def _gone_on(one: Known, rest: IntensitySeries, start_s: float, end_s: float) -> IntensitySeries | None:
+    base = one.history.since(start_s, end_s, MAX_CARRIED_S) if one.history else None
+    whole = base.then(rest) if base is not None and base.step_s == rest.step_s else rest
+    if not whole.covers(start_s, end_s):
+        return None
+    return replace(_cut(whole, start_s, end_s), issued_s=rest.issued_s)
 
 
 def _cut(series: IntensitySeries, start_s: float, end_s: float) -> IntensitySeries:

@@ -15,14 +15,14 @@ from urllib.parse import quote
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.grid.answers import Known
 from eco_ray.grid.asking import EARLIEST_S, LATEST_S
-from eco_ray.grid.history import History
-from eco_ray.grid.points import MAX_G_PER_KWH
+from eco_ray.grid.csv_table import MAX_G_PER_KWH
+from eco_ray.grid.history import MAX_LABELS, History
 from eco_ray.json_file import read_json
 from eco_ray.schema import Strict
 from eco_ray.whole_file import write_whole
@@ -71,9 +71,32 @@ class _SeriesFile(Strict):
         )
 
 
+class _HistoryFile(Strict):
+    series: _SeriesFile
+    labels: list[tuple[str, Nature]] = Field(min_length=1, max_length=MAX_LABELS)
+    #: which of the labels each value has
+    label_of: list[Annotated[int, Ge(0), Le(MAX_LABELS - 1)]]
+
+    @classmethod
+    def of(cls, history: History) -> _HistoryFile:
+        labels, numbers = list(history.labels), history.label_of.tolist()
+        return cls(series=_SeriesFile.of(history.series), labels=labels, label_of=numbers)
+
+    @model_validator(mode="after")
+    def _fits(self) -> _HistoryFile:
+        if len(self.label_of) != len(self.series.values) or self.series.values[-1:] in ([], [None]):
+            raise ValueError("each value needs a label, and the last one must be known")
+        if max(self.label_of) >= len(self.labels):
+            raise ValueError("a label that is not there")
+        return self
+
+    def to_history(self, zone: str, kind: SignalKind) -> History:
+        return History(self.series.to_series(zone, kind), tuple(self.labels), np.array(self.label_of, dtype=np.uint8))
+
+
 class _KnownFile(Strict):
     format: Literal[1] = 1
-    history: _SeriesFile | None = None
+    history: _HistoryFile | None = None
     forecast: _SeriesFile | None = None
 
 
@@ -95,18 +118,18 @@ class Cache:
         except (OSError, ValueError, ValidationError) as error:
             log.warning("%s is not used (%s); it will be written anew", path, str(error).splitlines()[0])
             return Known()
-        history = kept.history.to_series(zone, kind) if kept.history and kept.history.values else None
+        history = kept.history.to_history(zone, kind) if kept.history else None
         forecast = kept.forecast.to_series(zone, kind) if kept.forecast and kept.forecast.values else None
         if forecast is not None and np.isnan(forecast.values_g_per_kwh).any():
             forecast = None
-        return Known(History(history) if history is not None else None, forecast)
+        return Known(history, forecast)
 
     def save(self, source: str, zone: str, kind: SignalKind, known: Known) -> None:
         """Keep it; a full or read-only disk is logged and costs the memory of a restart only."""
         if self._folder is None:
             return
         file = _KnownFile(
-            history=_SeriesFile.of(known.history.series) if known.history else None,
+            history=_HistoryFile.of(known.history) if known.history else None,
             forecast=_SeriesFile.of(known.forecast) if known.forecast else None,
         )
         try:

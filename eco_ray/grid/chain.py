@@ -1,55 +1,40 @@
 """Sources in order of preference, as one that never fails the planner and never makes it wait.
 
-Two halves. `refresh` asks the sources over the network, where and when they may be asked, and keeps what they tell
-(cache.py). `actual` and `forecast` answer from what is kept (answers.py) and touch no network, so that the thread that
-plans jobs can call them.
+Two halves. `refresh` asks the sources over the network, where and when they may be asked (pauses.py), and keeps what
+they tell (cache.py). `actual` and `forecast` answer from what is kept (answers.py) and touch no network, so that the
+thread that plans jobs can call them.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+
+import numpy as np
 
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.ports import GridSource, SignalUse
 from eco_ray.errors import EcoRayError, NotFoundError
-from eco_ray.grid.answers import Known, Rung, best_actual, best_forecast
-from eco_ray.grid.asking import iso
+from eco_ray.grid.answers import Known, Rung, best_actual, best_forecast, has_fresh_forecast, has_fresh_values
+from eco_ray.grid.asking import EARLIEST_S, LATEST_S, iso
 from eco_ray.grid.cache import Cache
+from eco_ray.grid.csv_table import MAX_G_PER_KWH
 from eco_ray.grid.history import KEEP_S, History
 from eco_ray.grid.http import Fault, SourceError
+from eco_ray.grid.pauses import Pauses
 
 log = logging.getLogger("eco_ray.grid")
 
 _HOUR_S, _DAY_S = 3600.0, 86_400.0
-#: how often a source that answers is asked for new values, and for a forecast [s]
-REFRESH_S = 300.0
-FORECAST_S = 900.0
-#: first and longest pause after a fault, doubled from time to time [s]; a REFUSED key may be mended by its owner
-PAUSES_S: dict[Fault, tuple[float, float]] = {
-    Fault.NO_KEY: (60.0, 600.0),
-    Fault.REFUSED: (600.0, _HOUR_S),
-    Fault.RATE_LIMITED: (60.0, _HOUR_S),
-    Fault.UNREACHABLE: (30.0, 900.0),
-    Fault.NO_DATA: (600.0, _HOUR_S),
-    Fault.MALFORMED: (120.0, _HOUR_S),
-}
-#: faults of the server, not of one question: no zone is asked for until the pause is over
-_OF_THE_SERVER = (Fault.NO_KEY, Fault.RATE_LIMITED, Fault.UNREACHABLE)
-#: pauses are spread by so much, so that a thousand controllers do not come back at once
-_SPREAD = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class _Pause:
-    #: when the source may be asked again [monotonic s]
-    until_s: float
-    failures: int = 0
-    error: str = ""
+#: how often a source that answers is asked for new values, for a forecast, and for what is missing of weeks before [s]
+VALUES_S, FORECAST_S, PAST_S = 300.0, 900.0, 6 * _HOUR_S
+#: how much of what is known is asked for again, for it may have been estimated: each time, and once an hour [s]
+_AGAIN_S, _ALL_AGAIN_S = 2 * _HOUR_S, _DAY_S
 
 
 class Chain:
@@ -70,11 +55,14 @@ class Chain:
         self._sources = tuple(sources)
         self._last_resorts = tuple(last_resorts)
         self._cache = Cache(folder)
-        self._known: dict[str, list[Known]] = {}
-        #: by what is asked: (source,), or (source, zone, question)
-        self._pauses: dict[tuple[object, ...], _Pause] = {}
-        self._chance = chance or random.Random()  # noqa: S311  spreads requests, guards nothing
         self._monotonic_s = monotonic_s
+        chance = chance or random.Random()  # noqa: S311  spreads requests, guards nothing
+        self._pauses = [Pauses(chance, monotonic_s) for _ in sources]
+        self._known: dict[str, list[Known]] = {}
+        #: by source and zone: when all of the last day was asked for [monotonic s]
+        self._all_again: dict[tuple[int, str], float] = {}
+        #: by zone: what it was made from, what `use` said, and when
+        self._used: dict[str, tuple[object, SignalUse, float]] = {}
 
     def zones(self) -> tuple[str, ...]:
         """Zones of all sources; some answer for more than they list."""
@@ -88,93 +76,69 @@ class Chain:
         Never raises: what went wrong is in `use`.
         """
         known = self._of(zone)
-        new = needs_values = needs_forecast = False
+        new, wants_values, wants_forecast = False, True, True
         for index, source in enumerate(self._sources):
             before = known[index]
-            if index == 0 or needs_values:
-                needs_values = not self._ask_values(index, zone, now_s)
-            if index == 0 or needs_forecast:
-                needs_forecast = not self._ask_forecast(index, zone, now_s, end_s)
+            if wants_values:
+                self._ask_values(index, zone, now_s)
+                wants_values = not has_fresh_values(known[index], now_s)
+            if wants_forecast:
+                self._ask(index, zone, "forecast", FORECAST_S, lambda one: one.forecast(zone, now_s, end_s))
+                wants_forecast = not has_fresh_forecast(known[index], now_s)
             if known[index] is not before:
                 self._cache.save(source.name, zone, self.kind, known[index])
                 new = True
-            if not (needs_values or needs_forecast):
+            if not (wants_values or wants_forecast):
                 break
         return new
 
-    def _ask_values(self, index: int, zone: str, now_s: float) -> bool:
-        """Ask for what was published lately, and once for the weeks before. Returns whether values are fresh."""
-        history = self._of(zone)[index].history
-        recent_s = now_s - _DAY_S if history is None else max(now_s - _DAY_S, history.end_s - 2 * _HOUR_S)
-        recent = min(recent_s, now_s - _HOUR_S)
-        fresh = self._ask(index, zone, "values", REFRESH_S, lambda source: source.actual(zone, recent, now_s))
-        history = self._of(zone)[index].history
-        if fresh and history is not None and history.series.start_s > now_s - KEEP_S * 0.9:
-            until_s = history.series.start_s
-            self._ask(
-                index,
-                zone,
-                "past",
-                _DAY_S,
-                lambda source: source.actual(zone, now_s - KEEP_S + _DAY_S, until_s),
-                quiet=True,
-            )
-        return fresh
-
-    def _ask_forecast(self, index: int, zone: str, now_s: float, end_s: float) -> bool:
-        return self._ask(
-            index, zone, "forecast", FORECAST_S, lambda source: source.forecast(zone, now_s, end_s), forecast=True
-        )
+    def _ask_values(self, index: int, zone: str, now_s: float) -> None:
+        """Ask for what was published lately, and for what is missing of the weeks before."""
+        known, now = self._of(zone), self._monotonic_s()
+        history = known[index].history
+        again_s = _AGAIN_S
+        if now - self._all_again.get((index, zone), -math.inf) >= _HOUR_S:
+            again_s = _ALL_AGAIN_S
+        recent_s = now_s - _DAY_S if history is None else max(now_s - _DAY_S, history.end_s - again_s)
+        recent_s = min(recent_s, now_s - _HOUR_S)
+        if not self._ask(index, zone, "values", VALUES_S, lambda one: one.actual(zone, recent_s, now_s)):
+            return
+        if again_s == _ALL_AGAIN_S:
+            self._all_again[index, zone] = now
+        history = known[index].history
+        missing = history and (history.first_gap or (now_s - KEEP_S + _DAY_S, history.series.start_s))
+        if missing and missing[1] - missing[0] >= _DAY_S / 24:
+            self._ask(index, zone, "past", PAST_S, lambda one: one.actual(zone, *missing))
 
     def _ask(
-        self,
-        index: int,
-        zone: str,
-        question: str,
-        period_s: float,
-        ask: Callable[[GridSource], IntensitySeries],
-        *,
-        forecast: bool = False,
-        quiet: bool = False,
+        self, index: int, zone: str, question: str, period_s: float, ask: Callable[[GridSource], IntensitySeries]
     ) -> bool:
-        """Ask one question where that is due. Returns whether the last answer to it is good."""
-        now, key = self._monotonic_s(), (index, zone, question)
-        for pause in (self._pauses.get((index,)), self._pauses.get(key)):
-            if pause is not None and now < pause.until_s:
-                return not pause.error
-        try:
-            series = ask(self._sources[index])
-            if series.kind is not self.kind:
-                raise SourceError(f"{series.source} is {series.kind}, not {self.kind}", Fault.MALFORMED)
-        except Exception as error:  # of plug-ins, too: no source may stop the planner
-            self._failed(index, key, error, quiet)
+        """Ask one question, if it is due. Returns whether it was answered now."""
+        pauses, source, known = self._pauses[index], self._sources[index], self._of(zone)
+        if pauses.paused(zone, question) is not None:
             return False
-        self._pauses.pop((index,), None)
-        self._pauses[key] = _Pause(now + period_s * self._chance.uniform(1 - _SPREAD, 1))
-        known = self._of(zone)
-        if forecast:
-            known[index] = replace(known[index], forecast=series)
+        try:
+            series = ask(source)
+            _check(series, zone, self.kind)
+            if question == "forecast":
+                known[index] = replace(known[index], forecast=series)
+            else:
+                history = known[index].history
+                known[index] = replace(known[index], history=history.with_(series) if history else History.of(series))
+        except NotFoundError as error:
+            pauses.unknown(zone, question, str(error))
+        except Exception as error:  # of plug-ins, too: no source may stop the planner
+            text = str(error) if isinstance(error, EcoRayError) else f"{source.name}: {type(error).__name__}"
+            fault, retry_s = Fault.MALFORMED, None
+            if isinstance(error, SourceError):
+                fault, retry_s = error.fault, error.retry_after_s
+            pause_s = pauses.failed(zone, question, text, fault, retry_s)
+            if pause_s is not None and question != "past":
+                log.warning("%s; asked again in %.0f s", text, pause_s)
         else:
-            history = known[index].history
-            known[index] = replace(known[index], history=history.with_(series) if history else History.of(series))
-        return True
-
-    def _failed(self, index: int, key: tuple[object, ...], error: Exception, quiet: bool) -> None:
-        if isinstance(error, NotFoundError):  # this source does not know the zone
-            self._pauses[key] = _Pause(self._monotonic_s() + _DAY_S, 0, str(error))
-            return
-        fault = error.fault if isinstance(error, SourceError) else Fault.MALFORMED
-        text = str(error) if isinstance(error, EcoRayError) else f"{self._sources[index].name}: {type(error).__name__}"
-        if fault in _OF_THE_SERVER:
-            key = key[:1]
-        failures = self._pauses[key].failures + 1 if key in self._pauses else 1
-        first_s, longest_s = PAUSES_S[fault]
-        pause_s = min(longest_s, first_s * 2.0 ** min(failures - 1, 20)) * self._chance.uniform(1, 1 + _SPREAD)
-        asked_s = error.retry_after_s if isinstance(error, SourceError) else None
-        pause_s = max(pause_s, asked_s or 0.0)
-        self._pauses[key] = _Pause(self._monotonic_s() + pause_s, failures, text)
-        if failures == 1 and not quiet:
-            log.warning("%s; asked again in %.0f s", text, pause_s)
+            pauses.answered(zone, question, period_s)
+            return True
+        return False
 
     # -- answering -----------------------------------------------------------------------------------------------------
 
@@ -196,35 +160,57 @@ class Chain:
                 f"nothing is known of the intensity of {zone} ({self._why(zone)}): its jobs run as if there were no "
                 "signal; `eco-ray grid now` shows what the sources say"
             )
-
         return series
 
     def use(self, zone: str, now_s: float) -> SignalUse:
-        """What answers for a zone now, and why nothing better does."""
+        """What answers for a zone now, and what a source answered instead of what was asked."""
+        made_from = (tuple(map(id, self._of(zone))), now_s // 60, self._why(zone))
+        kept = self._used.get(zone)
+        if kept is not None and kept[0] == made_from:  # our own forecast takes milliseconds
+            use, then_s = kept[1:]
+            return use if use.age_s is None else replace(use, age_s=max(0.0, use.age_s + now_s - then_s))
         rung, series = best_forecast(self._of(zone), self._last_resorts, zone, now_s, now_s + _HOUR_S)
         if series is None:
-            return SignalUse(zone, str(rung), "nothing: jobs run as if there were no signal", why=self._why(zone))
-        return SignalUse(
-            zone,
-            str(rung),
-            series.source,
-            series.kind,
-            series.nature,
-            None if series.issued_s is None else max(0.0, now_s - series.issued_s),
-            "" if rung is Rung.FORECAST else self._why(zone),
-        )
+            use = SignalUse(zone, str(rung), "nothing: jobs run as if there were no signal", why=self._why(zone))
+        else:
+            age_s = None if series.issued_s is None else max(0.0, now_s - series.issued_s)
+            why = self._why(zone) if rung is not Rung.FORECAST or self._errors(zone) else ""
+            use = SignalUse(zone, str(rung), series.source, series.kind, series.nature, age_s, why)
+        self._used[zone] = made_from, use, now_s
+        return use
 
     def _of(self, zone: str) -> list[Known]:
         if zone not in self._known:
             self._known[zone] = [self._cache.load(source.name, zone, self.kind) for source in self._sources]
         return self._known[zone]
 
+    def _errors(self, zone: str) -> list[str]:
+        return [error for pauses in self._pauses for error in pauses.errors(zone)]
+
     def _why(self, zone: str) -> str:
         """What the sources answered instead of what was asked."""
         said = []
-        for index, source in enumerate(self._sources):
-            keys = ((index,), (index, zone, "forecast"), (index, zone, "values"))
-            errors = [pause.error for key in keys if (pause := self._pauses.get(key)) is not None and pause.error]
-            asked = any((index, zone, question) in self._pauses for question in ("values", "forecast"))
-            said += errors or ([] if asked else [f"{source.name} has not been asked yet"])
+        for source, pauses in zip(self._sources, self._pauses, strict=True):
+            asked = pauses.was_asked(zone)
+            said += pauses.errors(zone) or ([] if asked else [f"{source.name} has not been asked yet"])
         return "; ".join(dict.fromkeys(said)) or "the sources answered, but not for this time"
+
+
+def _check(series: IntensitySeries, zone: str, kind: SignalKind) -> None:
+    """Raises SourceError for a series that no source may give, whoever wrote it."""
+
+    def bad(what: str) -> SourceError:
+        return SourceError(f"{str(series.source)[:100]}: {what}; it is not used", Fault.MALFORMED)
+
+    values = series.values_g_per_kwh
+    if series.zone != zone:
+        raise bad(f"an answer for {series.zone[:60]!r}, asked was {zone!r}")
+    if series.kind is not kind:
+        raise bad(f"it is {series.kind}, not {kind}")
+    if not (math.isfinite(series.step_s) and 1.0 <= series.step_s <= 366 * _DAY_S):
+        raise bad(f"a step of {series.step_s:g} s, outside 1 s to a year")
+    if not (len(values) and series.start_s >= EARLIEST_S and series.end_s <= LATEST_S):
+        raise bad(f"{len(values)} values from {iso(series.start_s)} on, which can only be a mistake")
+    for name, of in {"values": values, **{f"quantile {q}": of for q, of in series.quantiles_g_per_kwh.items()}}.items():
+        if len(of) != len(values) or not np.all((of >= 0) & (of <= MAX_G_PER_KWH)):  # false for NaN, too
+            raise bad(f"{name} outside 0 to {MAX_G_PER_KWH:g} gCO2e/kWh, or not one for each step")

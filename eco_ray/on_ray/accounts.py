@@ -13,7 +13,7 @@ from eco_ray.core.attribution import attribute
 from eco_ray.core.cluster import Node
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.ledger import GpuSample, GpuUse, Interval, OwnerKind, Sample, Usage, check_times
-from eco_ray.core.ports import GridSource, Store
+from eco_ray.core.ports import GridSource, LiveGridSource, Store
 from eco_ray.core.tenants import split_by_tenant
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError
@@ -183,6 +183,11 @@ class Accounts:
 
     def _series(self, zone: str, start_s: float, end_s: float) -> IntensitySeries | None:
         """The actual intensity over a span; None where the source has none."""
+        if isinstance(self._grid, LiveGridSource):  # it knows more with every minute, and nothing of the future
+            try:
+                return self._grid.actual(zone, start_s, end_s)
+            except EcoRayError:
+                return None
         cached = self._cache.get(zone)
         if cached is not None and cached.covers(start_s, end_s):
             return cached

@@ -63,11 +63,18 @@ class Signals:
 
     def _follow(self, grid: LiveGridSource, zones: Callable[[], Collection[str]], now_s: Callable[[], float]) -> None:
         used: dict[str, SignalUse] = {}
+        first = 0
         while not self._stopped.is_set():
-            for zone in sorted(zones()):
-                if grid.refresh(zone, now_s(), max(now_s() + self._horizon_s, self._asked_s) + _HOUR_S):
-                    self.ask_again()
-                use = grid.use(zone, now_s())
+            asked = sorted(zones())
+            first += 1  # so that after a pause it is not always the same zone that is asked first
+            for zone in [*asked[first % max(1, len(asked)) :], *asked[: first % max(1, len(asked))]]:
+                try:
+                    if grid.refresh(zone, now_s(), max(now_s() + self._horizon_s, self._asked_s) + _HOUR_S):
+                        self.ask_again()
+                    use = grid.use(zone, now_s())
+                except Exception:  # of a plug-in: the others go on being asked
+                    log.exception("zone %s could not be asked for", zone)
+                    continue
                 before = used.get(zone)
                 if before is None or before.rung != use.rung:
                     log.info("zone %s is planned with: %s%s", zone, use.source, f" ({use.why})" if use.why else "")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import threading
+from collections import deque
 
 import numpy as np
 import pytest
@@ -16,8 +17,9 @@ from eco_ray.core.intensity import SignalKind
 from eco_ray.core.ports import LiveGridSource
 from eco_ray.errors import EcoRayError, NotFoundError
 from eco_ray.grid import Chain, ModelledProfile
-from eco_ray.grid.chain import PAUSES_S, REFRESH_S
+from eco_ray.grid.chain import VALUES_S
 from eco_ray.grid.http import Fault, SourceError
+from eco_ray.grid.pauses import PAUSES_S
 
 DAY = 24 * HOUR_S
 LIFECYCLE = SignalKind.AVERAGE_LIFECYCLE
@@ -106,7 +108,7 @@ def test_it_asks_at_first_and_then_when_it_is_due():
     assert (world.use().rung, world.use().why, world.use().age_s) == ("forecast", "", 0)
     assert world.refresh(after_s=10) == []
     assert world.use().age_s == 10
-    assert world.refresh(after_s=REFRESH_S) == ["one values DE"]
+    assert world.refresh(after_s=VALUES_S) == ["one values DE"]
     assert world.refresh("FR")[0] == "one values FR"
 
 
@@ -118,12 +120,43 @@ def test_the_next_source_is_asked_only_for_what_is_missing():
     assert world.chain.actual("DE", T0 - HOUR_S, T0).source == "one told"
 
 
-@pytest.mark.parametrize("fault", [Fault.UNREACHABLE, Fault.RATE_LIMITED, Fault.NO_KEY])
-def test_a_dead_server_is_left_alone_for_all_zones(fault):
+@pytest.mark.parametrize("fault", [Fault.RATE_LIMITED, Fault.NO_KEY])
+def test_a_server_that_wants_to_be_left_alone_is_asked_for_no_zone(fault):
     world = World(Told(values=a_fault(fault)), Told("two"))
     assert world.refresh()[:1] == ["one values DE"]
     assert not any(asked.startswith("one") for asked in world.refresh("FR"))
     assert world.value() == 100
+
+
+@pytest.mark.parametrize("fault", [Fault.UNREACHABLE, Fault.REFUSED, Fault.MALFORMED])
+def test_after_three_failures_in_a_row_it_is_the_server(fault):
+    world = World(Told(values=a_fault(fault), forecast=a_fault(fault)))
+    assert world.refresh() == ["one values DE", "one forecast DE"]
+    assert world.refresh("FR") == ["one values FR"]
+    assert [world.refresh(f"Z{number}") for number in range(50)] == [[]] * 50
+
+
+@pytest.mark.parametrize("fault", list(Fault))
+def test_one_question_that_always_fails_starves_no_other(fault):
+    class Partly(Told):
+        def forecast(self, zone, now_s, end_s):
+            if zone == "AT":
+                self.asked.append("forecast AT")
+                raise a_fault(fault)
+            return super().forecast(zone, now_s, end_s)
+
+    world = World(Partly())
+    counts = dict.fromkeys(["AT", "DE", "FR"], 0)
+    zones = deque(counts)
+    while world.passed_s < DAY:
+        zones.rotate(-1)  # as the controller does, so that it is not always the same one after a pause
+        for zone in zones:
+            counts[zone] += len([asked for asked in world.refresh(zone) if "forecast" in asked])
+        world.passed_s += 5.0
+    assert world.use("DE").rung == world.use("FR").rung == "forecast"
+    assert world.use("DE").age_s <= 6 * HOUR_S
+    assert 10 < counts["DE"] < 150
+    assert counts["AT"] < 250
 
 
 @pytest.mark.parametrize("fault", [Fault.REFUSED, Fault.NO_DATA, Fault.MALFORMED])
@@ -153,7 +186,7 @@ def test_pauses_double_up_to_a_limit_and_end_with_the_first_answer(fault):
     world.refresh(after_s=0)
     assert world.use().rung == "forecast"
     source.values = a_fault(fault)
-    world.refresh(after_s=REFRESH_S)
+    world.refresh(after_s=VALUES_S)
     world.refresh(after_s=1.2 * first_s + 1)  # again after the first pause, not the longest
     assert source.asked
 
@@ -199,15 +232,15 @@ def test_another_kind_is_refused():
     world = World(source)
     world.refresh()
     assert world.use().rung == "nothing"
-    assert "one told is marginal, not average-lifecycle" in world.use().why
+    assert "one told: it is marginal, not average-lifecycle" in world.use().why
 
 
 def test_a_wall_clock_that_jumps_changes_no_pause():
     world = World(Told(values=a_fault(), forecast=a_fault()))
-    world.refresh()
+    asked = world.refresh()
     world.chain.refresh("DE", T0 + 400 * DAY, T0 + 401 * DAY)
     world.chain.refresh("DE", T0 - 400 * DAY, T0 - 399 * DAY)
-    assert world.sources[0].asked == ["values DE"]
+    assert asked == [f"one {what}" for what in world.sources[0].asked]
     assert world.refresh(after_s=40.0)
 
 
