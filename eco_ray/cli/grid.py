@@ -69,28 +69,35 @@ def _ask(source: GridSource, zone: str, now_s: float, end_s: float) -> dict[str,
         return {}
     source.refresh(zone, now_s, end_s)
     use = source.use(zone, now_s)
-    return {"rung": use.rung, "why": use.why}
+    return {"planned_with": use.source, "rung": use.rung, "why": use.why}
 
 
 @grid.command()
 @click.option("--zone", "zones", multiple=True, help="Zone; may be repeated. Default: all that the source knows.")
+@click.option("--hours", type=click.IntRange(1, 336), help="Show the last hours of one zone instead.")
 @_source_options
 @common_options
 def now(
     zones: tuple[str, ...],
+    hours: int | None,
     cluster: Path | None,
     source: str | None,
     url: str | None,
     kind: str | None,
     settings: Settings,
 ) -> None:
-    """Intensity now."""
+    """Intensity now, or of the last hours."""
     from eco_ray.core.ports import LiveGridSource
     from eco_ray.errors import EcoRayError, UsageError
 
     opened = _opened(cluster, _chosen(source=source, url=url, kind=kind), settings)
     if not zones and isinstance(opened, LiveGridSource):
         raise UsageError(f"--zone is missing; {opened.name} is asked zone by zone; give --zone DE, for example")
+    if hours is not None:
+        if len(zones) != 1:
+            raise UsageError(f"--hours is of one zone, and {len(zones)} were given; give --zone once")
+        _show_past(opened, zones[0], hours, settings)
+        return
     rows: list[dict[str, Any]] = []
     for zone in zones or opened.zones():
         now_s = time.time()
@@ -106,11 +113,23 @@ def now(
     emit(settings, rows, rows)
 
 
+def _show_past(source: GridSource, zone: str, hours: int, settings: Settings) -> None:
+    now_s = time.time()
+    facts = _ask(source, zone, now_s, now_s + _HOUR_S)
+    series = source.actual(zone, now_s - hours * _HOUR_S, now_s)
+    if settings.output == "table":
+        print_facts({"zone": zone, "source": series.source, "kind": f"{series.kind}, {series.nature}"})
+        click.echo()
+    emit(settings, _document(series, facts, now_s), _plot(series))
+
+
 def _row(zone: str, series: IntensitySeries | None, now_s: float, facts: dict[str, Any]) -> dict[str, Any]:
     if series is None:
         known: dict[str, Any] = dict.fromkeys(("intensity_g_per_kwh", "kind", "nature", "age_s"))
         return {"zone": zone, **known, "source": "unknown", **facts}
-    issued_s = series.issued_s
+    # the step that runs is as old as its begin; a model is computed for every moment
+    published = series.issued_s is None and facts.get("rung") not in (None, "last-resort", "nothing")
+    issued_s = now_s - (now_s - series.start_s) % series.step_s if published else series.issued_s
     return {
         "zone": zone,
         "intensity_g_per_kwh": round(series.at(now_s), 1),
@@ -149,11 +168,13 @@ def forecast(
             "zone": zone,
             "source": series.source,
             "kind": f"{series.kind}, {series.nature}",
-            "issued": f"{when(series.issued_s)} UTC, {age}",
+            "known": f"at {when(series.issued_s)} UTC, {age}",
             **({"instead of": facts["why"]} if facts.get("why") else {}),
         }
         if series.end_s < end_s:
-            about["known"] = f"{compact_duration(max(0.0, series.end_s - now_s))} of the {hours} h that were asked for"
+            about["reaches"] = (
+                f"{compact_duration(max(0.0, series.end_s - now_s))} of the {hours} h that were asked for"
+            )
         print_facts(about)
         click.echo()
     emit(settings, document, _plot(series))

@@ -9,8 +9,8 @@ from datetime import UTC, datetime
 from eco_ray.core.ledger import HourlyEnergy
 from eco_ray.core.units import Nature
 
-#: what sums may be made by; of these three the energy that belongs to nobody is a part, of owners it is none
-PLACES = ("zone", "day", "node")
+#: what sums may be made by; of these four the energy that belongs to nobody is a part, of owners it is none
+PLACES = ("zone", "day", "node", "kind")
 BY = ("tenant", "model", "replica", "job", *PLACES)
 #: of what kind the owners are that are summed by
 _KINDS = {"job": "job", "model": "model", "replica": "model"}
@@ -23,6 +23,7 @@ _KEYS: dict[str, Callable[[HourlyEnergy], str]] = {
     "zone": lambda row: row.zone,
     "day": lambda row: datetime.fromtimestamp(row.hour_s, UTC).strftime("%Y-%m-%d"),
     "node": lambda row: row.node,
+    "kind": lambda row: row.intensity_kind or "unknown",
 }
 
 
@@ -34,7 +35,7 @@ class LedgerSum:
     #: whether it is what belongs to nobody
     unallocated: bool
     energy_mj: int
-    #: location-based; None where an intensity was unknown
+    #: location-based; None where an intensity was unknown, or several are of different kinds, which are never added
     operational_g: float | None
     #: weakest of the energies
     nature: Nature
@@ -42,7 +43,7 @@ class LedgerSum:
     carbon_nature: Nature
     #: half-width of the energy's error band, weighed by energy
     error_rel: float
-    #: sorted; more than one: average and marginal intensities are in it, and its grams are of mixed meaning
+    #: sorted; more than one: sum by `kind` to see the grams of each
     intensity_kinds: tuple[str, ...]
     #: meters and models of the energy, sorted
     sources: tuple[str, ...]
@@ -89,15 +90,16 @@ def _sum(key: str, unallocated: bool, rows: Sequence[HourlyEnergy]) -> LedgerSum
     nature = Nature.weakest([row.nature for row in rows])
     signals = intensity_natures(rows)
     error_mj = sum(abs(row.error_mj) for row in rows)
+    kinds = tuple(sorted({row.intensity_kind for row in rows if row.intensity_kind}))
     return LedgerSum(
         key=key,
         unallocated=unallocated,
         energy_mj=energy_mj,
-        operational_g=sum(grams) if len(grams) == len(rows) else None,
+        operational_g=sum(grams) if len(grams) == len(rows) and len(kinds) <= 1 else None,
         nature=nature,
         carbon_nature=Nature.weakest([nature, *signals]),
         error_rel=error_mj / energy_mj if energy_mj else 0.0,
-        intensity_kinds=tuple(sorted({row.intensity_kind for row in rows if row.intensity_kind})),
+        intensity_kinds=kinds,
         sources=tuple(sorted({row.source for row in rows})),
         intensity_age_s=max(ages) if len(ages) == len(rows) and ages else None,
         requests=sum(requests) if requests else None,

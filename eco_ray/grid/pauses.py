@@ -69,12 +69,13 @@ class Pauses:
     def failed(self, zone: str, question: str, error: str, fault: Fault, retry_after_s: float | None) -> float | None:
         """It failed; returns the pause [s] where that is news, None where it had failed before."""
         self._in_a_row += fault is not Fault.NO_DATA
+        before = self._of.get((zone, question))
+        pause = self._after(before, error, fault, retry_after_s)
         if fault in _OF_THE_SERVER or self._in_a_row >= _IN_A_ROW:
-            before, self._server = self._server, self._after(self._server, error, fault, retry_after_s)
-            pause = self._server
-        else:
-            before = self._of.get((zone, question))
-            pause = self._of[zone, question] = self._after(before, error, fault, retry_after_s)
+            before = self._server
+            self._server = self._after(before, error, fault, retry_after_s)
+        if self._in_a_row < _IN_A_ROW:  # else it is not the question's fault
+            self._of[zone, question] = pause
         news = before is None or not before.error
         return pause.until_s - self._monotonic_s() if news else None
 

@@ -7,12 +7,13 @@ function `open_source(options: SourceOptions) -> GridSource` (core/ports.py).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast
 
-from eco_ray.core.intensity import SignalKind
+from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.ports import GridSource
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.grid.asking import nearest
@@ -77,17 +78,41 @@ def open_grid(
             )
     given = [part for part in parts if part[0] in LAST_RESORTS]
     missing = [(name, SourceOptions()) for name in LAST_RESORTS if name not in dict(given)]
-    last = [one for part in (*given, *missing) if (one := _last_resort(part, kind)) is not None]
+    renamed = {zone: there for _, options in asked for zone, there in options.zones.items()}
+    last = [one for part in (*given, *missing) if (one := _last_resort(part, kind, renamed)) is not None]
     return Chain(sources, kind, folder, last)
 
 
-def _last_resort(part: tuple[str, SourceOptions], kind: SignalKind) -> GridSource | None:
+def _last_resort(part: tuple[str, SourceOptions], kind: SignalKind, zones: Mapping[str, str]) -> GridSource | None:
     """It, if it can be of that kind and is whole: it is a last resort, and no reason not to start."""
     try:
         source = open_source(*_of_kind(part, kind))
     except EcoRayError:
         return None
-    return source if _kind(source) is kind else None
+    return _Renamed(source, zones) if _kind(source) is kind else None
+
+
+class _Renamed:
+    """A source that also answers to the names which a cluster file gave to its zones: {munich: DE}."""
+
+    def __init__(self, source: GridSource, zones: Mapping[str, str]) -> None:
+        self.name = source.name
+        self._source = source
+        self._zones = {zone: there for zone, there in zones.items() if there in source.zones()}
+
+    def zones(self) -> tuple[str, ...]:
+        return (*self._zones, *self._source.zones())
+
+    def actual(self, zone: str, start_s: float, end_s: float) -> IntensitySeries:
+        return self._called(zone, self._source.actual(self._zones.get(zone, zone), start_s, end_s))
+
+    def forecast(self, zone: str, now_s: float, end_s: float) -> IntensitySeries:
+        return self._called(zone, self._source.forecast(self._zones.get(zone, zone), now_s, end_s))
+
+    def _called(self, zone: str, series: IntensitySeries) -> IntensitySeries:
+        if series.zone == zone:
+            return series
+        return replace(series, zone=zone, source=f"{series.source}, of {series.zone}")
 
 
 def _of_kind(part: tuple[str, SourceOptions], kind: SignalKind | None) -> tuple[str, SourceOptions]:

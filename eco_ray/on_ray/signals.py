@@ -41,6 +41,8 @@ class Signals:
         #: until when forecasts are good for, and how far ahead they were asked for
         self._until_s = self._asked_s = 0.0
         self._stopped = threading.Event()
+        #: nothing is known of the kind of the source, and the modelled profile is planned with everywhere
+        self._all_modelled = False
 
     def follow(self, zones: Callable[[], Collection[str]], now_s: Callable[[], float]) -> None:
         """Ask a live source for news in a thread, until `stop`; other sources know all at once."""
@@ -109,7 +111,8 @@ class Signals:
                 log.warning("no forecast for zone %s: %s", zone, error)
             with contextlib.suppress(EcoRayError):  # only the policy `threshold` looks back; without a past it runs now
                 past[zone] = self._grid.actual(zone, hour_s - DAY_S, hour_s)
-        if not series and isinstance(self._grid, LiveGridSource):
+        self._all_modelled = not series and isinstance(self._grid, LiveGridSource)
+        if self._all_modelled:
             return ForecastArrived(_modelled(zones, now_s, end_s))
         return ForecastArrived(series, past) if series else None
 
@@ -119,6 +122,9 @@ class Signals:
         if isinstance(self._grid, LiveGridSource):
             use = self._grid.use(zone, now_s)
             facts = {"planned_with": use.source, "rung": use.rung, "age_s": use.age_s, "why": use.why}
+            if self._all_modelled and use.kind is None and (model := _modelled([zone], now_s, now_s)):
+                source = f"{model[zone].source}, of kind {model[zone].kind}, as nothing is known of any zone"
+                facts |= {"planned_with": source, "rung": "modelled"}
         try:
             series = self._grid.actual(zone, now_s, now_s)
             value = series.at(now_s)

@@ -141,3 +141,55 @@ def test_a_gap_is_answered_by_another_source_or_the_last_resort():
 def test_two_steps_are_not_glued_together():
     half_hours = replace(issued(1), step_s=1800.0)
     assert actual(Known(published(2, 1), half_hours), hours=(-2, -0.5)).source.startswith("told; after that the last")
+
+
+# -- what a review found -----------------------------------------------------------------------------------------------
+
+
+def test_what_any_source_published_goes_before_what_another_forecast():
+    old = Known(published(2, 10), issued(20))
+    assert actual(old, Known(published(2)), hours=(-0.5, 0.0)).source == "told"
+    assert actual(old, hours=(-0.5, 0.0)).source.startswith("theirs, as nothing newer")
+
+
+def test_a_forecast_of_yesterday_is_not_what_was():
+    assert actual(Known(published(3, 30), issued(30)), hours=(-0.5, 0.0)) is None
+
+
+def test_the_newer_of_two_old_forecasts_is_planned_with():
+    rung, series = ask(Known(None, issued(23, value=10.0)), Known(None, issued(8, value=20.0)))
+    assert (rung, series.values_g_per_kwh[0]) == (Rung.FORECAST, 20)
+    assert ask(Known(None, issued(23, value=10.0)), Known(None, issued(5, value=20.0)))[1].values_g_per_kwh[0] == 20
+
+
+def test_our_own_forecast_is_as_old_as_what_it_was_made_from():
+    rung, series = ask(Known(published(14, 100)))
+    assert rung is Rung.OWN
+    assert series.issued_s == T0 - 100 * HOUR_S
+    assert "known to 20" in series.source
+    assert ask(Known(published(14, 100)), Known(published(14, 1)))[1].issued_s == T0 - HOUR_S
+
+
+def test_a_forecast_from_the_future_is_not_used():
+    late = replace(issued(1), issued_s=T0 + 2 * HOUR_S)
+    assert ask(Known(None, late)) == (Rung.NOTHING, None)
+
+
+def test_a_short_gap_carries_the_value_before_and_says_so():
+    later = hourly("DE", *[5.0] * 3, start_s=T0 - 3 * HOUR_S, source="told", nature=Nature.MEASURED)
+    gap = published(2, 5).with_(later)
+    series = actual(Known(gap), hours=(-8, 0), last=[ModelledProfile()])
+    assert series.values_g_per_kwh.tolist() == [*WAVE[16:19], WAVE[18], WAVE[18], 5, 5, 5]
+    assert series.source == "told; 2 h that were not published carry the value before"
+    assert series.nature is Nature.MODELLED
+    inside = actual(Known(gap), hours=(-4.5, -4.2))
+    assert inside.values_g_per_kwh.tolist() == [WAVE[18]]
+    assert "carry the value before" in inside.source
+
+
+def test_each_value_keeps_its_own_label():
+    first = hourly("DE", 1, 2, 3, start_s=T0 - 3 * HOUR_S, source="estimated", nature=Nature.ASSUMED)
+    both = History.of(first).with_(hourly("DE", 9, start_s=T0 - HOUR_S, source="final", nature=Nature.MEASURED))
+    told = [actual(Known(both), hours=hours) for hours in [(-1, 0), (-3, -2), (-3, 0)]]
+    assert [series.source for series in told] == ["final", "estimated", "estimated; final"]
+    assert [series.nature for series in told] == [Nature.MEASURED, Nature.ASSUMED, Nature.ASSUMED]

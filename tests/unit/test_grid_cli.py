@@ -79,10 +79,14 @@ def test_a_key_is_all_that_a_live_source_needs(run, server):
     (row,) = json.loads(run("now", "--zone", "DE", *live(server), "-o", "json").stdout)
     assert row["intensity_g_per_kwh"] == 300 + int(time.time() // 3600) % 24
     assert (row["rung"], row["why"]) == ("forecast", "")
+    assert 0 <= row["age_s"] <= 3600
+    past = json.loads(run("now", "--zone", "DE", "--hours", "6", *live(server), "-o", "json").stdout)
+    assert len(past["series"]) in (6, 7)
     assert row["source"].startswith("electricity-maps")
     document = json.loads(run("forecast", "--zone", "DE", "--hours", "24", *live(server), "-o", "json").stdout)
     assert set(document) == {
-        *("zone", "source", "kind", "nature", "issued", "age_s", "step_s", "series", "quantiles", "rung", "why")
+        *("zone", "source", "kind", "nature", "issued", "age_s", "step_s", "series", "quantiles"),
+        *("planned_with", "rung", "why"),
     }
     assert len(document["series"]) in (24, 25)
     assert all(asked.headers["auth-token"] == KEY for asked in server.requests)
@@ -118,6 +122,7 @@ def test_nothing_known_is_null_and_not_0(run, server):
     [
         (["now", "--source", "nesso", "--zone", "GB"], "nearest: neso"),
         (["now", "--source", "neso"], "--zone is missing"),
+        (["now", "--zone", "DE", "--zone", "FR", "--hours", "3"], "--hours is of one zone, and 2 were given"),
         (["now", "--cluster", "x.yaml", "--source", "neso"], "--source does not go with --cluster"),
         (
             ["forecast", "--zone", "DE", "--source", "watttime", "--kind", "average-direct"],

@@ -53,8 +53,27 @@ def test_what_lies_after_now_is_not_of_the_past():
 @pytest.mark.parametrize(
     "new", [at(2, 9, kind=SignalKind.MARGINAL), at(2, 9, step_s=1800.0), at(2.5, 9)], ids=["kind", "step", "shifted"]
 )
-def test_what_does_not_fit_starts_anew(new):
+def test_newer_values_that_do_not_fit_start_anew(new):
     assert values(History.of(at(0, 1, 2)).with_(new)) == [9]
+
+
+def test_older_values_in_other_steps_are_left_out():
+    assert values(History.of(at(5, 1, 2)).with_(at(0, 9, step_s=1800.0))) == [1, 2]
+
+
+def test_the_oldest_gap_is_known():
+    history = History.of(at(0, 1, 2)).with_(at(4, 5, 6))
+    assert history.first_gap == (T0 + 2 * HOUR_S, T0 + 4 * HOUR_S)
+    assert history.with_(at(2, 3, 4)).first_gap is None
+
+
+def test_many_labels_become_one_that_says_so():
+    history = History.of(at(0, 1, source="s0"))
+    for hour in range(1, 60):
+        history = history.with_(at(hour, 1, source=f"s{hour}"))
+    assert len(history.labels) <= 20
+    assert history.series.source == "s59"
+    assert "and others" in history.since(T0, T0 + HOUR_S).source
 
 
 def test_five_weeks_are_kept():

@@ -84,6 +84,13 @@ def test_live_sources_are_a_chain_with_last_resorts_of_their_kind():
     assert open_grid([("neso", NONE), ("electricity-maps", NONE)]).kind is DIRECT  # the second follows the first
 
 
+def test_zones_with_names_of_their_own_have_the_last_resort_too():
+    chain = open_grid([("electricity-maps", SourceOptions(zones={"munich": "DE"}, key=lambda _: None))])
+    assert chain.use("munich", NOW_S).rung == "last-resort"
+    series = chain.forecast("munich", NOW_S, NOW_S + 3600)
+    assert (series.zone, series.source.endswith(", of DE")) == ("munich", True)
+
+
 def test_kinds_are_not_mixed_in_a_chain():
     with pytest.raises(UsageError, match="'watttime' cannot be average-lifecycle"):
         open_grid([("electricity-maps", NONE), ("watttime", NONE)])
