@@ -59,7 +59,7 @@ def ledger() -> None:
 def query(
     by: str, start_s: float | None, end_s: float | None, tenant: str | None, zone: str | None, settings: Settings
 ) -> None:
-    """Energy and operational carbon (location-based), summed; by zone, day and node with what belongs to nobody."""
+    """Energy and operational carbon (location-based), summed; by zone, day, node and kind with what is nobody's."""
     from eco_ray.store import open_store
 
     _check_span(start_s, end_s)

@@ -258,3 +258,14 @@ def test_a_json_export_can_be_redone_with_the_standard_library_alone(state: Path
     assert subprocess.run(command, capture_output=True, check=False).returncode == 1
     missing = run(state, "export", "--out", str(tmp_path / "no" / "x.csv"))
     assert isinstance(missing.exception, UsageError)
+
+
+def test_grams_of_different_kinds_are_not_added(state: Path) -> None:
+    store = open_store(str(state / "eco_ray.db"))
+    share = (Share("job", "a", 1, 1_000),)
+    store.add_intervals([interval(9, shares=share, intensity_kind="marginal")])
+    store.close()
+    (line,) = [row for row in query(state, "--by", "job") if row["job"] == "a"]
+    assert (line["operational_g"], line["intensity_kinds"]) == (None, [KIND, "marginal"])
+    assert line["energy_j"] == 121
+    assert {key[0] for key in sums(state, "--by", "kind")} == {KIND, "marginal"}
