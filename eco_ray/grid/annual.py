@@ -123,7 +123,8 @@ def table() -> Mapping[str, Figure]:
 def read(path: Path) -> Mapping[str, Figure]:
     """The table in a file. Raises UsageError if it is not as codecarbon 3.3 has it.
 
-    Figures below LEAST_LIFECYCLE_G_PER_KWH are left out: no life cycle is without a gram (the Central African Republic stands there so).
+    Figures below LEAST_LIFECYCLE_G_PER_KWH are left out: no life cycle is without a gram (the Central African Republic
+    stands there so).
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))

@@ -1,7 +1,7 @@
 """GET requests to carbon-intensity sources: bounded in time and size, and with keys that never show.
 
-Where a key travels, no text that the server sends is quoted in an error or a log line: it may hold the key in a form that
-no search finds (reversed, twice escaped, in part). What is said then is the status, and why in our own words.
+Where a key travels, no text that the server sends is quoted in an error or a log line: it may hold the key in a form
+that no search finds (reversed, twice escaped, in part). What is said then is the status, and why in our own words.
 
 Every failure is a `SourceError` with a `Fault`, so that `chain.py` knows when to ask again and `eco-ray status` what to
 say. Nothing here retries or sleeps.

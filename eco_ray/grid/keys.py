@@ -95,7 +95,7 @@ def hide(text: str, longest: int) -> str:
     for secret in held:
         searched = secret.cut_out_of(searched)
     if len(text) > longest + _REACH:  # a key may have been cut in half there
-        searched = searched[:-_REACH]
+        searched = searched[:-_REACH] or "***"
     return searched[:longest]
 
 

@@ -324,10 +324,10 @@ def test_periods_of_another_time_are_ignored(server):
 def test_the_largest_answer_is_refused_in_a_moment(server, part):
     inside = f"<TimeSeries>{part * (3_900_000 // len(part))}</TimeSeries>"
     server.on("/api", as_xml(document(inside if part.startswith("<P") else part * (3_900_000 // len(part)))))
-    begin = time.perf_counter()
+    begin = time.thread_time()  # other processes may have the machine
     with pytest.raises(SourceError):
         ask(server)
-    assert time.perf_counter() - begin < 5
+    assert time.thread_time() - begin < 3
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_a_key_that_the_server_sends_back_is_not_quoted(server, form, status, ca
 def test_without_a_key_the_server_is_quoted_and_still_no_other_key(server):
     other = Secret(KEY, "another source")
     server.on("/v4/a", as_text(f"no such zone {KEY}", 404))
-    assert str(refused(an_http(server), "/a")).endswith("HTTP 404: 'no such zone ***'")
+    assert str(refused(an_http(server), "/a")).endswith("HTTP 404 Not Found: 'no such zone ***'")
     assert other.reveal() == KEY
 
 

@@ -221,13 +221,13 @@ def test_a_huge_text_costs_nothing():
     secret = Secret(KEY, "test")
     escaped = "".join(f"%{ord(char):02x}" for char in KEY) + " "
     huge = escaped * (3_900_000 // len(escaped))
-    begin = time.perf_counter()
-    assert str(SourceError(huge, Fault.REFUSED)).startswith("*** ***")
-    assert time.perf_counter() - begin < 1
-    assert len(str(SourceError(huge, Fault.REFUSED))) <= 2_000
-    begin = time.perf_counter()
+    begin = time.thread_time()  # other processes may have the machine
+    assert str(SourceError(huge, Fault.REFUSED)) == "***"
+    assert time.thread_time() - begin < 1
+    assert 0 < len(str(SourceError("x" * 3_900_000, Fault.REFUSED))) <= 2_000
+    begin = time.thread_time()
     assert secret.cut_out_of(huge) == "*** " * huge.count(" ")
-    assert time.perf_counter() - begin < 8
+    assert time.thread_time() - begin < 8
 
 
 def test_what_is_no_key_is_left_as_it_is():
