@@ -19,17 +19,17 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from eco_ray.core.intensity import IntensitySeries, SignalKind
+from eco_ray.core.intensity import IntensitySeries, LifecycleSeries, SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.errors import UsageError
 from eco_ray.grid.asking import check_span, unknown_zone
 from eco_ray.grid.countries import ISO3
 from eco_ray.grid.live import kind_of, refuse
-from eco_ray.grid.points import MAX_G_PER_KWH
+from eco_ray.grid.points import LEAST_LIFECYCLE_G_PER_KWH, MAX_G_PER_KWH
 from eco_ray.grid.sources import SourceOptions
 
 NAME = "annual"
@@ -60,7 +60,7 @@ class Annual:
         """Reads the table, once per process; codecarbon itself is not imported."""
         options = options or SourceOptions()
         refuse(NAME, options, "file", "forecasts", "url")
-        self.kind = kind_of(NAME, options, SignalKind.AVERAGE_LIFECYCLE)
+        self.kind: Literal[SignalKind.AVERAGE_LIFECYCLE] = kind_of(NAME, options, SignalKind.AVERAGE_LIFECYCLE)
         self._table = table()
         self._given = {}
         for zone, country in options.zones.items():
@@ -77,15 +77,15 @@ class Annual:
         countries = [two for two, three in ISO3.items() if three in self._table]
         return tuple(dict.fromkeys([*countries, *self._given]))
 
-    def actual(self, zone: str, start_s: float, end_s: float) -> IntensitySeries:
+    def actual(self, zone: str, start_s: float, end_s: float) -> LifecycleSeries:
         """The country's annual mean over [start_s, end_s], on full hours, whatever the year asked for."""
         return self._series(zone, start_s, end_s, None)
 
-    def forecast(self, zone: str, now_s: float, end_s: float) -> IntensitySeries:
+    def forecast(self, zone: str, now_s: float, end_s: float) -> LifecycleSeries:
         """The same as `actual`."""
         return self._series(zone, now_s, end_s, now_s)
 
-    def _series(self, zone: str, start_s: float, end_s: float, issued_s: float | None) -> IntensitySeries:
+    def _series(self, zone: str, start_s: float, end_s: float, issued_s: float | None) -> LifecycleSeries:
         country = self._given.get(zone) or ISO3.get(zone.partition("-")[0], "")
         if country not in self._table:
             cure = "use one of these, or give its country in zones"
@@ -123,7 +123,8 @@ def table() -> Mapping[str, Figure]:
 def read(path: Path) -> Mapping[str, Figure]:
     """The table in a file. Raises UsageError if it is not as codecarbon 3.3 has it.
 
-    Figures of 0 are left out: no life cycle is without a gram (the Central African Republic stands there so).
+    Figures below LEAST_LIFECYCLE_G_PER_KWH are left out: no life cycle is without a gram (the Central African Republic
+    stands there so).
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
@@ -133,7 +134,9 @@ def read(path: Path) -> Mapping[str, Figure]:
             f"grid source {NAME!r} cannot read {path} ({type(error).__name__}: {str(error)[:80]}); "
             "codecarbon may have changed: install 3.3"
         ) from None
-    return MappingProxyType({country: figure for country, figure in figures.items() if figure.g_per_kwh > 0})
+    return MappingProxyType(
+        {of: figure for of, figure in figures.items() if figure.g_per_kwh >= LEAST_LIFECYCLE_G_PER_KWH}
+    )
 
 
 def _figure(row: Mapping[str, Any]) -> Figure:

@@ -37,6 +37,8 @@ HOUR_S = 3_600.0
 MAX_SPAN_S = 14 * 86_400.0
 #: 15 days of 18 types in quarter hours are 3 MB; hostile XML of this size is parsed in seconds [bytes]
 LIMIT_BYTES = 4_000_000
+#: no zone generates more: Europe's peak load is 0.6 TW [MW]
+MAX_ZONE_MW = 1_000_000.0
 #: how long a type is expected to be reported after it last gave something [s]
 USUAL_S = 86_400.0
 
@@ -155,7 +157,7 @@ class Entsoe:
         reason = None
         for begin, end in pieces(NAME, first, last, MAX_SPAN_S):
             try:
-                reported = runs(self._get(code, begin - USUAL_S, end), code)
+                reported = runs(self._get(code, begin - USUAL_S, end), code, begin - USUAL_S, end)
                 found += intensity(reported, begin, end, _FACTORS[self.kind])
             except SourceError as error:
                 if error.fault is not Fault.NO_DATA:
@@ -187,8 +189,7 @@ class Entsoe:
         key = key_of(NAME, self._options, KEYS)
         span = {"periodStart": utc(start_s, "%Y%m%d%H%M"), "periodEnd": utc(end_s, "%Y%m%d%H%M")}
         asked = {"documentType": "A75", "processType": "A16", "in_Domain": code, **span}
-        # what the server echoes of the key is cut out before anything is read, and so quoted, of the answer
-        return key.cut_out_of(self._http.get_text("/api", {"securityToken": key.reveal(), **asked}))
+        return self._http.get_text("/api", {"securityToken": key.reveal(), **asked})
 
     def _code(self, zone: str) -> str:
         if zone in self._codes:
@@ -204,7 +205,8 @@ def intensity(
     """(start [s], step [s], gCO2e/kWh) of the steps in [first_s, last_s) for which all usual types are reported.
 
     `reported` should begin USUAL_S earlier. Steps are as long as the longest that any type has.
-    Raises SourceError (malformed for a type without factor or one reported twice; no-data if nothing is complete).
+    Raises SourceError (malformed for a type without factor, one reported twice or more than MAX_ZONE_MW; no-data if
+    nothing is complete).
     """
     step_s = max((run.step_s for run in reported), default=HOUR_S)
     origin_s, lead = first_s - USUAL_S, round(USUAL_S / step_s)
@@ -223,6 +225,8 @@ def intensity(
         complete &= known | (gave[1:] == gave[since])
         total += mean_mw
         grams += mean_mw * factors[FUELS[psr]]
+    if total.max() > MAX_ZONE_MW:
+        raise points.wrong(NAME, f"{total.max() / 1000:g} GW in one zone, and {MAX_ZONE_MW / 1000:g} is the limit")
     use = np.flatnonzero(complete & (total > 0))
     use = use[use >= lead]
     if len(use) == 0:

@@ -1,5 +1,8 @@
 """GET requests to carbon-intensity sources: bounded in time and size, and with keys that never show.
 
+Where a key travels, no text that the server sends is quoted in an error or a log line: it may hold the key in a form
+that no search finds (reversed, twice escaped, in part). What is said then is the status, and why in our own words.
+
 Every failure is a `SourceError` with a `Fault`, so that `chain.py` knows when to ask again and `eco-ray status` what to
 say. Nothing here retries or sleeps.
 """
@@ -9,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import ssl
 import time
 from collections import deque
@@ -17,12 +21,13 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from functools import cache
+from http import HTTPStatus
 from typing import Any
 
 import httpx
 
 from eco_ray.errors import EcoRayError, UsageError
-from eco_ray.grid.keys import MAX_BYTES, Secret, hide
+from eco_ray.grid.keys import Secret, hide
 from eco_ray.grid.within import Connection, within
 
 #: longest time for one request, from connecting to the last byte [s]
@@ -35,8 +40,8 @@ MAX_REDIRECTS = 3
 MAX_RETRY_AFTER_S = 86_400.0
 #: how much of a body an error quotes: problem details (RFC 7807) begin with a long type
 _QUOTE = 240
-#: how much of it is searched for keys first: the quote, and a key that begins in it with each character escaped
-_HIDE = _QUOTE + 8 * MAX_BYTES
+#: longest message of an error, and longest line of the log of the HTTP client
+_LONGEST = 2_000
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -62,7 +67,7 @@ class SourceError(EcoRayError):
     def __init__(
         self, message: str, fault: Fault, retry_after_s: float | None = None, status: int | None = None
     ) -> None:
-        super().__init__(hide(message))
+        super().__init__(hide(message, _LONGEST))
         self.fault = fault
         #: how long the server asks to wait [s]; None: it did not say
         self.retry_after_s = retry_after_s
@@ -74,7 +79,7 @@ class SourceError(EcoRayError):
 
 
 class Http:
-    """One source's server. The key, once it is a `Secret`, is cut out of every message and log line."""
+    """One source's server. Where it gets a key, nothing that it writes is quoted in a message or a log line."""
 
     def __init__(
         self,
@@ -93,7 +98,8 @@ class Http:
         Raises UsageError for a URL that is none, or that would send a key unencrypted over a network.
         """
         self.source = source
-        self._base = _checked(source, base_url, keyed or secret is not None)
+        self._keyed = keyed or secret is not None
+        self._base = _checked(source, base_url, self._keyed)
         self._secret = secret  # held, so that `hide` knows it
         self._timeout_s = timeout_s
         self._limit_bytes = limit_bytes
@@ -110,7 +116,8 @@ class Http:
             headers=headers,
             limits=httpx.Limits(max_keepalive_connections=0),
         )
-        _hide_in_logs()
+        if self._keyed:
+            _hide_in_logs()
 
     def get_json(
         self,
@@ -124,7 +131,7 @@ class Http:
         try:
             return json.loads(text, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:
-            raise self.malformed(path, f"no JSON ({str(error)[:_QUOTE]}): {_quoted(text)}") from None
+            raise self.malformed(path, f"no JSON ({str(error)[:_QUOTE]}): {self._quoted(text)}") from None
 
     def get_text(
         self,
@@ -146,7 +153,10 @@ class Http:
                 url, params = self._redirected(path, request.url, response), None
         except TimeoutError:
             raise self._error(path, f"the answer took longer than {self._timeout_s:g} s", Fault.UNREACHABLE) from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as error:  # the last: a name that is no host
+        except (httpx.ProtocolError, httpx.InvalidURL, UnicodeError) as error:  # they quote what was sent
+            why = type(error).__name__ if self._keyed else str(error)[:_QUOTE]
+            raise self._error(path, f"no sound HTTP ({why})", Fault.UNREACHABLE) from None
+        except (httpx.HTTPError, OSError) as error:
             raise self._error(path, str(error) or type(error).__name__, Fault.UNREACHABLE) from None
         raise self._error(path, f"more than {MAX_REDIRECTS} redirects", Fault.MALFORMED)
 
@@ -184,7 +194,7 @@ class Http:
         try:
             encoding = response.headers.get("Content-Encoding", "")
             if encoding.strip().lower() not in ("", "identity"):
-                raise self.malformed(path, f"Content-Encoding {encoding[:_QUOTE]!r} was not asked for")
+                raise self.malformed(path, f"Content-Encoding {self._quoted(encoding)} was not asked for")
             body = bytearray()
             for chunk in response.iter_raw():  # as it comes; iter_bytes(n) would wait for n bytes
                 body += chunk
@@ -201,7 +211,7 @@ class Http:
             return text
         fault = _FAULTS.get(status, Fault.UNREACHABLE if status >= 500 else Fault.MALFORMED)
         retry_s = retry_after_s(response.headers.get("Retry-After"), datetime.now(UTC).timestamp())
-        raise self._error(path, f"HTTP {status}: {_quoted(text)}", fault, retry_s, status)
+        raise self._error(path, f"HTTP {_named(status)}: {self._quoted(text)}", fault, retry_s, status)
 
     def _redirected(self, path: str, url: httpx.URL, response: httpx.Response) -> httpx.URL:
         try:
@@ -211,10 +221,17 @@ class Http:
         upgraded = (url.scheme, target.scheme, target.port) == ("http", "https", None)
         same_port = (target.scheme, target.port) == (url.scheme, url.port)
         if target.host != url.host or target.userinfo or not (upgraded or same_port):
-            place = f"{target.scheme}://{target.host}"[:_QUOTE]
-            why = f"a redirect to another host or port, {place!r}, which is not followed"
+            place = self._quoted(f"{target.scheme}://{target.host}")
+            why = f"a redirect to another host or port, which is not followed: {place}"
             raise self._error(path, why, Fault.MALFORMED)
         return target
+
+    def _quoted(self, text: str) -> str:
+        """The beginning of what the server wrote, for a message; its length alone where it may hold a key."""
+        if self._keyed and text.strip():
+            return f"a text of {len(text)} characters, which is not shown, for a key travelled with the request"
+        shown = "".join(char if char.isprintable() else " " for char in hide(text, _QUOTE))
+        return repr(shown) if shown.strip() else "an empty body"
 
     def _error(
         self, path: str, why: str, fault: Fault, retry_s: float | None = None, status: int | None = None
@@ -222,10 +239,12 @@ class Http:
         return SourceError(f"{self.source} ({self._base.host}{path}): {why}", fault, retry_s, status)
 
 
-def _quoted(text: str) -> str:
-    # hidden before it is cut: half a key would not be found
-    shown = "".join(char if char.isprintable() else " " for char in hide(text[:_HIDE])[:_QUOTE])
-    return repr(shown) if shown.strip() else "an empty body"
+def _named(status: int) -> str:
+    """With the words of the standard, not those of the server."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
 
 
 _FAULTS = {
@@ -289,14 +308,28 @@ def _checked(source: str, base_url: str, keyed: bool) -> httpx.URL:
 
 
 class _Hide(logging.Filter):
-    """Cuts keys out of what httpx and httpcore log: whole URLs, and the headers of answers."""
+    """Leaves out of what httpx and httpcore log whatever a server may have written, and cuts keys out of the rest."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         text = record.getMessage()
-        clean = hide(text)
+        clean = hide(_SENT.sub(_without, text), _LONGEST)
         if clean != text:
             record.msg, record.args = clean, ()
         return True
+
+
+#: what a server writes stands in results and exceptions, and in paths that it redirected to
+_SENT = re.compile(
+    r"(?P<result>(?:return_value|exception)=).+ | (?P<request>HTTP\ Request:\ \w+\ \w+://[^/?\#\s]+).*",
+    re.VERBOSE | re.DOTALL,
+)
+#: of a result and of a request
+_STATUS = re.compile(r"""\(b'HTTP/1\.[01]',\ (\d{3}), | "HTTP/1\.[01]\ (\d{3})(?:\ [^"]*)?"$""", re.VERBOSE)
+
+
+def _without(found: re.Match[str]) -> str:
+    status = _STATUS.search(found[0])
+    return f"{found['result'] or found['request']} ... {(status[1] or status[2]) if status else ''}".rstrip()
 
 
 _hide = _Hide()

@@ -27,6 +27,8 @@ FOLDER = "keys"
 MAX_BYTES = 4_096
 #: what is shorter cannot be cut out of texts without spoiling them, and is no key
 _SHORTEST = 4
+#: the longest key with each of its characters escaped
+_REACH = 8 * MAX_BYTES
 #: how a server, a log or a URL may write one character: percent, JSON, HTML or XML, backslash
 _ESCAPED = re.compile(
     r"%([0-9a-f]{2}) | \\u00([0-9a-f]{2}) | &\#x0*([0-9a-f]{2}); | &\#0*([0-9]{2,3}); | "
@@ -65,9 +67,11 @@ class Secret:
         """The text with `***` for the key, also where its characters are escaped or it is coded as HTTP Basic."""
         text = self._pattern.sub("***", text)
         plain, at = _plain(text)
-        for found in reversed(list(self._pattern.finditer(plain))):
-            text = text[: at[found.start()]] + "***" + text[at[found.end()] :]
-        return text
+        parts, done = [], 0
+        for found in self._pattern.finditer(plain):
+            parts += [text[done : at[found.start()]], "***"]
+            done = at[found.end()]
+        return "".join([*parts, text[done:]])
 
     def __repr__(self) -> str:
         return "***"
@@ -80,13 +84,19 @@ _held: WeakSet[Secret] = WeakSet()
 _lock = threading.Lock()
 
 
-def hide(text: str) -> str:
-    """The text with `***` for each key that is held in this process."""
+def hide(text: str, longest: int) -> str:
+    """At most `longest` characters of the text, with `***` for each key that is held in this process.
+
+    What lies farther behind is not searched, for that takes time; no half of a key remains at the cut.
+    """
+    searched = text[: longest + _REACH]
     with _lock:
         held = list(_held)
     for secret in held:
-        text = secret.cut_out_of(text)
-    return text
+        searched = secret.cut_out_of(searched)
+    if len(text) > longest + _REACH:  # a key may have been cut in half there
+        searched = searched[:-_REACH] or "***"
+    return searched[:longest]
 
 
 def _plain(text: str) -> tuple[str, list[int]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from eco_ray.core.intensity import IntensitySeries, SignalKind
+from eco_ray.core.intensity import IntensitySeries, Kind
 from eco_ray.errors import UsageError
 from eco_ray.grid.asking import iso
 from eco_ray.grid.http import Fault, SourceError
@@ -22,14 +22,15 @@ MAX_REQUESTS = 40
 MAX_AHEAD_S = 3_600.0
 
 
-def kind_of(source: str, options: SourceOptions, *kinds: SignalKind) -> SignalKind:
+def kind_of(source: str, options: SourceOptions, *kinds: Kind) -> Kind:
     """The kind that was asked for, the first of `kinds` by default. Raises UsageError for one that there is not."""
-    kind = options.kind or kinds[0]
-    if kind not in kinds:
-        raise UsageError(
-            f"grid source {source!r} cannot be {kind}; it is {' or '.join(kinds)}; correct kind, or use another source"
-        )
-    return kind
+    asked = options.kind or kinds[0]
+    for kind in kinds:
+        if kind is asked:
+            return kind
+    raise UsageError(
+        f"grid source {source!r} cannot be {asked}; it is {' or '.join(kinds)}; correct kind, or use another source"
+    )
 
 
 def refuse(source: str, options: SourceOptions, *names: str) -> None:
@@ -84,7 +85,7 @@ def from_now(points: Iterable[tuple[float, float]], step_s: float, now_s: float,
     return [(at, value) for at, value in points if at + step_s > now_s and (at < end_s or at <= now_s)]
 
 
-def holding_now(series: IntensitySeries, now_s: float, source: str) -> IntensitySeries:
+def holding_now(series: IntensitySeries[Kind], now_s: float, source: str) -> IntensitySeries[Kind]:
     """The forecast itself, if its first step holds `now_s`. Raises SourceError (no-data) if it does not."""
     if not series.start_s <= now_s < series.end_s:
         raise SourceError(

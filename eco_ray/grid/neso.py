@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
-from eco_ray.core.intensity import IntensitySeries, SignalKind
+from eco_ray.core.intensity import DirectSeries, SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.errors import UsageError
 from eco_ray.grid import points
@@ -59,7 +59,7 @@ class Neso:
     def __init__(self, options: SourceOptions, clock: Clock = time.time, pause_s: float = PAUSE_S) -> None:
         """Opens no connection. `clock` tells which half hours have begun."""
         refuse(self.name, options, "file", "forecasts")
-        self.kind = kind_of(self.name, options, SignalKind.AVERAGE_DIRECT)
+        self.kind: Literal[SignalKind.AVERAGE_DIRECT] = kind_of(self.name, options, SignalKind.AVERAGE_DIRECT)
         self._places = {_NATION: "", **_REGIONS}
         for zone, there in options.zones.items():
             self._places[zone] = self._place(zone, there)
@@ -72,7 +72,7 @@ class Neso:
         """The nation, its regions, and the zones that were given."""
         return tuple(self._places)
 
-    def actual(self, zone: str, start_s: float, end_s: float) -> IntensitySeries:
+    def actual(self, zone: str, start_s: float, end_s: float) -> DirectSeries:
         """Half hours of [start_s, end_s] that have begun. Raises SourceError, NotFoundError and EcoRayError."""
         place = self._known(zone)
         check_span(zone, start_s, end_s)
@@ -91,7 +91,7 @@ class Neso:
         source = f"{_SOURCE}; {_ESTIMATED}" if estimated else _SOURCE
         return self._series(zone, found, source, None)
 
-    def forecast(self, zone: str, now_s: float, end_s: float) -> IntensitySeries:
+    def forecast(self, zone: str, now_s: float, end_s: float) -> DirectSeries:
         """The next 48 h at most, as NESO sees them at this moment: it says nothing of when a forecast was made.
 
         Raises SourceError where `now_s` is not now, for its old forecasts are not kept, and as `actual`.
@@ -111,9 +111,7 @@ class Neso:
         series = self._series(zone, found, f"{_SOURCE}; forecast", now_s)
         return holding_now(points.cut(series, now_s, end_s), now_s, self.name)
 
-    def _series(
-        self, zone: str, found: list[tuple[float, float]], source: str, issued_s: float | None
-    ) -> IntensitySeries:
+    def _series(self, zone: str, found: list[tuple[float, float]], source: str, issued_s: float | None) -> DirectSeries:
         return points.series(
             zone, found, kind=self.kind, source=source, nature=Nature.MODELLED, step_s=STEP_S, issued_s=issued_s
         )

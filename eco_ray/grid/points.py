@@ -10,19 +10,17 @@ from typing import Any
 
 import numpy as np
 
-from eco_ray.core.intensity import IntensitySeries, SignalKind
+from eco_ray.core.intensity import IntensitySeries, Kind, SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.grid.asking import EARLIEST_S, LATEST_S, iso
 from eco_ray.grid.http import Fault, SourceError
-from eco_ray.grid.keys import MAX_BYTES, hide
 
 #: a year of 5-minute points
 MAX_POINTS = 110_000
 #: no kWh is dirtier: the worst marginal plants with losses are at 2,000 gCO2e/kWh
 MAX_G_PER_KWH = 5_000.0
-#: how much of a value a message shows, and how much of it is searched for keys before it is cut
-_SHOWN = 40
-_HIDE = _SHOWN + MAX_BYTES
+#: no life cycle is cleaner: hydropower, the least of IPCC's table A.III.2, begins at 1 gCO2e/kWh
+LEAST_LIFECYCLE_G_PER_KWH = 0.5
 
 
 def instant_s(text: Any, source: str) -> float:
@@ -53,11 +51,14 @@ def number(value: Any, source: str, what: str = "the intensity") -> float:
 
 
 def shown(value: Any) -> str:
-    """A value of an answer, short enough for a message."""
-    if isinstance(value, (dict, list)):  # may be huge or deep
+    """What kind of value an answer holds, for a message. Texts are not quoted: a server may send a key back in them."""
+    if isinstance(value, (dict, list)):
         return "a list" if isinstance(value, list) else "an object"
-    text = hide(str(value)[:_HIDE])
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
+    if isinstance(value, str):
+        return f"a text of {len(value)} characters" if value else "an empty text"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return f"{value:g}" if isinstance(value, float) else "a number"
 
 
 def wrong(source: str, what: str) -> SourceError:
@@ -69,22 +70,24 @@ def series(
     zone: str,
     points: Iterable[tuple[float, float]],
     *,
-    kind: SignalKind,
+    kind: Kind,
     source: str,
     nature: Nature,
     step_s: float | None = None,
     issued_s: float | None = None,
-) -> IntensitySeries:
+) -> IntensitySeries[Kind]:
     """A series of (start of step [s since epoch], gCO2e/kWh) in any order; the same time twice needs the same value.
 
     `step_s` None: the usual distance between points, which needs two of them. After a gap a forecast ends (its near
     part decides) and history begins (its newest part is used). Raises SourceError (malformed, or no-data without any
     point).
     """
+    least = LEAST_LIFECYCLE_G_PER_KWH if kind is SignalKind.AVERAGE_LIFECYCLE else 0.0
     by_time: dict[float, float] = {}
     for time_s, value in points:
-        if not 0.0 <= value <= MAX_G_PER_KWH:
-            raise wrong(source, f"{value:g} gCO2e/kWh for {zone} at {iso(time_s)} is outside 0 to {MAX_G_PER_KWH:g}")
+        if not least <= value <= MAX_G_PER_KWH:
+            limits = f"outside {least:g} to {MAX_G_PER_KWH:g}"
+            raise wrong(source, f"{value:g} gCO2e/kWh ({kind}) for {zone} at {iso(time_s)} is {limits}")
         if by_time.setdefault(time_s, value) != value:
             raise wrong(source, f"two values for {zone} at {iso(time_s)}: {by_time[time_s]:g} and {value:g}")
         if len(by_time) > MAX_POINTS:
@@ -104,7 +107,7 @@ def series(
     gaps = np.flatnonzero(steps > step_s * 1.5)
     if len(gaps):
         times = times[: gaps[0] + 1] if issued_s is not None else times[gaps[-1] + 1 :]
-    values = np.array([by_time[float(time_s)] for time_s in times], dtype=np.float64)
+    values = np.array([by_time[float(time_s)] for time_s in times], dtype=np.float64) + 0.0  # -0.0 becomes 0.0
     values.flags.writeable = False
     return IntensitySeries(
         zone=zone,
@@ -118,7 +121,7 @@ def series(
     )
 
 
-def cut(series: IntensitySeries, start_s: float, end_s: float) -> IntensitySeries:
+def cut(series: IntensitySeries[Kind], start_s: float, end_s: float) -> IntensitySeries[Kind]:
     """The steps that reach into [start_s, end_s], at least the one that holds `start_s`.
 
     All points were checked before: an answer with one that cannot be true is not used in part. Raises SourceError

@@ -16,11 +16,12 @@ forecasts.
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_ray.core.intensity import IntensitySeries, SignalKind
+from eco_ray.core.intensity import IntensitySeries, LifecycleSeries, SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.grid.asking import check_span, unknown_zone
 from eco_ray.grid.live import kind_of, refuse
@@ -58,7 +59,7 @@ def open_source(options: SourceOptions) -> ModelledProfile:
 class ModelledProfile:
     """GridSource of modelled intensity for the zones of mixes.py, hourly, for any year."""
 
-    kind = SignalKind.AVERAGE_LIFECYCLE
+    kind: Literal[SignalKind.AVERAGE_LIFECYCLE] = SignalKind.AVERAGE_LIFECYCLE
 
     def __init__(self, name: str = "modelled profile") -> None:
         self.name = name
@@ -67,15 +68,15 @@ class ModelledProfile:
         """The zones of the table."""
         return tuple(ZONES)
 
-    def actual(self, zone: str, start_s: float, end_s: float) -> IntensitySeries:
+    def actual(self, zone: str, start_s: float, end_s: float) -> LifecycleSeries:
         """The model's intensity over [start_s, end_s], on full hours."""
         return self._series(zone, start_s, end_s, None)
 
-    def forecast(self, zone: str, now_s: float, end_s: float) -> IntensitySeries:
+    def forecast(self, zone: str, now_s: float, end_s: float) -> LifecycleSeries:
         """The same values as `actual`: a model of the calendar has no other future."""
         return self._series(zone, now_s, end_s, now_s)
 
-    def _series(self, zone: str, start_s: float, end_s: float, issued_s: float | None) -> IntensitySeries:
+    def _series(self, zone: str, start_s: float, end_s: float, issued_s: float | None) -> LifecycleSeries:
         if zone not in ZONES:
             raise unknown_zone(zone, ZONES, self.name, "use one of these, or a CSV trace that has a column for it")
         check_span(zone, start_s, end_s)

@@ -13,15 +13,15 @@ import threading
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
-from eco_ray.core.intensity import IntensitySeries, SignalKind
+from eco_ray.core.intensity import MarginalSeries, SignalKind
 from eco_ray.core.units import Nature
 from eco_ray.grid import points
 from eco_ray.grid.asking import check_span, iso
 from eco_ray.grid.http import Fault, Http, SourceError
 from eco_ray.grid.keyed import key_of
-from eco_ray.grid.keys import Secret, hide
+from eco_ray.grid.keys import Secret
 from eco_ray.grid.live import MAX_AHEAD_S, Clock, field, holding_now, issued_before, items, kind_of, pieces
 from eco_ray.grid.live import refuse as refuse_options
 from eco_ray.grid.points import shown, wrong
@@ -62,7 +62,7 @@ class WattTime:
     def __init__(self, options: SourceOptions, clock: Clock = time.time, uptime: Clock = time.monotonic) -> None:
         """Opens no connection and needs no key yet. `clock` tells the present step, `uptime` ages tokens."""
         refuse_options(self.name, options, "file", "forecasts")
-        self.kind = kind_of(self.name, options, SignalKind.MARGINAL)
+        self.kind: Literal[SignalKind.MARGINAL] = kind_of(self.name, options, SignalKind.MARGINAL)
         self._options = options
         self._regions = {**REGIONS, **options.zones}
         self._http = Http(self.name, options.url or URL, keyed=True)
@@ -73,7 +73,7 @@ class WattTime:
         """The zones that were given, and those of REGIONS; any region can be asked for by its name."""
         return tuple(self._regions)
 
-    def actual(self, zone: str, start_s: float, end_s: float) -> IntensitySeries:
+    def actual(self, zone: str, start_s: float, end_s: float) -> MarginalSeries:
         """The steps of [start_s, end_s] that are published; the present one is the first of the forecast.
 
         Raises SourceError, and EcoRayError for a span that makes no sense.
@@ -82,10 +82,10 @@ class WattTime:
         first = start_s // STEP_S * STEP_S
         last = max(-(-end_s // STEP_S) * STEP_S, first + STEP_S)
         found: list[tuple[float, float]] = []
-        warned: set[str] = set()
+        warned = False
         for begin, end in pieces(self.name, first, last, MAX_RANGE_S):
             answer = self._get("/v3/historical", zone, start=iso(begin), end=iso(end))
-            warned |= self._warnings(answer)
+            warned = self._warns(answer) or warned
             steps = self._steps(answer)
             if steps and max(steps)[0] > self._clock() + MAX_AHEAD_S:
                 why = f"a step that is yet to come, {iso(max(steps)[0])}, is no history: a clock is wrong"
@@ -98,7 +98,7 @@ class WattTime:
             found += [(at, value) for at, value in self._steps(answer) if at == present]
         return self._series(zone, found, warned, None)
 
-    def forecast(self, zone: str, now_s: float, end_s: float) -> IntensitySeries:
+    def forecast(self, zone: str, now_s: float, end_s: float) -> MarginalSeries:
         """At most 72 h from the step of `now_s`. Raises as `actual`."""
         check_span(zone, now_s, end_s)
         hours = min(max(math.ceil((end_s - now_s) / 3600), 1), MAX_HORIZON_H)
@@ -108,7 +108,7 @@ class WattTime:
         found = self._steps(answer)
         if found and min(found)[0] > now_s + MAX_AHEAD_S:
             raise wrong(self.name, f"a forecast from {iso(min(found)[0])} on, and it is {iso(now_s)}: a clock is wrong")
-        whole = self._series(zone, found, self._warnings(answer), issued_s)
+        whole = self._series(zone, found, self._warns(answer), issued_s)
         return holding_now(points.cut(whole, now_s, end_s), now_s, self.name)
 
     def _get(self, path: str, zone: str, **more: str) -> Any:
@@ -134,25 +134,23 @@ class WattTime:
                 found.append((at, points.number(value, self.name) * G_PER_KWH_PER_LB_PER_MWH))
         return found
 
-    def _warnings(self, answer: Any) -> set[str]:
-        """What the service warns of: strings, or objects with a type and a message."""
-        warned = set()
-        for warning in items(answer["meta"].get("warnings") or [], self.name, "warnings"):
+    def _warns(self, answer: Any) -> bool:
+        """Whether the service warns, with strings, or objects with a type and a message. They may echo the key."""
+        for warning in (warnings := items(answer["meta"].get("warnings") or [], self.name, "warnings")):
             text = field(warning, "message", self.name) if isinstance(warning, Mapping) else warning
             if not isinstance(text, str):
                 raise wrong(self.name, f"a warning is {shown(text)}, not a text")
-            warned.add("".join(char for char in hide(text[:4_096])[:80] if char.isprintable()))
-        return warned
+        return bool(warnings)
 
     def _series(
-        self, zone: str, found: list[tuple[float, float]], warned: set[str], issued_s: float | None
-    ) -> IntensitySeries:
+        self, zone: str, found: list[tuple[float, float]], warned: bool, issued_s: float | None
+    ) -> MarginalSeries:
         source = f"{self.name}, {SIGNAL} of {self._regions.get(zone, zone)}"
         return points.series(
             zone,
             found,
             kind=self.kind,
-            source=f"{source}, which warns: {'; '.join(sorted(warned)[:3])}" if warned else source,
+            source=f"{source}, which sends warnings" if warned else source,
             nature=Nature.MODELLED,
             step_s=STEP_S,
             issued_s=issued_s,

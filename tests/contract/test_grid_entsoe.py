@@ -1,6 +1,8 @@
 """ENTSO-E's client against a server that answers as ../shared/contracts/entsoe.json says."""
 
 import logging
+import time
+import tracemalloc
 
 import pytest
 from grid_server import GridServer, as_xml
@@ -199,7 +201,7 @@ def test_a_long_span_is_asked_in_pieces_and_pieces_without_data_are_left_out(ser
 @pytest.mark.parametrize("status", [200, 400])
 def test_no_data_is_an_acknowledgement(server, status):
     server.on("/api", as_xml(acknowledgement(), status))
-    with pytest.raises(SourceError, match="No matching data found" if status == 200 else "HTTP 400") as error:
+    with pytest.raises(SourceError, match="reason 999: no matching data" if status == 200 else "HTTP 400") as error:
         ask(server)
     assert error.value.fault is Fault.NO_DATA
 
@@ -216,6 +218,7 @@ def test_errors_of_the_service(server, status, fault):
     assert KEY not in str(error.value)
 
 
+ECHO = KEY.encode().hex().upper()
 BOMB = '<!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>'
 MANY = series("B04", period(START, "PT60M", 3, {1: 1200, 4: 1}))
 BAD = {
@@ -248,6 +251,10 @@ BAD = {
     "off its steps": document(series("B14", period(START + 60, "PT60M", 3, {1: 1}))),
     "a thousand years": document(NUCLEAR.replace(iso(START + 3 * HOUR), "2400-10-01T09:00Z")),
     "another reason": acknowledgement("A01", f"token {KEY}"),
+    "a plant of 501 GW": document(series("B14", period(START, "PT60M", 3, {1: 501_000}))),
+    "a zone of more than 1 TW": document(
+        *(series(psr, period(START, "PT60M", 3, {1: 400_000})) for psr in ("B04", "B14", "B16"))
+    ),
 }
 
 
@@ -258,6 +265,69 @@ def test_a_malformed_answer_is_an_error_and_never_a_number(server, case):
         ask(server)
     assert error.value.fault is Fault.MALFORMED, error.value
     assert KEY not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "echo",
+    [
+        document(NUCLEAR.replace("B14", ECHO)),
+        document(NUCLEAR.replace("PT60M", ECHO)),
+        document(NUCLEAR.replace("A03", ECHO)),
+        document(NUCLEAR.replace("MAW", ECHO)),
+        document(NUCLEAR.replace(FR, ECHO)),
+        document(NUCLEAR.replace("41000", ECHO)),
+        document(NUCLEAR.replace(iso(START), ECHO)),
+        document(NUCLEAR, root=f"K{ECHO}"),
+        document(NUCLEAR, kind=ECHO),
+        document(f"&K{ECHO};"),
+        document(f"<K{ECHO}>"),
+        ECHO,
+        acknowledgement("999", ECHO),
+        acknowledgement(ECHO, ECHO),
+    ],
+)
+def test_no_text_of_the_answer_is_quoted(server, echo):
+    server.on("/api", as_xml(echo))
+    with pytest.raises(SourceError) as error:
+        ask(server)
+    assert ECHO[:8] not in str(error.value)
+
+
+LONG = (
+    "<Period><timeInterval><start>2024-01-01T00:00Z</start><end>2027-01-01T00:00Z</end></timeInterval>"
+    "<resolution>PT15M</resolution></Period>"
+)
+
+
+def test_long_periods_do_not_fill_the_memory(server):
+    few = document(series("B14", LONG * 20))
+    code_of = "the generation is said for more than 110000 steps"
+    server.on("/api", as_xml(few))
+    tracemalloc.start()
+    try:
+        with pytest.raises(SourceError, match=code_of) as error:
+            ask(server)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert error.value.fault is Fault.MALFORMED
+    assert most < 8_000_000
+
+
+def test_periods_of_another_time_are_ignored(server):
+    past = LONG.replace("2024", "2020").replace("2027", "2023")
+    server.on("/api", as_xml(document(series("B14", past * 50), NUCLEAR, GAS)))
+    assert ask(server).values_g_per_kwh[0] == pytest.approx(mixed(41000, 1200))
+
+
+@pytest.mark.parametrize("part", ["<a/>", "<Period/>", "<TimeSeries/>", "<Point/>", LONG])
+def test_the_largest_answer_is_refused_in_a_moment(server, part):
+    inside = f"<TimeSeries>{part * (3_900_000 // len(part))}</TimeSeries>"
+    server.on("/api", as_xml(document(inside if part.startswith("<P") else part * (3_900_000 // len(part)))))
+    begin = time.thread_time()  # other processes may have the machine
+    with pytest.raises(SourceError):
+        ask(server)
+    assert time.thread_time() - begin < 3
 
 
 @pytest.mark.parametrize(
@@ -307,7 +377,7 @@ def test_a_key_that_comes_later_is_found(server):
 def test_the_key_is_in_no_log(server, caplog):
     with caplog.at_level(logging.DEBUG):
         ask(server)
-    assert "securityToken=***" in caplog.text
+    assert "HTTP Request: GET" in caplog.text
     assert KEY not in caplog.text
 
 

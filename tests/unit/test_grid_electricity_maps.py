@@ -158,8 +158,12 @@ def test_what_is_not_estimated_is_modelled(server, source):
     ("said", "shown"),
     [
         ({"isEstimated": True, "estimationMethod": "TIME_SLICER_AVERAGE"}, "TIME_SLICER_AVERAGE"),
-        ({"isEstimated": True, "estimationMethod": None}, "method not said"),
-        ({"isEstimated": True, "estimationMethod": "a\nb" * 1000}, "method not said"),
+        ({"isEstimated": True, "estimationMethod": "CONSTRUCT_BREAKDOWN"}, "CONSTRUCT_BREAKDOWN"),
+        ({"isEstimated": True, "estimationMethod": None}, "method not named"),
+        ({"isEstimated": True, "estimationMethod": 7}, "method not named"),
+        ({"isEstimated": True, "estimationMethod": "a\nb" * 1000}, "method not named"),
+        ({"isEstimated": True, "estimationMethod": CLIENT.key}, "method not named"),
+        ({"isEstimated": True, "estimationMethod": CLIENT.key.encode().hex().upper()}, "method not named"),
         ({"isEstimated": None}, "not said whether"),
         ({"isEstimated": "yes"}, "not said whether"),
     ],
@@ -170,6 +174,16 @@ def test_an_estimate_is_assumed_and_its_method_shown(server, source, said, shown
     assert (series.source, series.nature) == (f"electricity-maps, estimated: {shown}", Nature.ASSUMED)
     before = source.actual("DE", HERE - HOUR, HERE - 1)
     assert (before.source, before.nature) == ("electricity-maps", Nature.MODELLED)
+
+
+@pytest.mark.parametrize("value", [0, -0.0, 1e-318])
+def test_a_life_cycle_without_grams_is_refused_and_direct_nothing_is_not(server, source, value):
+    server.on(f"{BASE}/history", as_json(history(hour(HERE - HOUR), hour(HERE, value))))
+    assert refused(source).fault is Fault.MALFORMED
+    direct = {"emissionFactorType": "direct"}
+    server.on(f"{BASE}/history", as_json(history(hour(HERE - HOUR, **direct), hour(HERE, value, **direct))))
+    series = CLIENT.open(server, kind=SignalKind.AVERAGE_DIRECT).actual("DE", NOW - HOUR, NOW)
+    assert str(series.at(NOW)) == str(abs(float(value)))
 
 
 # --- forecast
@@ -200,10 +214,10 @@ def test_points_stand_under_either_name(server, source, name):
 
 def test_a_forecast_from_the_next_hour_on_gets_the_present_one_from_latest(server, source):
     server.on(f"{BASE}/forecast", as_json(forecast(HERE + HOUR, 2, 3)))
-    server.on(f"{BASE}/latest", as_json(hour(HERE, 1, isEstimated=True, estimationMethod="M")))
+    server.on(f"{BASE}/latest", as_json(hour(HERE, 1, isEstimated=True, estimationMethod="TIME_SLICER_AVERAGE")))
     series = source.forecast("DE", NOW, NOW + 9 * HOUR)
     assert series.values_g_per_kwh.tolist() == [1, 2, 3]
-    assert series.source == "electricity-maps, estimated: M"
+    assert series.source == "electricity-maps, estimated: TIME_SLICER_AVERAGE"
 
 
 def test_nothing_is_invented_for_an_hour_that_nobody_knows(server, source):

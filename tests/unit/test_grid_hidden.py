@@ -46,24 +46,72 @@ def _forms(text: str) -> list[str]:
         text.replace("/", "\\/"),
         base64.b64encode(text.encode()).decode(),
         base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
+        "".join(f"%25{ord(char):02x}" for char in text),
+        text.encode().hex(),
+        text.encode().hex().upper(),
+        text[::-1],
+        " ".join(text),
+        "\u200b".join(text),
+        text[:-1],
+        base64.b64encode(f"auth-token: {text}".encode()).decode(),
+        "".join(f"\\{ord(char):03o}" for char in text),
+        "".join(chr(ord(char) + 0xFEE0) for char in text),
     ]
 
 
 @pytest.mark.parametrize("form", range(len(_forms(KEY))))
 @pytest.mark.parametrize("status", [200, 401, 500])
-def test_a_key_that_the_server_sends_back_is_cut_out(server, form, status):
+def test_a_key_that_the_server_sends_back_is_not_quoted(server, form, status, caplog):
+    caplog.set_level(logging.DEBUG)
     echoed = _forms(KEY)[form]
-    server.on("/v4/a", as_text(f"no access for {echoed} here", status))
+    header = echoed if echoed.isascii() else "x"
+    server.on("/v4/a", Answer(f"no access for {echoed} here".encode(), status, {"X-Echo": header}))
     error = refused(an_http(server, secret=Secret(KEY, "test")), "/a")
-    assert "***" in str(error)
+    assert "is not shown, for a key travelled" in str(error)
     assert echoed not in str(error)
+    assert echoed not in caplog.text
     assert echoed not in "".join(traceback.format_exception(error))
     assert echoed not in repr(error)
 
 
+def test_without_a_key_the_server_is_quoted_and_still_no_other_key(server):
+    other = Secret(KEY, "another source")
+    server.on("/v4/a", as_text(f"no such zone {KEY}", 404))
+    assert str(refused(an_http(server), "/a")).endswith("HTTP 404 Not Found: 'no such zone ***'")
+    assert other.reveal() == KEY
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"HTTP/1.1 200 {}\r\nContent-Length: 2\r\n\r\n[]",
+        b"HTTP/1.1 401 {}\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/{} 200 OK\r\n\r\n",
+        b"{}\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\n{}\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Encoding: {}\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: https://{}.example/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: {}\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+def test_no_line_that_a_server_sends_shows(server, raw, caplog):
+    caplog.set_level(logging.DEBUG)
+    echoed = KEY.encode().hex()
+    server.on("/*", Answer(raw=raw.replace(b"{}", echoed.encode())))
+    http = an_http(server, secret=Secret(KEY, "test"))
+    try:
+        said = str(http.get_json("/a"))
+    except SourceError as error:
+        said = "".join(traceback.format_exception(error))
+    assert echoed not in said
+    assert echoed not in caplog.text
+
+
 def test_a_key_at_the_end_of_the_quote_is_not_cut_in_half(server):
+    secret = Secret(KEY, "another source")
     server.on("/v4/a", as_text("x" * 230 + KEY, 500))
-    assert KEY[:4] not in str(refused(an_http(server, secret=Secret(KEY, "test")), "/a"))
+    assert KEY[:4] not in str(refused(an_http(server), "/a"))
+    assert secret.reveal() == KEY
 
 
 @pytest.mark.parametrize("part", ["ann@example.org", "pass:w0rd!", "ann@example.org:pass:w0rd!"])

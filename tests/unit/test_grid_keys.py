@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -198,17 +199,41 @@ def test_a_held_key_is_hidden_in_every_error_of_a_source_and_afterwards_no_more(
     coded = base64.b64encode(b"ann@example.org:s3cret/word").decode()
     text = f"a {secret.reveal()} b {coded} c S3CRET/WORD d s3cret%2fword e"
     clean = "a *** b *** c *** d *** e"
-    assert hide(text) == clean
+    assert hide(text, 200) == clean
     assert str(SourceError(text, Fault.REFUSED)) == clean
     del secret
     gc.collect()
-    assert hide(text) == text
+    assert hide(text, 200) == text
+
+
+def test_a_text_is_searched_and_shown_up_to_a_length_and_no_key_is_cut_in_half():
+    secret = Secret("k3y" * 1_000, "test")
+    escaped = "".join(f"%{ord(char):02x}" for char in secret.reveal())
+    for form in (secret.reveal(), escaped):
+        for before in range(0, 40_000, 1_999):
+            for text in ("x" * before + form, "x" * before + form * 9, form * 20 + "x" * before):
+                shown = hide(text, 300)
+                assert len(shown) <= 300
+                assert set(shown) <= {"x", "*"}
+
+
+def test_a_huge_text_costs_nothing():
+    secret = Secret(KEY, "test")
+    escaped = "".join(f"%{ord(char):02x}" for char in KEY) + " "
+    huge = escaped * (3_900_000 // len(escaped))
+    begin = time.thread_time()  # other processes may have the machine
+    assert str(SourceError(huge, Fault.REFUSED)) == "***"
+    assert time.thread_time() - begin < 1
+    assert 0 < len(str(SourceError("x" * 3_900_000, Fault.REFUSED))) <= 2_000
+    begin = time.thread_time()
+    assert secret.cut_out_of(huge) == "*** " * huge.count(" ")
+    assert time.thread_time() - begin < 8
 
 
 def test_what_is_no_key_is_left_as_it_is():
     secret = Secret(KEY, "test")
     for text in ("", "50% & more \\ than &amp; %41", "s3cret", KEY[:-1]):
-        assert hide(text) == text
+        assert hide(text, 200) == text
     assert secret.cut_out_of(f"%41{KEY}%41&amp;{KEY}") == "%41***%41&amp;***"
 
 

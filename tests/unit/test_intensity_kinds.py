@@ -78,6 +78,10 @@ def test_joined_quantiles_and_nature_are_the_weaker_ones():
 TYPES = """
     from eco_ray.core.events import ForecastArrived
     from eco_ray.core.intensity import IntensitySeries, LifecycleSeries, MarginalSeries, kind_of
+    from eco_ray.grid.annual import Annual
+    from eco_ray.grid.neso import Neso
+    from eco_ray.grid.profile import ModelledProfile
+    from eco_ray.grid.watttime import WattTime
 
     def f(average: LifecycleSeries, marginal: MarginalSeries, unknown: IntensitySeries) -> None:
         average.then(average)
@@ -90,6 +94,15 @@ TYPES = """
         ForecastArrived({"DE": average}, {"FR": marginal})  # error: misc
         zones: dict[str, LifecycleSeries] = {"DE": average, "FR": marginal}  # error: dict-item
         kind_of(average, marginal)  # error: misc
+
+    def g(watttime: WattTime, neso: Neso, profile: ModelledProfile, annual: Annual) -> None:
+        moer = watttime.forecast("US-CAL-CISO", 0, 1)
+        moer.then(watttime.actual("US-CAL-CISO", 0, 1))
+        profile.actual("DE", 0, 1).then(annual.forecast("DE", 0, 1))
+        moer.then(neso.forecast("GB", 0, 1))  # error: arg-type
+        neso.actual("GB", 0, 1).then(annual.actual("GB", 0, 1))  # error: arg-type
+        profile.forecast("DE", 0, 1).then(moer)  # error: arg-type
+        ForecastArrived({"GB": neso.forecast("GB", 0, 1)}, {"US": moer})  # error: misc
 """
 
 
