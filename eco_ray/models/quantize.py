@@ -29,12 +29,7 @@ _EXACT_IN_FLOAT32 = 1040
 
 
 def scales_of(values: Tensor, highest: int, dim: int) -> Tensor:
-    """Symmetric scales max|v| / highest over `dim`, which stays as size 1; float32, never below MIN_SCALE.
-
-    Raises EcoRayError for values that are not finite.
-    """
-    if not torch.isfinite(values).all():
-        raise EcoRayError("the values to quantise are not all finite; look for NaN in the weights or the input")
+    """Symmetric scales max|v| / highest over `dim`, which stays as size 1; float32, never below MIN_SCALE."""
     return (values.detach().float().abs().amax(dim, keepdim=True) / highest).clamp(min=MIN_SCALE)
 
 
@@ -44,7 +39,7 @@ def quantize_int8(weight: Tensor, *, per_channel: bool = True) -> tuple[Tensor, 
     value * scale is within scale / 2 of the weight. Without `per_channel` all scales are the layer's own. Raises
     EcoRayError for a weight that is not finite.
     """
-    flat = weight.detach().float().reshape(len(weight), -1)
+    flat = _flat(weight)
     scale = scales_of(flat if per_channel else flat.reshape(1, -1), INT8_MAX, 1).repeat(1 if per_channel else len(flat), 1)
     return _rounded(flat, scale, INT8_MAX).view(weight.shape), scale
 
@@ -62,7 +57,7 @@ def quantize_int4(weight: Tensor, group: int = INT4_GROUP) -> tuple[Tensor, Tens
     """
     if group < 2 or group % 2:
         raise UsageError(f"a group of {group} weights; give an even number of at least 2, such as {INT4_GROUP}")
-    flat = weight.detach().float().reshape(len(weight), -1)
+    flat = _flat(weight)
     flat = functional.pad(flat, (0, -flat.shape[1] % group))
     groups = flat.view(len(flat), -1, group)
     scale = scales_of(groups, INT4_MAX, 2)
@@ -75,6 +70,12 @@ def dequantize_int4(packed: Tensor, scale: Tensor, shape: torch.Size) -> Tensor:
     values = torch.stack([packed & 15, packed >> 4], dim=2).view(len(packed), scale.shape[1], -1).float() - 8
     flat = (values * scale[..., None]).view(len(packed), -1)
     return flat[:, : shape[1:].numel()].reshape(shape)
+
+
+def _flat(weight: Tensor) -> Tensor:
+    if not torch.isfinite(weight).all():
+        raise EcoRayError("the weights to quantise are not all finite; train the model again before it is compressed")
+    return weight.detach().float().reshape(len(weight), -1)
 
 
 def _rounded(values: Tensor, scale: Tensor, highest: int) -> Tensor:
@@ -117,7 +118,10 @@ class Int8Layer(_SmallLayer):
 
 
 class DynamicInt8Linear(Int8Layer):
-    """Inputs are quantised too, one scale per row, at each call; whole-number products, summed exactly."""
+    """Inputs are quantised too, one scale per row, at each call; whole-number products, summed exactly.
+
+    A row with a value that is not finite gets an answer that is not finite.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
@@ -152,7 +156,11 @@ class Bf16Layer(_SmallLayer):
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, **_options: Any) -> None:
         super().__init__(layer)
-        self.register_buffer("weight", layer.weight.detach().to(torch.bfloat16))
+        self.register_buffer("weight", _flat(layer.weight).view(self.shape).to(torch.bfloat16))
+
+    def weight_float(self) -> Tensor:
+        """bfloat16."""
+        return self.weight
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer that it stands for."""
@@ -213,3 +221,10 @@ def quantize_model(model: nn.Module, scheme: str, *, per_channel: bool = True) -
 def quantisation_of(model: nn.Module) -> str | None:
     """The scheme that `quantize_model` gave the model; None: none."""
     return getattr(model, "quantisation", None)
+
+
+def zeros_of(model: nn.Module) -> float:
+    """Share of a quantised model's weights that are exactly zero."""
+    weights = [layer.weight_float() for layer in model.modules() if isinstance(layer, _SmallLayer)]
+    count = sum(weight.numel() for weight in weights)
+    return sum(int((weight == 0).sum()) for weight in weights) / count if count else 0.0
