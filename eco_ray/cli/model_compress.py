@@ -62,7 +62,6 @@ def compress(
     from eco_ray.models.compress import judge, variants
     from eco_ray.models.datasets import load_images
     from eco_ray.models.export import EXPORTERS
-    from eco_ray.models.packed import CODER
     from eco_ray.models.recipe import load_recipe
     from eco_ray.models.weights import load_model
 
@@ -88,7 +87,6 @@ def compress(
             "max_accuracy_drop_points": max_accuracy_drop,
             "accepted": not refusal,
             "refusal": refusal,
-            "packed_by": CODER,
             "variants": [_document(each, max_accuracy_drop) for each in figures],
             "written": [str(path) for path in written],
         },
@@ -96,7 +94,7 @@ def compress(
     )
     if settings.output == "table":
         last = figures[-1]
-        click.echo(f"{len(images.test_labels)} test images of {images.name}; packed: {CODER}", err=True)
+        click.echo(f"{len(images.test_labels)} test images of {images.name}; packed by {figures[-1].packed_by}", err=True)
         click.echo(f"energy is {last.nature}, +-{100 * last.error_rel:.0f} %: {last.source}", err=True)
         for path in written:
             click.echo(f"wrote {path}", err=True)
@@ -134,6 +132,8 @@ def _write(
         raise UsageError(f"--export takes torch models; {variant.name} is written by --out FILE.onnx")
     if out is not None:
         if variant.model is None:
+            if out.suffix != variant.suffix:
+                raise UsageError(f"--out {out}: {variant.name} is written as {variant.suffix}; give such a path")
             variant.write(out)
         else:
             model: nn.Module = variant.model

@@ -45,6 +45,7 @@ class Variant:
     sparsity: float
     #: the torch model; None: another runtime's
     model: nn.Module | None = None
+    suffix: str = ".safetensors"
 
 
 @dataclass(frozen=True)
@@ -56,9 +57,10 @@ class Figures:
     accuracy: float
     accuracy_drop_points: float
     sparsity: float
-    #: of the file, and of the file coded without loss
+    #: of the file, of the file coded without loss, and what coded it
     size_bytes: int
     packed_bytes: int
+    packed_by: str
     #: median of single images: wall and CPU time [ms], energy [J]
     latency_ms: float
     cpu_ms: float
@@ -191,7 +193,7 @@ def _round(variant: Variant, singles: Sequence[Tensor], meter: WorkMeter) -> _Ro
 
 
 def _figures(
-    variant: Variant, accuracy_before: float, found: float, sizes: tuple[int, int], rounds: Sequence[_Round]
+    variant: Variant, accuracy_before: float, found: float, sizes: tuple[int, int, str], rounds: Sequence[_Round]
 ) -> Figures:
     return Figures(
         variant=variant.name,
@@ -200,6 +202,7 @@ def _figures(
         sparsity=variant.sparsity,
         size_bytes=sizes[0],
         packed_bytes=sizes[1],
+        packed_by=sizes[2],
         latency_ms=1000 * statistics.median(r.latency_s for r in rounds),
         cpu_ms=1000 * statistics.median(r.cpu_s for r in rounds),
         energy_j=statistics.median(r.energy_j for r in rounds),
@@ -209,8 +212,8 @@ def _figures(
     )
 
 
-def _sizes(variant: Variant) -> tuple[int, int]:
+def _sizes(variant: Variant) -> tuple[int, int, str]:
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "variant"
+        path = Path(folder) / f"variant{variant.suffix}"
         variant.write(path)
-        return path.stat().st_size, packed_size(path)
+        return path.stat().st_size, *packed_size(path)

@@ -34,7 +34,7 @@ def export_pt2(model: nn.Module, example: Tensor, path: Path) -> None:
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     with torch.no_grad():
         program = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: batch},))
-    program.example_inputs = None
+    program.example_inputs = None  # torch would pickle them into the file
     torch.export.save(program, path)
 
 

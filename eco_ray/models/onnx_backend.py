@@ -79,14 +79,14 @@ class OnnxModel:
 
 def onnx_int8(model: nn.Module, example: Tensor, *, per_channel: bool = True) -> Variant:
     """The model in onnxruntime with int8 weights, as a variant; `example`: an input of two rows or more."""
+
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
     with tempfile.TemporaryDirectory() as folder:
         plain, small = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
         export_onnx(model, example, plain)
         quantize_onnx(plain, small, per_channel=per_channel)
         content = small.read_bytes()
         running = OnnxModel(small)
-    return Variant(ONNXRUNTIME_INT8, running, lambda path: _write(path, content), prune.sparsity_of(model))
-
-
-def _write(path: Path, content: bytes) -> None:
-    path.write_bytes(content)
+    return Variant(ONNXRUNTIME_INT8, running, write, prune.sparsity_of(model), suffix=".onnx")

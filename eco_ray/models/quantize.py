@@ -46,7 +46,7 @@ def quantize_int8(weight: Tensor, *, per_channel: bool = True) -> tuple[Tensor, 
 
 def dequantize_int8(values: Tensor, scale: Tensor) -> Tensor:
     """float32 of the values' shape."""
-    return (values.reshape(len(values), -1) * scale).view(values.shape)
+    return (values.flatten(1) * scale).view(values.shape)
 
 
 def quantize_int4(weight: Tensor, group: int = INT4_GROUP) -> tuple[Tensor, Tensor]:
