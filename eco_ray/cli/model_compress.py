@@ -94,7 +94,7 @@ def compress(
     )
     if settings.output == "table":
         last = figures[-1]
-        click.echo(f"{len(images.test_labels)} test images of {images.name}; packed by {figures[-1].packed_by}", err=True)
+        click.echo(f"{len(images.test_labels)} test images of {images.name}; packed by {last.packed_by}", err=True)
         click.echo(f"energy is {last.nature}, +-{100 * last.error_rel:.0f} %: {last.source}", err=True)
         for path in written:
             click.echo(f"wrote {path}", err=True)
@@ -139,6 +139,10 @@ def _write(
             model: nn.Module = variant.model
             save_model(model, out, {"accuracy": figures.accuracy, "recipe": recipe})
     for path in exports:
+        if path.suffix == ".ts":
+            click.echo(
+                "TorchScript is deprecated in torch and no faster; prefer FILE.pt2 (docs/compression.md)", err=True
+            )
         export_model(variant.model, example, path)  # type: ignore[arg-type]  # checked above
     return [*([out] if out else []), *exports]
 

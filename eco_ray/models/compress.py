@@ -75,8 +75,8 @@ class Figures:
         if self.accuracy_drop_points <= max_drop_points + 1e-9:
             return ""
         return (
-            f"{self.variant} loses {self.accuracy_drop_points:.2f} points of accuracy; the limit is {max_drop_points:g}; "
-            "prune less, fine-tune longer, or raise --max-accuracy-drop"
+            f"{self.variant} loses {self.accuracy_drop_points:.2f} points of accuracy, the limit is "
+            f"{max_drop_points:g}; prune less, fine-tune longer, or raise --max-accuracy-drop"
         )
 
 
@@ -91,7 +91,9 @@ def variants(model: nn.Module, recipe: Recipe, data: LabelledImages, seed: int =
     work = copy.deepcopy(model)
     if recipe.shrink or recipe.prune or recipe.fine_tune:
         sparsify(work, recipe, data, seed)
-        yield torch_variant("pruned" if recipe.prune else "shrunk" if recipe.shrink else "fine-tuned", copy.deepcopy(work))
+        yield torch_variant(
+            "pruned" if recipe.prune else "shrunk" if recipe.shrink else "fine-tuned", copy.deepcopy(work)
+        )
     if recipe.quantize is None:
         return
     scheme = recipe.quantize.scheme

@@ -71,9 +71,9 @@ def _mnist() -> LabelledImages:
 def _checked(path: Path, part: str, tensors: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     images, labels = tensors[f"{part}_images"], tensors[f"{part}_labels"]
     if images.dim() != 3 or images.shape[1:] != (28, 28) or not len(images):
-        raise UsageError(f"{path}: {part}_images has the shape {list(images.shape)}; give [n, 28, 28] with n of at least 1")
+        raise UsageError(f"{path}: {part}_images has the shape {list(images.shape)}; give [n, 28, 28], n >= 1")
     if labels.shape != images.shape[:1] or labels.is_floating_point():
-        raise UsageError(f"{path}: {part}_labels is {labels.dtype} of {list(labels.shape)}; give {len(images)} integers")
+        raise UsageError(f"{path}: {part}_labels is {labels.dtype} {list(labels.shape)}; give {len(images)} integers")
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     if not (torch.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
         raise UsageError(f"{path}: {part}_images holds {pixels.min():g} to {pixels.max():g}; give uint8, or 0 to 1")

@@ -2,10 +2,9 @@
 
 | suffix | format | pickle inside |
 |---|---|---|
-| .pt2 | torch.export: graph as JSON, weights as plain bytes | no: the sample inputs, which torch would pickle, are left out |
+| .pt2 | torch.export: graph as JSON, weights as plain bytes | no: sample inputs, which torch would pickle, are left out |
 | .onnx | ONNX protobuf (extra `onnx`) | no |
-| .ts | TorchScript by torch.jit.trace, for runtimes that know nothing newer | its own `data.pkl`, read by TorchScript's \
-restricted reader and not by Python's |
+| .ts | TorchScript by torch.jit.trace, for runtimes that know nothing newer | `data.pkl`, read by TorchScript, not Python |
 """
 
 from __future__ import annotations
@@ -56,9 +55,9 @@ def export_torchscript(model: nn.Module, example: Tensor, path: Path) -> None:
 
 
 def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
-    """Write ONNX that takes any number of rows, input `pixels`, output `logits`. Raises EcoRayError without the extra."""
+    """Write ONNX that takes 1 to MAX_BATCH rows, `pixels` -> `logits`. Raises EcoRayError without the extra `onnx`."""
     need_onnx()
-    with _quiet():
+    with quiet():
         torch.onnx.export(
             model.eval(),
             (example,),
@@ -81,7 +80,7 @@ EXPORTERS: dict[str, Callable[[nn.Module, Tensor, Path], None]] = {
 
 
 def export_model(model: nn.Module, example: Tensor, path: Path) -> None:
-    """Write the format of the path's suffix; the file appears whole or not at all. Raises UsageError for another one."""
+    """Write the format of the path's suffix, the whole file or none. Raises UsageError for another suffix."""
     if path.suffix not in EXPORTERS:
         raise UsageError(f"{path}: no format is known by {path.suffix or 'no suffix'!r}; give {', '.join(EXPORTERS)}")
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -106,7 +105,7 @@ def need_onnx() -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The exporter tells its progress on stdout and warns of its own parts; errors still come through."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,4 +1,4 @@
-"""onnxruntime with int8 weights: the backend with the fewest joules per answer on a CPU. Extra `onnx`, imported lazily."""
+"""onnxruntime with int8 weights: the fewest joules per answer on a CPU. Extra `onnx`, imported lazily."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eco_ray.errors import EcoRayError
 from eco_ray.models import prune
 from eco_ray.models.compress import Variant
-from eco_ray.models.export import _quiet, export_onnx, need_onnx
+from eco_ray.models.export import quiet, export_onnx, need_onnx
 from eco_ray.models.recipe import ONNXRUNTIME_INT8
 
 #: operators whose weights become int8. Convolutions stay float32: onnxruntime's int8 ones are slower on a CPU.
@@ -34,7 +34,7 @@ def quantize_onnx(
     from onnxruntime.quantization import QuantType, quantize_dynamic
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    with tempfile.TemporaryDirectory() as folder, _quiet():
+    with tempfile.TemporaryDirectory() as folder, quiet():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
         quantize_dynamic(

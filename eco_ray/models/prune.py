@@ -42,7 +42,9 @@ def magnitude_masks(weights: Mapping[str, Tensor], sparsity: float, scope: Scope
         return {name: _keep_largest(weight.detach().abs(), sparsity) for name, weight in weights.items()}
     if not weights:
         return {}
-    kept = _keep_largest(torch.cat([weight.detach().abs().float().reshape(-1) for weight in weights.values()]), sparsity)
+    kept = _keep_largest(
+        torch.cat([weight.detach().abs().float().reshape(-1) for weight in weights.values()]), sparsity
+    )
     parts = kept.split([weight.numel() for weight in weights.values()])
     return {name: part.view(weight.shape) for (name, weight), part in zip(weights.items(), parts, strict=True)}
 

@@ -40,7 +40,9 @@ def quantize_int8(weight: Tensor, *, per_channel: bool = True) -> tuple[Tensor, 
     EcoRayError for a weight that is not finite.
     """
     flat = _flat(weight)
-    scale = scales_of(flat if per_channel else flat.reshape(1, -1), INT8_MAX, 1).repeat(1 if per_channel else len(flat), 1)
+    scale = scales_of(flat if per_channel else flat.reshape(1, -1), INT8_MAX, 1).repeat(
+        1 if per_channel else len(flat), 1
+    )
     return _rounded(flat, scale, INT8_MAX).view(weight.shape), scale
 
 
@@ -178,7 +180,7 @@ def _runner(layer: nn.Linear | nn.Conv2d) -> Callable[[Tensor, Tensor, Tensor | 
 
 
 def _products(rows: Tensor, weight: Tensor) -> Tensor:
-    """rows @ weight^T of int8 matrices, as float32; exact.
+    """Product rows @ weight^T of int8 matrices, as float32; exact.
 
     Without the CPU's whole-number dot products (VNNI) torch's int8 product is many times slower than its float one.
     """

@@ -1,8 +1,8 @@
 """Trained models as safetensors files that say which architecture they belong to. No pickle.
 
 The file's metadata: `format`, `architecture` (a name of ARCHITECTURES), `eco_ray_version`, `metadata` (a JSON object of
-the caller, e.g. {"version": 1, "accuracy": 0.976}), of a quantised model `quantisation` (a name of quantize.SCHEMES), and
-`sha256` of all that and the tensors.
+the caller, e.g. {"version": 1, "accuracy": 0.976}), of a quantised model `quantisation` (a name of quantize.SCHEMES),
+and `sha256` of all that and the tensors.
 """
 
 from __future__ import annotations

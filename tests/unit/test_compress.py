@@ -1,4 +1,4 @@
-"""Recipes, what each step makes of a model, and what is refused."""
+"""Recipes, what each step makes of a model, and what is bool(refused)."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_fine_tuning_is_the_same_for_the_same_seed(data):
 
 def test_a_quantised_model_is_not_compressed_again(model, data):
     small = list(variants(model, recipe(quantize={"scheme": "bf16"}), data))[-1].model
-    with pytest.raises(UsageError, match="quantised already .bf16."):
+    with pytest.raises(UsageError, match="quantised already"):
         next(variants(small, recipe(quantize={"scheme": "bf16"}), data))
 
 
@@ -162,10 +162,10 @@ def test_answers_that_are_no_numbers_are_wrong(data):
     assert accuracy(nothing, data) == 0
 
 
-@pytest.mark.parametrize(("drop", "limit", "refused"), [(0.5, 0.5, False), (0.6, 0.5, True), (-1, 0, False), (0.1, 0, True)])
+@pytest.mark.parametrize(("drop", "limit", "refused"), [(0.5, 0.5, 0), (0.6, 0.5, 1), (-1, 0, 0), (0.1, 0, 1)])
 def test_more_than_the_limit_is_refused(drop, limit, refused):
     figures = Figures("x", 0.9, drop, 0, 1, 1, "zlib", 1.0, 1.0, 1.0, Nature.MODELLED, 0.4, "")
-    assert bool(figures.refusal(limit)) is refused
+    assert bool(figures.refusal(limit)) is bool(refused)
 
 
 def test_a_drop_of_exactly_the_limit_passes_in_spite_of_rounding():
@@ -184,7 +184,9 @@ def run(*args):
 def test_the_command_compresses_writes_and_says_what_it_did(model, data_file, tmp_path):
     path, out, exported = tmp_path / "m.safetensors", tmp_path / "s.safetensors", tmp_path / "s.pt2"
     save_model(model, path, {})
-    result = run(path, "--recipe", "prune80-int8", "--data", data_file, "--out", out, "--export", exported, "-o", "json")
+    result = run(
+        path, "--recipe", "prune80-int8", "--data", data_file, "--out", out, "--export", exported, "-o", "json"
+    )
     assert result.exception is None
     told = json.loads(result.stdout)
     assert told["accepted"] is True

@@ -93,9 +93,7 @@ def test_soft_thresholding_of_zero_stays_zero_and_lambda_0_changes_nothing():
     assert shrink(weight, 1.0).tolist() == [0, 0, 0]
 
 
-@pytest.mark.parametrize(
-    ("done", "expected"), [(-1, 0.2), (0, 0.2), (0.5, 0.8 - 0.6 / 8), (1, 0.8), (7, 0.8)]
-)
+@pytest.mark.parametrize(("done", "expected"), [(-1, 0.2), (0, 0.2), (0.5, 0.8 - 0.6 / 8), (1, 0.8), (7, 0.8)])
 def test_gradual_sparsity_follows_the_cubic(done, expected):
     assert gradual_sparsity(done, 0.8, 0.2) == pytest.approx(expected)
 
@@ -142,7 +140,7 @@ def test_a_wrong_lambda_is_refused(lambda_):
 def test_other_mistakes_are_refused():
     with pytest.raises(UsageError, match="soft or sign"):
         shrink(torch.ones(2), 0.1, "hard")
-    with pytest.raises(UsageError, match="no prunable weight 'no.weight'"):
+    with pytest.raises(UsageError, match=r"no prunable weight 'no\.weight'"):
         apply_masks(SmallCNN(), {"no.weight": torch.ones(1, dtype=torch.bool)})
     spoiled = torch.tensor([[1.0, float("nan"), 2, 3]])
     for prune in (two_of_four_mask, lambda w: magnitude_masks({"w": w}, 0.5)):

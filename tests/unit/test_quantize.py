@@ -49,7 +49,11 @@ def test_a_scale_per_channel_keeps_a_small_channel_that_one_scale_loses():
     assert quantize_int8(weight, per_channel=False)[0][1].abs().max() == 0
 
 
-@given(seed=seeds, shape=st.sampled_from([(1, 1), (3, 32), (2, 33), (4, 3, 3, 3), (5, 70)]), group=st.sampled_from([2, 32, 64]))
+@given(
+    seed=seeds,
+    shape=st.sampled_from([(1, 1), (2, 33), (4, 3, 3, 3), (5, 70)]),
+    group=st.sampled_from([2, 32, 64]),
+)
 def test_int4_round_trip_is_within_half_a_scale(seed, shape, group):
     weight = random(seed, *shape)
     packed, scale = quantize_int4(weight, group)
@@ -125,7 +129,7 @@ def test_a_file_of_a_scheme_we_do_not_know_is_refused(tmp_path, monkeypatch):
     path = tmp_path / "m.safetensors"
     save_model(quantize_model(SmallCNN(), "bf16"), path, {})
     monkeypatch.delitem(SCHEMES, "bf16")
-    with pytest.raises(EcoRayError, match="quantised as 'bf16'; this eco_ray .* knows int8-weight-only"):
+    with pytest.raises(EcoRayError, match=r"quantised as 'bf16'; this eco_ray .* knows int8-weight-only"):
         load_model(path)
 
 
