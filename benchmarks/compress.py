@@ -130,10 +130,12 @@ def minilm(folder: Path) -> list[bool]:
     reference = answers["torch eager fp32"]
     cosines = {name: torch.cosine_similarity(found, reference) for name, found in answers.items()}
     speed = {name: median(cpu_s["torch eager fp32"]) / median(found) for name, found in cpu_s.items()}
+    lengths = [batch[0].shape[1] for batch in batches]
+    tokens = f"{min(lengths)} to {max(lengths)} tokens"
+    print(f"\nMiniLM at batch 1, one thread, {len(batches)} sentences of {tokens}, {ROUNDS} rounds;")
     print(
-        f"\nMiniLM at batch 1, one thread, {len(batches)} sentences of {min(len(b[0][0]) for b in batches)} to "
-        f"{max(len(b[0][0]) for b in batches)} tokens, {ROUNDS} rounds; "
-        f"transformers {version('transformers')} BertModel, torch {version('torch')}, onnxruntime {version('onnxruntime')}; VNNI: {torch.cpu._is_vnni_supported()}"
+        f"transformers {version('transformers')} BertModel, torch {version('torch')}, "
+        f"onnxruntime {version('onnxruntime')}; VNNI: {torch.cpu._is_vnni_supported()}"
     )
     rows = [
         [

@@ -2,9 +2,9 @@
 
 | suffix | format | pickle inside |
 |---|---|---|
-| .pt2 | torch.export: graph as JSON, weights as plain bytes | no: sample inputs, which torch would pickle, are left out |
+| .pt2 | torch.export: graph as JSON, weights as plain bytes | no: the sample inputs are left out |
 | .onnx | ONNX protobuf (extra `onnx`) | no |
-| .ts | TorchScript by torch.jit.trace, for runtimes that know nothing newer | `data.pkl`, read by TorchScript, not Python |
+| .ts | TorchScript by torch.jit.trace, for older runtimes | `data.pkl`, read by TorchScript, not Python |
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eco_ray.errors import EcoRayError
 from eco_ray.models import prune
 from eco_ray.models.compress import Variant
-from eco_ray.models.export import quiet, export_onnx, need_onnx
+from eco_ray.models.export import export_onnx, need_onnx, quiet
 from eco_ray.models.recipe import ONNXRUNTIME_INT8
 
 #: operators whose weights become int8. Convolutions stay float32: onnxruntime's int8 ones are slower on a CPU.

@@ -83,7 +83,7 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> Recipe:
-        if self.shrink is self.prune is self.quantize is None:
+        if self.shrink is None and self.prune is None and self.quantize is None:
             raise ValueError("nothing to compress; add one of shrink, prune and quantize")
         if self.fine_tune is None and self.prune is not None and self.prune.gradual:
             raise ValueError("gradual pruning happens while fine-tuning; add fine_tune, or leave gradual out")
