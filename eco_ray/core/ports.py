@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -128,6 +128,29 @@ class EnergyMeter(Protocol):
 
     def read(self, use: CpuUse) -> Reading:
         """Energy since the previous call (the first call: over `use.wall_s`)."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WorkEnergy:
+    """What one piece of work of this process used."""
+
+    #: its share of the node's energy [J]
+    energy_j: float
+    #: CPU time of this process, and wall time [s]
+    cpu_s: float
+    wall_s: float
+    nature: Nature
+    #: the meter, and how the share was found
+    source: str
+    error_rel: float
+
+
+class WorkMeter(Protocol):
+    """Joules of a piece of work that this process does by itself."""
+
+    def measure(self, work: Callable[[], object]) -> WorkEnergy:
+        """Do the work, and say what it used. It should take a tenth of a second or more."""
         ...
 
 

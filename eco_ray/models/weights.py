@@ -1,7 +1,8 @@
 """Trained models as safetensors files that say which architecture they belong to. No pickle.
 
 The file's metadata: `format`, `architecture` (a name of ARCHITECTURES), `eco_ray_version`, `metadata` (a JSON object of
-the caller, e.g. {"version": 1, "accuracy": 0.976}) and `sha256` of all that and the tensors.
+the caller, e.g. {"version": 1, "accuracy": 0.976}), of a quantised model `quantisation` (a name of quantize.SCHEMES),
+and `sha256` of all that and the tensors.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from safetensors.torch import save_file
 from eco_ray import __version__
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
 from eco_ray.models.cnn import SmallCNN
+from eco_ray.models.quantize import SCHEMES, quantisation_of, quantize_model
 
 FORMAT = "eco_ray.weights/1"
 #: name in the file -> makes the untrained model
@@ -52,6 +54,8 @@ def save_model(model: torch.nn.Module, path: str | Path, metadata: Mapping[str, 
         "eco_ray_version": __version__,
         "metadata": described,
     }
+    if scheme := quantisation_of(model):
+        header["quantisation"] = scheme
     header["sha256"] = _digest(header, tensors)
     part = path.with_name(f"{path.name}.part-{os.getpid()}")
     try:
@@ -93,6 +97,13 @@ def load_model(path: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:
     if (found := _digest(header, tensors)) != written:
         raise _damaged(path, f"sha256 {found[:12]}..., not {written[:12]}...")
     model = ARCHITECTURES[architecture]()
+    if scheme := header.get("quantisation"):
+        if scheme not in SCHEMES:
+            raise EcoRayError(
+                f"{path} is quantised as {scheme!r}; this eco_ray {__version__} knows {', '.join(SCHEMES)}; "
+                f"use eco_ray {header.get('eco_ray_version', 'of a newer version')}"
+            )
+        model = quantize_model(model, scheme)
     try:
         metadata = json.loads(header["metadata"])
         model.load_state_dict(tensors)

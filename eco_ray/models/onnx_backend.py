@@ -1,0 +1,92 @@
+"""onnxruntime with int8 weights: the fewest joules per answer on a CPU. Extra `onnx`, imported lazily."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from eco_ray.errors import EcoRayError
+from eco_ray.models import prune
+from eco_ray.models.compress import Variant
+from eco_ray.models.export import export_onnx, need_onnx, quiet
+from eco_ray.models.recipe import ONNXRUNTIME_INT8
+
+#: operators whose weights become int8. Convolutions stay float32: onnxruntime's int8 ones are slower on a CPU.
+OPERATORS = ("MatMul", "Gemm", "Gather", "Attention", "EmbedLayerNormalization")
+
+
+def quantize_onnx(
+    source: Path, target: Path, *, per_channel: bool = True, operators: Sequence[str] = OPERATORS
+) -> None:
+    """Write `target`, the ONNX model `source` with int8 weights and inputs that are quantised at each call.
+
+    Weights keep to 7 bits, since CPUs without VNNI add pairs of products in 16 bits that would overflow (onnxruntime's
+    `reduce_range`). Raises EcoRayError without the extra `onnx`.
+    """
+    need_onnx()
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantize_dynamic(
+            str(prepared),
+            str(target),
+            op_types_to_quantize=list(operators),
+            per_channel=per_channel,
+            reduce_range=True,
+            weight_type=QuantType.QInt8,
+        )
+
+
+class OnnxModel:
+    """An ONNX model in onnxruntime on the CPU."""
+
+    def __init__(self, path: Path, threads: int = 1) -> None:
+        """Raises EcoRayError without the extra `onnx`, and for a file that onnxruntime refuses."""
+        need_onnx()
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # a waiting thread that spins burns joules for microseconds
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own classes have no common base
+            raise EcoRayError(f"onnxruntime cannot load {path}: {error}; export the model again") from error
+        self.inputs: tuple[str, ...] = tuple(found.name for found in self._session.get_inputs())
+
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
+        """The first output for arrays by input name."""
+        answer: NDArray[np.float32] = self._session.run(None, dict(feeds))[0]
+        return answer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The first output for the only input."""
+        return torch.from_numpy(self.run({self.inputs[0]: x.numpy()}))
+
+
+def onnx_int8(model: nn.Module, example: Tensor, *, per_channel: bool = True) -> Variant:
+    """The model in onnxruntime with int8 weights, as a variant; `example`: an input of two rows or more."""
+
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    with tempfile.TemporaryDirectory() as folder:
+        plain, small = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+        export_onnx(model, example, plain)
+        quantize_onnx(plain, small, per_channel=per_channel)
+        content = small.read_bytes()
+        running = OnnxModel(small)
+    return Variant(ONNXRUNTIME_INT8, running, write, prune.sparsity_of(model), suffix=".onnx")

@@ -1,0 +1,113 @@
+"""Exported files answer as the model does, hold no pickle where we say so, and appear whole or not at all."""
+
+from __future__ import annotations
+
+import sys
+import zipfile
+
+import pytest
+import torch
+
+from eco_ray.errors import EcoRayError, UsageError
+from eco_ray.models.cnn import SmallCNN
+from eco_ray.models.export import export_model, export_torchscript
+from eco_ray.models.quantize import SCHEMES, quantize_model
+
+EXAMPLE = torch.rand(2, 1, 28, 28)
+
+
+def small_cnn(scheme: str | None) -> torch.nn.Module:
+    torch.manual_seed(0)
+    model = SmallCNN().eval()
+    return quantize_model(model, scheme) if scheme else model
+
+
+@pytest.mark.parametrize("scheme", [None, *SCHEMES])
+def test_pt2_answers_alike_for_any_batch_and_holds_no_pickle(scheme, tmp_path):
+    model, path = small_cnn(scheme), tmp_path / "deep" / "m.pt2"
+    export_model(model, EXAMPLE, path)
+    loaded = torch.export.load(path).module()
+    for count in (1, 5):
+        pixels = torch.rand(count, 1, 28, 28)
+        assert torch.allclose(loaded(pixels), model(pixels), atol=1e-6)
+    with zipfile.ZipFile(path) as archive:
+        for name in archive.namelist():
+            content = archive.read(name)
+            # a pickle of protocol 2 or newer begins with \x80 and its protocol, torch.save's zip with PK
+            assert not name.endswith(".pkl"), name
+            if "weights/weight_" not in name:
+                assert not content.startswith((b"\x80", b"PK")), name
+    assert [found.name for found in path.parent.iterdir()] == ["m.pt2"]
+
+
+def test_torchscript_works_and_says_that_it_is_deprecated(tmp_path):
+    model, path = small_cnn("int8-weight-only"), tmp_path / "m.ts"
+    with pytest.warns(DeprecationWarning, match=r"torch.jit.trace is deprecated .* write .pt2"):
+        export_torchscript(model, EXAMPLE, path)
+    pixels = torch.rand(5, 1, 28, 28)
+    assert torch.allclose(torch.jit.load(path)(pixels), model(pixels), atol=1e-6)
+
+
+def test_another_suffix_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"'.pkl'; give .pt2, .ts, .onnx"):
+        export_model(small_cnn(None), EXAMPLE, tmp_path / "m.pkl")
+
+
+def test_what_fails_leaves_nothing(tmp_path):
+    class Broken(torch.nn.Module):
+        def forward(self, x):
+            raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        export_model(Broken(), EXAMPLE, tmp_path / "m.pt2")
+    assert not list(tmp_path.iterdir())
+
+
+def test_without_the_extra_onnx_says_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(EcoRayError, match=r"pip install 'eco-ray\[onnx\]'"):
+        export_model(small_cnn(None), EXAMPLE, tmp_path / "m.onnx")
+
+
+@pytest.fixture
+def _onnx():
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+
+
+@pytest.mark.usefixtures("_onnx")
+def test_onnxruntime_int8_answers_nearly_alike_and_is_small(tmp_path):
+    from eco_ray.models.onnx_backend import OnnxModel, onnx_int8
+
+    model = small_cnn(None)
+    export_model(model, EXAMPLE, tmp_path / "m.onnx")
+    pixels = torch.rand(5, 1, 28, 28)
+    with torch.inference_mode():
+        expected = model(pixels)
+    assert torch.allclose(OnnxModel(tmp_path / "m.onnx")(pixels), expected, atol=1e-5)
+    variant = onnx_int8(model, EXAMPLE)
+    variant.write(tmp_path / "small.onnx")
+    assert (tmp_path / "small.onnx").stat().st_size < 0.4 * (tmp_path / "m.onnx").stat().st_size
+    for running in (variant.logits, OnnxModel(tmp_path / "small.onnx")):
+        assert torch.cosine_similarity(running(pixels), expected).min() > 0.99
+
+
+@pytest.mark.usefixtures("_onnx")
+def test_a_layer_of_zeros_stays_finite_on_onnxruntime():
+    from eco_ray.models.onnx_backend import onnx_int8
+
+    model = small_cnn(None)
+    with torch.no_grad():
+        model.classifier[1].weight[3:40] = 0
+        model.classifier[3].weight.zero_()
+    assert torch.allclose(onnx_int8(model, EXAMPLE).logits(EXAMPLE), model.classifier[3].bias.expand(2, 10), atol=1e-6)
+
+
+@pytest.mark.usefixtures("_onnx")
+def test_onnxruntime_refuses_a_damaged_file(tmp_path):
+    from eco_ray.models.onnx_backend import OnnxModel
+
+    (tmp_path / "m.onnx").write_bytes(b"no model")
+    with pytest.raises(EcoRayError, match="onnxruntime cannot load"):
+        OnnxModel(tmp_path / "m.onnx")
