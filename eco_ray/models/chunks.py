@@ -1,4 +1,4 @@
-"""A chunk of a tensor, at most 1 MiB, to planes and back: whole or without its zeros, alone or against a base version."""
+"""A chunk of a tensor to planes and back: whole or without its zeros, alone or against a base version."""
 
 from __future__ import annotations
 

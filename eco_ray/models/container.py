@@ -34,7 +34,7 @@ from eco_ray.models.container_writer import write_container
 from eco_ray.models.in_order import usual_workers
 from eco_ray.models.plane_coding import Backend, Data
 from eco_ray.models.sources import BytesSource, FileSource
-from eco_ray.models.tensor_header import MAX_HEADER_BYTES, Tensor, dtype_of, make_header, parse_header
+from eco_ray.models.tensor_header import MAX_HEADER_BYTES, dtype_of, make_header, parse_header
 from eco_ray.whole_file import whole_binary_file
 
 __all__ = ["MAX_ARRAY_BYTES", "Container", "Report", "decode", "encode", "pack", "unpack"]
@@ -97,8 +97,8 @@ def pack(
     """Write a safetensors file as a container; it is read back and compared before it takes its place.
 
     `base`: a container of an older version, from which only the difference is kept; it is needed to unpack.
-    Raises DamagedError if the source is no sound safetensors file, UsageError if the chain of versions becomes too long,
-    NotFoundError for a missing file, EcoRayError if the target cannot be written.
+    Raises DamagedError if the source is no sound safetensors file, UsageError if the chain of versions becomes
+    too long, NotFoundError for a missing file, EcoRayError if the target cannot be written.
     """
     source, target = Path(source), Path(target)
     workers = workers or usual_workers()
@@ -166,8 +166,8 @@ def _reference(below: Container, base: Path, target: Path, workers: int) -> Base
     """What the container will say of its base, once every byte of that is known to be right."""
     if below.depth >= MAX_CHAIN:
         raise UsageError(
-            f"{str(base)!r} stands on {below.depth} versions, and the limit is {MAX_CHAIN}: pack without --base, or with an "
-            "earlier version as base"
+            f"{str(base)!r} stands on {below.depth} versions, and the limit is {MAX_CHAIN}: pack without --base, or "
+            "with an earlier version as base"
         )
     try:
         for _ in below.parts(workers):

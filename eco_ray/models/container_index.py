@@ -79,7 +79,7 @@ class Index:
 
     @property
     def content_id(self) -> bytes:
-        """SHA-256 of the header and the tensors' digests: the same for the same safetensors file, however it is coded."""
+        """SHA-256 of the header and the tensors' digests: what the safetensors file is, however it is coded."""
         sha = hashlib.sha256(self.header)
         for one in self.stored:
             sha.update(one.digest)

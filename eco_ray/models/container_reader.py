@@ -68,8 +68,8 @@ class Container:
             return base
         if base.index.content_id != wanted.content_id or base.depth != wanted.depth - 1:
             raise NotFoundError(
-                f"the base {wanted.hint!r} is not the version that this container is a difference from: its content is "
-                f"{base.index.content_id.hex()[:12]}..., {wanted.content_id.hex()[:12]}... is needed; name it with --base"
+                f"the base {wanted.hint!r} is not the version that this container is a difference from: it is content "
+                f"{base.index.content_id.hex()[:12]}..., not {wanted.content_id.hex()[:12]}...: see --base"
             )
         return base
 
@@ -106,7 +106,11 @@ class Container:
         """
         tensor = self.info(name)
         dtype = tensor.numpy_dtype()
-        return self.words(name, max_bytes=max_bytes).view(dtype).reshape(tensor.shape)
+        words = self.words(name, max_bytes=max_bytes)
+        try:
+            return words.view(dtype).reshape(tensor.shape)
+        except ValueError as error:  # NumPy multiplies all dimensions but the zeros
+            raise DamagedError(f"tensor {name[:80]!r} has a shape that NumPy refuses: {error}") from None
 
     def words(self, name: str, *, max_bytes: int = MAX_ARRAY_BYTES) -> Words:
         """The bit patterns of a tensor as unsigned little-endian words, shape (N,).
@@ -168,7 +172,7 @@ def _verified(stored: Stored, decoded: Iterator[Words]) -> Iterator[Words]:
     """The next chunks, and at their end the check that they are the tensor."""
     sha = hashlib.sha256()
     for words in islice(decoded, len(stored.chunks)):
-        sha.update(words)
+        sha.update(words.data)
         yield words
     if sha.digest() != stored.digest:
         raise DamagedError(f"tensor {stored.tensor.name[:80]!r} is damaged: it does not have its SHA-256")

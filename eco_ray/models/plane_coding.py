@@ -20,7 +20,7 @@ from eco_ray.errors import DamagedError, UsageError
 from eco_ray.models.planes import Plane
 
 Backend = Literal["zlib", "openzl"]
-Data = bytes | Plane
+Data = bytes | memoryview
 
 #: a plane is coded only if that is expected to save this share of it: 1.5 % of the bytes is not worth 10 ns a byte
 WORTH = 1 / 64
@@ -66,14 +66,14 @@ def encode_plane(plane: Plane, backend: Backend, mask: bool = False) -> tuple[Co
     if bits == 0 and plane.size and not (plane != plane[0]).any():
         return Coded(Method.CONSTANT, 0, int(plane[0])), b""
     if bits > 8 * (1 - WORTH):
-        return Coded(Method.RAW, plane.size), plane
+        return Coded(Method.RAW, plane.size), plane.data
     if backend == "openzl" and not mask:
         method, data = Method.OPENZL, _openzl().encode(plane)
     else:
         coder = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_RLE if mask else zlib.Z_HUFFMAN_ONLY)
-        method, data = Method.DEFLATE, coder.compress(plane) + coder.flush()
+        method, data = Method.DEFLATE, coder.compress(plane.data) + coder.flush()
     if len(data) >= plane.size:
-        return Coded(Method.RAW, plane.size), plane
+        return Coded(Method.RAW, plane.size), plane.data
     return Coded(method, len(data), zlib.crc32(data)), data
 
 
@@ -103,7 +103,7 @@ class _OpenZL:
 
     def __init__(self) -> None:
         try:
-            import openzl.ext as ext
+            from openzl import ext
         except ImportError:
             raise UsageError(
                 "package openzl is missing, which codes planes of this container: pip install 'eco-ray[openzl]'"

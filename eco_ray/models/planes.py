@@ -69,7 +69,7 @@ def _narrow(words: Words, kept: int) -> Words:
 
 
 def difference(words: Words, base: Words) -> Words:
-    """words - base, wrapping, then zigzag: 0, -1, 1, -2 become 0, 1, 2, 3, so that high bytes of small ones are 0."""
+    """Words less base, wrapping, then zigzag: 0, -1, 1, -2 become 0, 1, 2, 3: high bytes of small ones are 0."""
     delta = words - base
     sign = delta >> (8 * words.itemsize - 1)
     delta <<= 1

@@ -28,7 +28,7 @@ class BytesSource:
 
 
 class FileSource:
-    """A regular file. Raises NotFoundError, UsageError (a directory, a pipe, a device) or EcoRayError (not readable)."""
+    """A regular file. Raises NotFoundError, UsageError (no regular file) or EcoRayError (not readable)."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)

@@ -20,7 +20,8 @@ from eco_ray.errors import DamagedError, UsageError
 
 #: of the JSON; 200,000 tensors take less
 MAX_HEADER_BYTES = 32 << 20
-MAX_DIMENSIONS = 64
+#: what every version of NumPy allows
+MAX_DIMENSIONS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,12 +98,13 @@ class Tensor:
         try:
             import ml_dtypes
 
-            return np.dtype(getattr(ml_dtypes, name))
+            dtype: np.dtype[Any] = np.dtype(getattr(ml_dtypes, name))
         except (ImportError, AttributeError):
             raise UsageError(
                 f"tensor {self.name!r} is {self.dtype.name}, which NumPy knows only with package ml_dtypes: "
                 "install it, or read the bit patterns with `words`"
             ) from None
+        return dtype
 
 
 def dtype_of(array: NDArray[Any]) -> DType:
