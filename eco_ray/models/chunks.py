@@ -8,7 +8,16 @@ from enum import IntEnum
 import numpy as np
 
 from eco_ray.errors import DamagedError
-from eco_ray.models.plane_coding import Backend, Coded, Data, decode_plane, encode_plane, entropy_bits, sampled
+from eco_ray.models.plane_coding import (
+    Backend,
+    Coded,
+    Data,
+    coded_bits,
+    decode_plane,
+    encode_plane,
+    entropy_bits,
+    sampled,
+)
 from eco_ray.models.planes import Words, difference, join, kept_bytes, split, undo_difference, word_type
 
 #: decoded bytes of every chunk of a tensor but its last; part of format 1, and a multiple of every word
@@ -17,8 +26,6 @@ CHUNK_BYTES = 1 << 20
 _SPARSE_FROM = 1 / 8
 #: bits per word that another form has to save, for the time that it takes
 _WORTH_BITS = 0.1
-#: Huffman code takes at least one bit for a byte
-_LEAST_BITS = 1.0
 
 
 class Against(IntEnum):
@@ -142,14 +149,10 @@ def _sparse_pays(words: Words, nonzero: int, rotate: bool) -> bool:
 
 
 def _dense_bits(words: Words, kept: int, rotate: bool) -> float:
-    return sum(_plane_bits(entropy_bits(plane)) for plane in split(words, kept, rotate)) if kept else 0.0
+    return sum(coded_bits(plane) for plane in split(words, kept, rotate)) if kept else 0.0
 
 
 def _sparse_bits(words: Words, nonzero: int, kept: int, rotate: bool) -> float:
     share = nonzero / words.size
     mask = np.packbits(words != 0)
     return entropy_bits(mask) / 8 + share * _dense_bits(words[words != 0], kept, rotate)
-
-
-def _plane_bits(entropy: float) -> float:
-    return max(_LEAST_BITS, entropy) if entropy else 0.0

@@ -49,8 +49,8 @@ class Coded:
 
 
 def sampled(values: NDArray[Any], count: int = SAMPLE) -> NDArray[Any]:
-    """At most 2 * count values, evenly spread."""
-    return values[:: max(1, values.size // count)]
+    """About `count` values or fewer, evenly spread; by an odd step, to meet all places of a 2:4 pattern."""
+    return np.ascontiguousarray(values[:: values.size // count | 1])
 
 
 def entropy_bits(plane: Plane) -> float:
@@ -58,6 +58,15 @@ def entropy_bits(plane: Plane) -> float:
     counts = np.bincount(plane, minlength=256)
     shares = counts[counts > 0] / max(1, plane.size)
     return float(-(shares * np.log2(shares)).sum())
+
+
+def coded_bits(plane: Plane) -> float:
+    """Bits per byte that Huffman code is expected to take, of all that is given; 0 for a constant.
+
+    Every block ends with a symbol of its own, so that only one other symbol can have a single bit.
+    """
+    largest = int(np.bincount(plane).max()) / plane.size
+    return 0.0 if largest == 1 else max(entropy_bits(plane), 2 - largest)
 
 
 def encode_plane(plane: Plane, backend: Backend, mask: bool = False) -> tuple[Coded, Data]:

@@ -1,7 +1,6 @@
 """Every damaged container is a typed error: no crash, no wrong tensor, no more memory than was declared and checked."""
 
 import hashlib
-import os
 import struct
 import subprocess
 import sys
@@ -90,7 +89,7 @@ def attack(dtype, times, seed):
     data, right = container_of(dtype)
     assert read_all(data) == right
     rng = np.random.default_rng([seed, *dtype.encode()])
-    undetected = []
+    undetected, unclear = [], []
     tracemalloc.start()
     try:
         for time in range(times):
@@ -102,15 +101,14 @@ def attack(dtype, times, seed):
             try:
                 read = read_all(changed)
             except EcoRayError as error:
-                assert "\n" not in str(error)
-                assert len(str(error)) < 600
+                unclear += [error] if "\n" in str(error) or len(str(error)) > 600 else []
             else:
                 # only a lie that changes none of the bytes may pass, such as another name
                 undetected += [kind] if kind != "lie" or read != right else []
             assert tracemalloc.get_traced_memory()[1] - before < 4 * MIB, kind
     finally:
         tracemalloc.stop()
-    assert undetected == []
+    assert (undetected, unclear) == ([], [])
 
 
 @pytest.mark.parametrize("dtype", BYTE_TYPES)
@@ -188,7 +186,8 @@ def test_a_header_that_inflates_beyond_what_it_says_is_stopped():
 
 
 @pytest.mark.parametrize(
-    "file", [b"", b"1234567", struct.pack("<Q", 1 << 60) + b"{}", struct.pack("<Q", 2) + b"{}x", b"\x02" + bytes(7) + b"{"]
+    "file",
+    [b"", b"1234567", struct.pack("<Q", 1 << 60) + b"{}", struct.pack("<Q", 2) + b"{}x", b"\x02" + bytes(7) + b"{"],
 )
 def test_a_broken_safetensors_file_is_not_packed(file, tmp_path):
     (tmp_path / "bad").write_bytes(file)
@@ -198,25 +197,24 @@ def test_a_broken_safetensors_file_is_not_packed(file, tmp_path):
 
 
 def test_the_command_line_packs_unpacks_and_ends_with_one_line_on_damage(tmp_path):
-    source, packed, back = (str(tmp_path / name) for name in ("in.safetensors", "m.ecoz", "back.safetensors"))
-    with open(source, "wb") as file:
-        file.write(safetensors([("w", "BF16", (100_000,), weights("BF16", 100_000))]))
+    source, packed, back = (tmp_path / name for name in ("in.safetensors", "m.ecoz", "back.safetensors"))
+    source.write_bytes(safetensors([("w", "BF16", (100_000,), weights("BF16", 100_000))]))
     run = [sys.executable, "-m", "eco_ray.cli.main"]
     done = subprocess.run([*run, "-o", "json", "model", "pack", source, "-o", packed], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert '"container_bytes"' in done.stdout
-    assert CliRunner().invoke(cli, ["model", "unpack", packed, "-o", back]).exit_code == 0
-    assert open(back, "rb").read() == open(source, "rb").read()
-    os.unlink(back)
-    data = bytearray(open(packed, "rb").read())
+    assert CliRunner().invoke(cli, ["model", "unpack", str(packed), "-o", str(back)]).exit_code == 0
+    assert back.read_bytes() == source.read_bytes()
+    back.unlink()
+    data = bytearray(packed.read_bytes())
     data[len(data) // 3] ^= 4
-    open(packed, "wb").write(data)
+    packed.write_bytes(data)
     done = subprocess.run([*run, "model", "unpack", packed, "-o", back], capture_output=True, text=True)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
     assert done.stderr.startswith("Error: ")
     assert done.stdout == ""
-    assert not os.path.exists(back)
+    assert not back.exists()
 
 
 def test_neither_torch_nor_ray_is_imported():
@@ -236,7 +234,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 
 def streamed(tmp_path, mib, limit_mib):
-    """Pack and unpack one tensor of zeros with a noisy MiB here and there, in a process of its own: its extra memory."""
+    """Pack and unpack a tensor of zeros with noise here and there, in a process of its own, and limit its extra memory."""
     source = tmp_path / "big.safetensors"
     header = safetensors([("big", "F32", (mib, MIB // 4), b"")]).replace(b"[0, 0]", f"[0, {mib * MIB}]".encode())
     header = struct.pack("<Q", len(header) - 8) + header[8:]
