@@ -234,7 +234,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 
 
 def streamed(tmp_path, mib, limit_mib):
-    """Pack and unpack a tensor of zeros with noise here and there, in a process of its own, and limit its extra memory."""
+    """Pack and unpack a tensor of zeros with noise here and there, in a process of its own with little memory."""
     source = tmp_path / "big.safetensors"
     header = safetensors([("big", "F32", (mib, MIB // 4), b"")]).replace(b"[0, 0]", f"[0, {mib * MIB}]".encode())
     header = struct.pack("<Q", len(header) - 8) + header[8:]
