@@ -2,6 +2,7 @@
 
     EcoRayError            1  the job or check failed, or data is damaged
       MixedKindsError      1  carbon intensities of different kinds (average, marginal, ...) were put together
+      DamagedError         1  a file was changed or cut, or is not what it says it is
       UsageError           2  a file, option or setting is wrong
       InfeasibleError      3  a deadline, capacity or residency that no plan can meet
       NotFoundError        4  no such job, model, node or zone
@@ -24,6 +25,10 @@ class EcoRayError(Exception):
 
 class MixedKindsError(EcoRayError, TypeError):
     """Carbon intensities of different kinds were to be added, compared or planned together."""
+
+
+class DamagedError(EcoRayError):
+    """Data was changed or cut on its way, or is not in the format that it claims."""
 
 
 class UsageError(EcoRayError):

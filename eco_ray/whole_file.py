@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 
 @contextmanager
@@ -33,3 +33,20 @@ def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
     """Write UTF-8 text; a device or a pipe is written to, never replaced. Raises OSError, and leaves no draft."""
     with whole_file(path, mode) as file:
         file.write(text)
+
+
+@contextmanager
+def whole_binary_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """A binary file to write in pieces, and where its draft lies; it takes its place at the end of the block, on disk.
+
+    After an error the old file, or none, is there. Raises OSError.
+    """
+    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with draft.open("wb") as file:
+            yield file, draft
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -20,6 +20,7 @@ from eco_ray.cli.options import LazyGroup, run
         "run": "eco_ray.cli.run:run",
         "node": "eco_ray.cli.cluster:node",
         "grid": "eco_ray.cli.grid:grid",
+        "model": "eco_ray.cli.model:model",
         "power": "eco_ray.cli.power:power",
         "ledger": "eco_ray.cli.ledger:ledger",
         "report": "eco_ray.cli.report:report",

@@ -1,0 +1,215 @@
+"""A lossless container for model weights: safetensors in, fewer bytes out, and every byte back (docs/container.md).
+
+    encode(array), decode(data)          one array
+    pack(source, target, base=...)       a safetensors file to a container, perhaps as a difference from an older one
+    unpack(source, target)               and back, byte by byte
+    Container.open(path)                 its tensors by name, without reading the others
+
+What is read is bounded before anything is allocated, and checked by SHA-256 before it is given out. Checksums find
+damage, not forgery: sign the file if somebody else could have written it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eco_ray.errors import DamagedError, EcoRayError, UsageError
+from eco_ray.models.container_index import (
+    MAX_CHAIN,
+    MAX_HINT_BYTES,
+    BaseRef,
+    Index,
+)
+from eco_ray.models.container_reader import MAX_ARRAY_BYTES, Container
+from eco_ray.models.container_writer import write_container
+from eco_ray.models.in_order import usual_workers
+from eco_ray.models.plane_coding import Backend, Data
+from eco_ray.models.sources import BytesSource, FileSource
+from eco_ray.models.tensor_header import MAX_HEADER_BYTES, dtype_of, make_header, parse_header
+from eco_ray.whole_file import whole_binary_file
+
+__all__ = ["MAX_ARRAY_BYTES", "Container", "Report", "decode", "encode", "pack", "unpack"]
+
+_LENGTH_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `pack` or `unpack` did."""
+
+    tensors: int
+    safetensors_bytes: int
+    container_bytes: int
+    #: versions below the container; 0 if it stands alone
+    depth: int
+
+    @property
+    def ratio(self) -> float:
+        """Whole container / whole safetensors file."""
+        return self.container_bytes / self.safetensors_bytes
+
+
+def encode(array: NDArray[Any], *, backend: Backend = "zlib") -> bytes:
+    """An array of any shape as a container of one tensor, named `array`.
+
+    Bool, integers, float16/32/64, complex64, and bfloat16 and float8 of package ml_dtypes. It is kept in C order and
+    little-endian, whatever it was. Raises UsageError for other types.
+    """
+    array = np.asarray(array)
+    dtype = dtype_of(array)
+    flat = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(-1)
+    data = flat.view(np.uint8).data if flat.size else b""
+    parts: list[Data] = []
+    header = make_header("array", dtype, array.shape, array.nbytes)
+    write_container(parts.append, header, BytesSource(data), backend=backend)
+    return b"".join(parts)
+
+
+def decode(data: bytes | bytearray | memoryview, *, max_bytes: int = MAX_ARRAY_BYTES) -> NDArray[Any]:
+    """The array of `encode`: new, writable, in C order, little-endian.
+
+    Raises DamagedError if the container is not what was written, or makes more than `max_bytes`; UsageError if it holds
+    several tensors, or a type that needs package ml_dtypes.
+    """
+    container = Container(BytesSource(data))
+    if len(container.names) != 1:
+        raise UsageError(f"the container holds {len(container.names)} tensors, not one: open it with Container")
+    return container.tensor(container.names[0], max_bytes=max_bytes)
+
+
+def pack(
+    source: str | Path,
+    target: str | Path,
+    *,
+    base: str | Path | None = None,
+    backend: Backend = "zlib",
+    workers: int | None = None,
+) -> Report:
+    """Write a safetensors file as a container; it is read back and compared before it takes its place.
+
+    `base`: a container of an older version, from which only the difference is kept; it is needed to unpack.
+    Raises DamagedError if the source is no sound safetensors file, UsageError if the chain of versions becomes
+    too long, NotFoundError for a missing file, EcoRayError if the target cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    workers = workers or usual_workers()
+    with FileSource(source) as file:
+        try:
+            header = _read_header(file)
+        except DamagedError as error:
+            raise DamagedError(f"{str(source)!r} is no sound safetensors file: {error}") from None
+        _check_target(target, source, *([base] if base is not None else []))
+        below = None if base is None else Container.open(base)
+        try:
+            reference = None if below is None else _reference(below, Path(str(base)), target, workers)
+            with _written(target) as (out, draft):
+                first = _LENGTH_BYTES + len(header)
+                index = write_container(out.write, header, file, first, below, reference, backend, workers)
+                out.flush()
+                _compare(draft, below, index, workers)
+        finally:
+            if below is not None:
+                below.close()
+    return Report(len(index.stored), file.size, target.stat().st_size, 0 if reference is None else reference.depth)
+
+
+def unpack(
+    source: str | Path, target: str | Path, *, base: str | Path | None = None, workers: int | None = None
+) -> Report:
+    """Write the safetensors file that was packed, every byte as it was; nothing is written if any byte is wrong.
+
+    `base`: the version that the container is a difference from, if it does not lie where it lay.
+    Raises DamagedError, NotFoundError for a missing file or base, EcoRayError if the target cannot be written.
+    """
+    source, target = Path(source), Path(target)
+    with Container.open(source, base) as container:
+        _check_target(target, source, *([base] if base is not None else []))
+        header, stored = container.index.header, container.index.stored
+        size = _LENGTH_BYTES + len(header) + sum(one.tensor.byte_count for one in stored)
+        _check_room(target, size)
+        with _written(target) as (out, _draft):
+            out.write(len(header).to_bytes(_LENGTH_BYTES, "little") + header)
+            try:
+                for words in container.parts(workers or usual_workers()):
+                    out.write(words.data)
+            except DamagedError as error:
+                raise DamagedError(f"{str(source)!r}: {error}") from None
+    return Report(len(stored), size, source.stat().st_size, container.depth)
+
+
+def _read_header(file: FileSource) -> bytes:
+    """The header of a safetensors file that fits the rest of it."""
+    if file.size < _LENGTH_BYTES:
+        raise DamagedError(f"{file.size} bytes are too few")
+    size = int.from_bytes(file.read(0, _LENGTH_BYTES), "little")
+    if size > min(file.size - _LENGTH_BYTES, MAX_HEADER_BYTES):
+        raise DamagedError(
+            f"a header of {size} bytes is above the limit of {min(file.size - _LENGTH_BYTES, MAX_HEADER_BYTES)}"
+        )
+    header = bytes(file.read(_LENGTH_BYTES, size))
+    told = sum(tensor.byte_count for tensor in parse_header(header))
+    if told != file.size - _LENGTH_BYTES - size:
+        raise DamagedError(f"its header speaks of {told} bytes, and {file.size - _LENGTH_BYTES - size} follow it")
+    return header
+
+
+def _reference(below: Container, base: Path, target: Path, workers: int) -> BaseRef:
+    """What the container will say of its base, once every byte of that is known to be right."""
+    if below.depth >= MAX_CHAIN:
+        raise UsageError(
+            f"{str(base)!r} stands on {below.depth} versions, and the limit is {MAX_CHAIN}: pack without --base, or "
+            "with an earlier version as base"
+        )
+    try:
+        for _ in below.parts(workers):
+            pass
+    except DamagedError as error:
+        raise DamagedError(f"{str(base)!r}: {error}") from None
+    hint = os.path.relpath(base.resolve(), target.resolve().parent)
+    if len(hint.encode()) > MAX_HINT_BYTES:
+        raise UsageError(f"the path of the base has {len(hint)} characters; the limit is {MAX_HINT_BYTES} bytes")
+    return BaseRef(below.index.content_id, hint, below.depth + 1)
+
+
+def _compare(draft: Path, below: Container | None, index: Index, workers: int) -> None:
+    """Read the written container back: EcoRayError if it is not what was read."""
+    with FileSource(draft) as file:
+        written = Container(file, below)
+        if written.index.header != index.header or written.index.content_id != index.content_id:
+            raise EcoRayError("what was written is not what was read; check disk and memory of this machine")
+        for _ in written.parts(workers):
+            pass
+
+
+def _check_target(target: Path, *read: str | Path) -> None:
+    if target.exists() and not target.is_file():
+        raise UsageError(f"{str(target)!r} is no regular file; name another one to write to")
+    if target.exists() and any(target.samefile(path) for path in read):
+        raise UsageError(f"{str(target)!r} is read and would be written; name another one to write to")
+    if not target.parent.is_dir():
+        raise UsageError(f"there is no directory {str(target.parent)!r}; make it, or name another one to write to")
+
+
+def _check_room(target: Path, size: int) -> None:
+    free = shutil.disk_usage(target.parent).free
+    if size > free:
+        raise EcoRayError(f"{str(target)!r} takes {size} bytes, and {free} are free there; make room")
+
+
+@contextlib.contextmanager
+def _written(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
+    """`whole_binary_file` with errors of ours."""
+    try:
+        with whole_binary_file(target) as file_and_draft:
+            yield file_and_draft
+    except OSError as error:
+        raise EcoRayError(f"{str(target)!r} cannot be written: {error.strerror or error}") from None
