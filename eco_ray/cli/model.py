@@ -1,4 +1,4 @@
-"""`eco-ray model pack | unpack`: model files in fewer bytes, without a registry and without torch."""
+"""`eco-ray model pack | unpack | compress`: model files in fewer bytes, without a registry; only compress needs torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from eco_ray.cli.options import LazyGroup
 from eco_ray.cli.output import emit
 from eco_ray.config import load_settings
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(cls=LazyGroup, lazy={"compress": "eco_ray.cli.model_compress:compress"})
 def model() -> None:
     """Model files."""
 

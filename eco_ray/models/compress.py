@@ -146,15 +146,15 @@ def _masks(model: nn.Module, how: Prune, done: float = 1.0) -> prune.Masks:
 def judge(candidates: Sequence[Variant], data: LabelledImages, meter: WorkMeter) -> list[Figures]:
     """Figures of each variant, against the first one; measured in turns, so that a busy machine is fair to all."""
     accuracies = [accuracy(variant, data) for variant in candidates]
-    singles = list(data.test_pixels[:_SINGLES].split(1))
+    singles = list(torch.split(data.test_pixels[:_SINGLES], 1))
     rounds: list[list[_Round]] = [[] for _ in candidates]
     for _ in range(_ROUNDS):
         for variant, measured in zip(candidates, rounds, strict=True):
             measured.append(_round(variant, singles, meter))
     sizes = [_sizes(variant) for variant in candidates]
     return [
-        _figures(variant, accuracies[0], *rest)
-        for variant, *rest in zip(candidates, accuracies, sizes, rounds, strict=True)
+        _figures(variant, accuracies[0], found, size, measured)
+        for variant, found, size, measured in zip(candidates, accuracies, sizes, rounds, strict=True)
     ]
 
 
@@ -162,7 +162,9 @@ def judge(candidates: Sequence[Variant], data: LabelledImages, meter: WorkMeter)
 def accuracy(variant: Variant, data: LabelledImages) -> float:
     """Share of the test images that a variant reads right; answers that are not finite are wrong."""
     right = 0
-    for pixels, labels in zip(data.test_pixels.split(_BATCH), data.test_labels.split(_BATCH), strict=True):
+    for pixels, labels in zip(
+        torch.split(data.test_pixels, _BATCH), torch.split(data.test_labels, _BATCH), strict=True
+    ):
         logits = variant.logits(pixels)
         right += int(((logits.argmax(dim=1) == labels) & torch.isfinite(logits).all(dim=1)).sum())
     return right / len(data.test_labels)

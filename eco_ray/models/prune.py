@@ -7,7 +7,7 @@ bytes in a file whose coder sees the zeros (docs/compression.md). Biases are nev
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,7 @@ ShrinkOperator = Literal["soft", "sign"]
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
     """The weights of the model's Linear and Conv2d layers by name, in the model's order. Embeddings stay dense."""
     return {
-        f"{name}.weight" if name else "weight": layer.weight
+        f"{name}.weight" if name else "weight": cast(nn.Parameter, layer.weight)
         for name, layer in model.named_modules()
         if isinstance(layer, nn.Linear | nn.Conv2d)
     }
@@ -45,7 +45,7 @@ def magnitude_masks(weights: Mapping[str, Tensor], sparsity: float, scope: Scope
     kept = _keep_largest(
         torch.cat([weight.detach().abs().float().reshape(-1) for weight in weights.values()]), sparsity
     )
-    parts = kept.split([weight.numel() for weight in weights.values()])
+    parts = torch.split(kept, [weight.numel() for weight in weights.values()])
     return {name: part.view(weight.shape) for (name, weight), part in zip(weights.items(), parts, strict=True)}
 
 
