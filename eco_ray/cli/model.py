@@ -1,4 +1,4 @@
-"""`eco-ray model pack | unpack | compress`: model files in fewer bytes, without a registry; only compress needs torch."""
+"""`eco-ray model pack | unpack | compress`: model files in fewer bytes, without a registry."""
 
 from __future__ import annotations
 

@@ -50,8 +50,8 @@ def export_torchscript(model: nn.Module, example: Tensor, path: Path) -> None:
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        traced = torch.jit.trace(model.eval(), example)
-        torch.jit.save(traced, path)  # type: ignore[no-untyped-call]
+        traced = torch.jit.trace(model.eval(), example)  # type: ignore[no-untyped-call]
+        torch.jit.save(traced, path)
 
 
 def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
