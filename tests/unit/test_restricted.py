@@ -11,6 +11,7 @@ from planning_cases import CONFIG, HOUR_S, T0, a_job, a_node, a_situation, a_spe
 from eco_ray.core.alternatives import alternatives
 from eco_ray.core.dry_run import dry_run
 from eco_ray.core.jobs import Attempt, AttemptState, Plan, SuspendRule, Workers
+from eco_ray.core.joint import Grid
 from eco_ray.core.planner import plan_job
 
 #: clean in turn, by a tenth: what moves each hour emits least
@@ -93,3 +94,30 @@ def test_no_runner_up_adds_less(rule):
     found = plan_job(job, situation, CONFIG)
     assert all(one.more_added_g(found) >= -1e-9 for one in alternatives(job, found, situation, CONFIG))
     assert found.end_s <= T0 + 30 * HOUR_S
+
+
+# -- many jobs in one go -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gb", [0.0, 100.0])
+def test_jobs_that_are_planned_together_do_not_carry_checkpoints_around(gb):
+    situation, job = a_situation(DE, FR), a_job(a_spec(12, 13, checkpoint_gb=gb))
+    found = Grid([job], situation, CONFIG).plan(job)
+    alone = plan_job(job, a_situation(DE, FR), CONFIG)
+    assert isinstance(found, Plan)
+    assert isinstance(alone, Plan)
+    assert (moves(found) > 0) == (gb == 0)
+    assert found.added_g == pytest.approx(alone.added_g)
+    assert Grid([job], a_situation(DE, FR), CONFIG).added_g(job, found) == pytest.approx(found.added_g)
+
+
+@pytest.mark.parametrize("workers", [Workers(), Workers(1, 2, (1.0, 1.5))])
+def test_jobs_that_are_planned_together_do_not_wake_a_node_again_and_again(workers):
+    node = replace(a_node("s", cpus=2.0), sleeps=True, wake_j=200 * 3600.0)
+    job = a_job(a_spec(12, 30, workers=workers))
+    found = Grid([job], a_situation(DE, nodes=[node]), CONFIG).plan(job)
+    alone = plan_job(job, a_situation(DE, nodes=[node]), CONFIG)
+    assert isinstance(found, Plan)
+    assert isinstance(alone, Plan)
+    assert len(found.segments) == 1
+    assert found.added_g == pytest.approx(alone.added_g, rel=0.01)
