@@ -68,7 +68,9 @@ def test_an_elastic_job_does_not_wake_its_node_for_less_than_that_takes(rule, wa
 
 
 def test_an_elastic_job_stays_on_what_is_awake():
-    asleep = replace(a_node("s", cpus=2.0, watts=90.0), sleeps=True, wake_j=2000 * 3600.0, power=a_node(watts=1.0).power)
+    asleep = replace(
+        a_node("s", cpus=2.0, watts=90.0), sleeps=True, wake_j=2000 * 3600.0, power=a_node(watts=1.0).power
+    )
     situation = a_situation(DE, nodes=[asleep, a_node("up", cpus=2.0)])
     found = plan(a_spec(2, 12, workers=Workers(1, 2)), situation)
     assert {segment.node for segment in found.segments} == {"up"}
