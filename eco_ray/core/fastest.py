@@ -1,4 +1,4 @@
-"""The earliest end of a job that may pause, exactly: what is left to try where the greenest choice finds no end in time.
+"""The earliest end of a job that may pause, exactly: what is left to try where the greenest choice has no time.
 
 A dynamic programme over slots. Its states are (place, workers); going on in one costs nothing, beginning in one takes
 the time of a start, whichever was before. So the most work that can be done by the end of a slot needs the most of the

@@ -24,7 +24,7 @@ from eco_ray.core.greenest import Segments, gate, greenest, ideal_g
 from eco_ray.core.jobs import Job, Plan, Reason
 from eco_ray.core.late import earliest_end
 from eco_ray.core.restricted import is_less, needs_comparison, restrictions
-from eco_ray.core.situation import Floats, Measure, NoPlan, PlannerConfig, Situation
+from eco_ray.core.situation import Floats, Measure, Mix, NoPlan, PlannerConfig, Situation
 from eco_ray.core.slots import ROUNDING, Costs, earliest_run
 from eco_ray.core.starts import starts_g
 from eco_ray.core.task import INSTANT_S, Task
@@ -61,7 +61,7 @@ def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | No
             f"planned ahead ({hours(config.horizon_s)}), so it starts when one becomes free",
         )
 
-    def look_again(some: Sequence[Place], measure: Measure) -> Plan | None:
+    def look_again(some: Sequence[Place], measure: Measure | Mix) -> Plan | None:
         """The plan with the least of something on some of the places."""
         return _plan(_task(job, situation, config, some, measure), situation, config)
 
@@ -116,7 +116,7 @@ def _task(
     situation: Situation,
     config: PlannerConfig,
     places: Sequence[Place],
-    measure: Measure = Measure.ADDED_G,
+    measure: Measure | Mix = Measure.ADDED_G,
 ) -> Task:
     spec, live = job.spec, job.live_attempt
     begin_s = max(situation.now_s, spec.not_before_s, job.retry_at_s)

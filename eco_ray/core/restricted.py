@@ -27,7 +27,8 @@ def needs_comparison(task: Task, plan: Plan, situation: Situation) -> bool:
     spec = task.job.spec
     if spec.policy != "eco" or task.measure is not Measure.ADDED_G or plan.added_g is None:
         return False
-    moves = len({segment.zone for segment in plan.segments}) > 1 and (task.job.checkpoint_gb or spec.checkpoint_gb) > 0
+    zones = {segment.zone for segment in plan.segments}
+    moves = len(zones) > 1 and (task.job.checkpoint_gb or spec.checkpoint_gb) > 0
     used = (situation.fleet.place_of(segment.node) for segment in plan.segments)
     elastic = spec.workers.max > spec.workers.min
     return moves or (elastic and any(_wakes(place) for place in used if place is not None))
@@ -42,7 +43,7 @@ def restrictions(task: Task, plan: Plan, situation: Situation) -> Iterator[tuple
 
 
 def is_less(new: Plan, old: Plan, task: Task, situation: Situation) -> bool:
-    """Whether a plan is in time where the other is not, or costs less with all of its starts and the market's prices."""
+    """Whether a plan is in time where the other is not, or costs less with all of its starts and with prices."""
     new_late, old_late = (one.end_s > task.job.spec.deadline_s + INSTANT_S for one in (new, old))
     if new_late != old_late:
         return old_late
