@@ -6,7 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from eco_ray.core.cluster import Node, Resources
-from eco_ray.core.jobs import JobSpec
+from eco_ray.core.jobs import JobSpec, Reason
+from eco_ray.core.situation import NoPlan
 from eco_ray.errors import InfeasibleError, NotFoundError
 
 
@@ -55,6 +56,21 @@ def _check_gpus(spec: JobSpec, demand: Resources, nodes: Sequence[Node]) -> None
             f"job {spec.name!r} asks for {demand.gpu_memory_gb:g} GB GPU memory on {gpus}; the GPUs of the allowed "
             f"nodes have {most_gb:g} GB each at most; ask for less GPU memory or for more GPUs, or allow more zones"
         )
+
+
+def no_node_takes(spec: JobSpec, demand: Resources, nodes: Sequence[Node]) -> NoPlan:
+    """Why a job that was accepted has no plan, now that not even an empty node could take it."""
+    if not nodes:
+        return NoPlan(Reason.WAITING_FOR_CAPACITY, f"no node is there; it needs {demand} and starts when one joins")
+    allowed = [node.capacity for node in nodes if not spec.zones or node.zone in spec.zones]
+    where = f" in {' or '.join(spec.zones)}" if spec.zones else ""
+    if not allowed:
+        return NoPlan(Reason.MISCONFIGURED, f"no node{where} is there with {demand}; it starts when one joins")
+    largest = max(allowed, key=lambda c: (c.cpus, c.memory_gb))
+    return NoPlan(
+        Reason.MISCONFIGURED,
+        f"no node{where}, even an empty one, has {demand}; the largest one has {largest}; it starts when one joins",
+    )
 
 
 def _check_energy(spec: JobSpec, nodes: Sequence[Node]) -> None:
