@@ -39,7 +39,7 @@ def _waits_for_start(plan: Plan, starts: str, assumed: str) -> tuple[Reason, str
     if plan.no_signal_in:
         stale = f"; {_no_forecast(plan)}, so it takes the earliest place"
         return Reason.SIGNAL_STALE, f"{starts}, when a node is free{_shape(plan)}{assumed}{stale}"
-    if plan.could_start_s is None or first.start_s <= plan.could_start_s + 1e-6:
+    if plan.could_start_s is None or plan.start_s <= plan.could_start_s + 1e-6:
         details = f"{_shape(plan)}{_saves(plan)}{assumed}"
         return Reason.WAITING_FOR_CAPACITY, f"{starts}, when a node is free{details}"
     return Reason.WAITING_FOR_CLEANER_WINDOW, f"{starts}{_shape(plan)}{_saves(plan)}{assumed}"
