@@ -196,9 +196,9 @@ def test_it_prints_as_stars():
 
 def test_a_held_key_is_hidden_in_every_error_of_a_source_and_afterwards_no_more():
     # parts of its own: other tests may still hold theirs
-    secret = Secret("uma@held.example:0nly-here/word", "test")
-    coded = base64.b64encode(b"uma@held.example:0nly-here/word").decode()
-    text = f"a {secret.reveal()} b {coded} c 0NLY-HERE/WORD d 0nly-here%2fword e"
+    secret = Secret("uma@held.example:0nly-her/word", "test")
+    coded = base64.b64encode(b"uma@held.example:0nly-her/word").decode()
+    text = f"a {secret.reveal()} b {coded} c 0NLY-HER/WORD d 0nly-her%2fword e"
     clean = "a *** b *** c *** d *** e"
     assert hide(text, 200) == clean
     assert str(SourceError(text, Fault.REFUSED)) == clean
