@@ -38,7 +38,7 @@ lint: install ## Style, format, types and import contracts
 	$(BIN)/lint-imports
 
 unit: install ## Unit tests only: no Ray, seconds
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest tests/unit -m "not slow"
 
 test: lint unit ## Lint, then all tests except the slow ones
 	$(BIN)/python -m pytest tests/contract tests/reference tests/gpu -m "not slow"
