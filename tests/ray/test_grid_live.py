@@ -14,7 +14,7 @@ import httpx
 import pytest
 from grid_server import GridServer, as_json, as_text
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(400)
 
 KEY = "tok-live-1234567890"
 CLUSTER = """
@@ -58,7 +58,8 @@ class Cluster:
 
     def wait_for(self, rung: str, timeout_s: float) -> dict[str, Any]:
         give_up = time.monotonic() + timeout_s
-        while (signal := self.signal())["rung"] != rung:
+        # a question that was asked while the server was half well waits for its next time
+        while (signal := self.signal())["rung"] != rung or signal["why"]:
             assert time.monotonic() < give_up, signal
             time.sleep(1)
         return signal
@@ -104,7 +105,7 @@ def test_no_job_waits_for_the_grid_and_everybody_sees_what_is_used(tmp_path: Pat
             assert signal["source"].startswith("eco_ray modelled profile")
             assert "HTTP 503" in signal["why"]
             serve(server)
-            signal = cluster.wait_for("forecast", 80)
+            signal = cluster.wait_for("forecast", 150)
             assert (signal["intensity_g_per_kwh"], signal["why"]) == (123, "")
             give_up = time.monotonic() + 40
             while 'rung="forecast"' not in (shown := cluster.metrics()):
