@@ -11,7 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -66,6 +66,20 @@ def saved_output(name: str, *, save: bool = True) -> Iterator[None]:
         path = RESULTS / f"{name}-{datetime.now(UTC):%Y-%m-%d}.txt"
         path.write_text(kept.getvalue())
         print(f"\nsaved in {path.relative_to(ROOT)}")
+
+
+def run_tables(
+    name: str, title: str, tables: Mapping[str, Callable[[], bool]], only: str | None, *, save: bool = True
+) -> int:
+    """Print the tables that are wanted (names with commas; None: all) and keep them; 0 if every bar holds, else 1."""
+    holds = True
+    with saved_output(name, save=save):
+        describe_run(title)
+        for wanted in only.split(",") if only else tables:
+            about = tables[wanted].__doc__
+            print(f"\n== {wanted}{f': {about}' if about else ''}\n")
+            holds &= tables[wanted]()
+    return 0 if holds else 1
 
 
 class _Both(io.TextIOBase):

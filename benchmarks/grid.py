@@ -11,11 +11,11 @@ import csv
 import json
 import sys
 import time
-from functools import cache
+from functools import cache, partial, update_wrapper
 from pathlib import Path
 
 import numpy as np
-from common import describe_run, saved_output, table
+from common import run_tables, table
 
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.units import Nature
@@ -282,13 +282,10 @@ def main() -> int:
     if not SHARED.exists():
         print("skipped: ../shared, with the traces, is not here")
         return 0
-    holds = True
-    with saved_output("grid", save=not args.no_save):
-        describe_run("eco_ray's forecaster and modelled profile beside what else one can plan with")
-        for name in args.only.split(",") if args.only else TABLES:
-            print(f"\n== {name}: {TABLES[name].__doc__}\n")
-            holds &= TABLES[name](args.every)
-    return 0 if holds else 1
+    # update_wrapper keeps the docstring, which is the table's title
+    tables = {name: update_wrapper(partial(table, args.every), table) for name, table in TABLES.items()}
+    title = "eco_ray's forecaster and modelled profile beside what else one can plan with"
+    return run_tables("grid", title, tables, args.only, save=not args.no_save)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import time
 import unittest.mock
 from functools import cache
 
-from common import describe_run, saved_output, table
+from common import run_tables, table
 from elastic import elastic, elastic_mean
 from published import GAIA, SHARED, setup
 
@@ -142,13 +142,13 @@ def main() -> int:
     if not SHARED.exists():
         print("skipped: ../shared, with the traces, is not here")
         return 0
-    holds = True
-    with saved_output("planner", save=not args.no_save):
-        describe_run("eco_ray's planner beside the published policies and the LP bound")
-        for name in args.only.split(",") if args.only else TABLES:
-            print(f"\n== {name}: {TABLES[name].__doc__}\n")
-            holds &= TABLES[name]()
-    return 0 if holds else 1
+    return run_tables(
+        "planner",
+        "eco_ray's planner beside the published policies and the LP bound",
+        TABLES,
+        args.only,
+        save=not args.no_save,
+    )
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from common import describe_run, median, saved_output, table, verdict
+from common import median, run_tables, table, verdict
 from published import EM2022, SHARED, setup
 from simulator import hours_to_seconds
 
@@ -268,13 +268,7 @@ def main() -> int:
     if not SHARED.exists():
         print("skipped: ../shared, with the traces, is not here")
         return 0
-    holds = True
-    with saved_output("scale", save=not args.no_save):
-        describe_run("eco_ray's planner with many jobs")
-        for name in args.only.split(",") if args.only else TABLES:
-            print(f"\n== {name}\n")
-            holds &= TABLES[name]()
-    return 0 if holds else 1
+    return run_tables("scale", "eco_ray's planner with many jobs", TABLES, args.only, save=not args.no_save)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What all suites share: a private PostgreSQL server, and whether live services may be asked."""
+"""What all suites share: a private PostgreSQL server, one that plays grid services, and the option --live."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from grid_server import GridServer
 from postgres_server import CannotStart, PostgresServer
 
 
@@ -25,3 +26,10 @@ def postgres_server() -> Iterator[PostgresServer]:
         pytest.skip(f"no PostgreSQL: {error}")
     yield server
     server.stop()
+
+
+@pytest.fixture
+def server() -> Iterator[GridServer]:
+    """A local server that answers as it is told."""
+    with GridServer() as running:
+        yield running

@@ -125,11 +125,13 @@ def verify(expect_head: str | None, settings: Settings) -> None:
 @click.option("--g-per-kwh", type=float, required=True, help="What it was [gCO2e/kWh].")
 @click.option("--reason", required=True, help="Why, in words: it stays in the ledger.")
 @click.option("--source", default="correction", show_default=True, help="Where the value comes from.")
-@click.option("--kind", type=click.Choice([kind.value for kind in SignalKind]), default="average-lifecycle")
+@click.option(
+    "--kind", type=click.Choice([kind.value for kind in SignalKind]), help="Default: that of the zone's signal."
+)
 @click.option("--nature", type=click.Choice([nature.value for nature in Nature]), default="assumed", show_default=True)
 @common_options
 def correct(
-    zone: str, start_s: float, end_s: float, g_per_kwh: float, reason: str, source: str, kind: str, nature: str,
+    zone: str, start_s: float, end_s: float, g_per_kwh: float, reason: str, source: str, kind: str | None, nature: str,
     settings: Settings,
 ) -> None:  # fmt: skip
     """Correct a zone's carbon intensity of intervals that lie within a span: new rows, the old ones stay."""
@@ -140,6 +142,9 @@ def correct(
     found = store.intervals_of(zone, start_s, end_s)
     if not found:
         raise NotFoundError(f"no interval of zone {zone!r} lies within that span: see `eco-ray ledger query --by zone`")
+    if kind is None:
+        known = {str(row["zone"]): str(row["kind"]) for row in store.signal_sources()}
+        kind = known.get(zone, SignalKind.AVERAGE_LIFECYCLE.value)
     made_s = Clock(**(store.get_meta("clock") or {})).grid_s(time.time())
     count = store.add_corrections(
         Correction(

@@ -8,6 +8,7 @@ torch.ao.quantization is deprecated and torchao is a large dependency, so neithe
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -84,7 +85,7 @@ def _rounded(values: Tensor, scale: Tensor, highest: int) -> Tensor:
     return (values / scale).round().clamp(-highest, highest).to(torch.int8)
 
 
-class _SmallLayer(nn.Module):
+class _SmallLayer(nn.Module, ABC):
     """What stands in for a Linear or a Conv2d: its weight in fewer bits, its bias in float32."""
 
     def __init__(self, layer: nn.Linear | nn.Conv2d, **_options: Any) -> None:
@@ -93,9 +94,9 @@ class _SmallLayer(nn.Module):
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
         self._run: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _runner(layer)
 
+    @abstractmethod
     def weight_float(self) -> Tensor:
         """The weight in the type that is computed in."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """As the layer that it stands for."""

@@ -5,7 +5,7 @@ The keys of the contract (architecture.md, 'Machine contracts') are all here; ev
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -63,9 +63,9 @@ def build_report(store: Store, now_s: float) -> dict[str, Any]:
         "jobs": jobs,
         "totals": totals,
         "residual_mj": store.check_ledger().residual_mj,
-        "sources": [_source(row, now_s) for row in sources.values()],
+        "sources": [_source(row, now_s, hours) for row in sources.values()],
         "model": model,
-        "notes": [*_notes(speed, home_zone, bool(at_home), setting.home_pue), *map(str, overlaps)],
+        "notes": [*_notes(speed, home_zone, bool(at_home), setting.home_pue), *_mixed(hours), *map(str, overlaps)],
         "cluster": cluster.get("name"),
         "generated": iso(now_s),
         "version": __version__,
@@ -205,9 +205,15 @@ def _overlap(found: Overlap) -> dict[str, Any]:
     return {names.get(key, key): value for key, value in asdict(found).items()}
 
 
-def _source(row: Mapping[str, Any], now_s: float) -> dict[str, Any]:
-    """Where a zone's intensity comes from. A modelled profile is computed, never fetched, so it has no age."""
+def _source(row: Mapping[str, Any], now_s: float, hours: Iterable[HourlyEnergy]) -> dict[str, Any]:
+    """Where a zone's intensity comes from. A modelled profile is computed, never fetched, so it has no age.
+
+    What a live source told may be old though it is modelled: then the energy of the newest hour says how old.
+    """
     age_s = 0.0 if Nature(row["nature"]) is Nature.MODELLED else max(0.0, now_s - float(row["updated_s"]))
+    of_zone = [hour for hour in hours if hour.zone == row["zone"] and hour.intensity_age_s is not None]
+    newest_s = max((hour.hour_s for hour in of_zone), default=0.0)
+    age_s = max([age_s, *(hour.intensity_age_s or 0.0 for hour in of_zone if hour.hour_s == newest_s)])
     return {
         "zone": row["zone"],
         "source": row["source"],
@@ -229,6 +235,17 @@ def _span(jobs: Sequence[Mapping[str, Any]], now_s: float) -> tuple[float, float
             starts += [segment["start_s"], metered[0]]
             ends += [segment["end_s"], metered[1]]
     return min(starts), max(ends)
+
+
+def _mixed(hours: Iterable[HourlyEnergy]) -> list[str]:
+    """That grams of different kinds are in the sums, where they are."""
+    kinds = sorted({row.intensity_kind for row in hours if row.intensity_kind})
+    if len(kinds) <= 1:
+        return []
+    return [
+        f"Intensities of different kinds were used ({', '.join(kinds)}): the sums of grams here mean neither. "
+        "`eco-ray ledger query --by kind` tells them apart."
+    ]
 
 
 def _notes(speed: float, home_zone: str | None, has_home_node: bool, home_pue: float) -> list[str]:

@@ -9,7 +9,6 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote_plus
 
@@ -33,12 +32,6 @@ ASK = {"actual": (NOW - 5 * HOUR, NOW), "forecast": (NOW, NOW + 20 * HOUR)}
 @pytest.fixture(params=[*CLIENTS, *MORE_CLIENTS], ids=lambda client: client.name)
 def client(request) -> Client:
     return request.param
-
-
-@pytest.fixture
-def server() -> Iterator[GridServer]:
-    with GridServer() as running:
-        yield running
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
 
 import pytest
 from grid_clients import CLIENTS, NOW, TROUBLES, Client
@@ -36,12 +35,6 @@ BROKEN = {
 @pytest.fixture(params=ALL, ids=lambda client: client.name)
 def client(request) -> Client:
     return request.param
-
-
-@pytest.fixture
-def server() -> Iterator[GridServer]:
-    with GridServer() as running:
-        yield running
 
 
 def the_stated_fallback(client: Client, server: GridServer) -> str:

@@ -67,7 +67,8 @@ class Meter:
         shares = more.get("shares") or ((Share(kind, owner, number, energy_mj),) if owner else ())
         if not owner:
             sample = Sample(node, "boot", self.seq, start_s, end_s, rest_mj, rest_mj, nature, "model", 0.4)
-        row = Interval(sample, zone, more.get("pue", self.pue), shares, intensity, "modelled profile")
+        signal = {key: more[key] for key in ("intensity_kind", "intensity_age_s") if key in more}
+        row = Interval(sample, zone, more.get("pue", self.pue), shares, intensity, "modelled profile", **signal)
         assert self.store.add_intervals([row]) == 1
 
     def run(self, node, zone, start_s, end_s, watts, owner, curve, idle_w=4.0, **more):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 
 import pytest
 from click.testing import CliRunner, Result
@@ -14,12 +13,6 @@ from eco_ray.cli.main import cli
 from eco_ray.errors import EcoRayError
 
 KEY = "tok-1234567890"
-
-
-@pytest.fixture
-def server() -> Iterator[GridServer]:
-    with GridServer() as running:
-        yield running
 
 
 @pytest.fixture

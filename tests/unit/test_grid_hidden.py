@@ -5,32 +5,14 @@ from __future__ import annotations
 import base64
 import logging
 import traceback
-from collections.abc import Iterator
 from urllib.parse import quote_plus
 
 import pytest
-from grid_server import Answer, GridServer, as_text, redirect
+from grid_server import Answer, as_text, redirect
+from http_cases import KEY, an_http, refused
 
-from eco_ray.grid.http import Http, SourceError
+from eco_ray.grid.http import SourceError
 from eco_ray.grid.keys import Secret
-
-KEY = "k3y/with+signs&<more>=="
-
-
-@pytest.fixture
-def server() -> Iterator[GridServer]:
-    with GridServer() as running:
-        yield running
-
-
-def an_http(server: GridServer, **options) -> Http:
-    return Http("test-source", f"{server.url}/v4", **{"timeout_s": 5.0, **options})
-
-
-def refused(http: Http, *args, **kwargs) -> SourceError:
-    with pytest.raises(SourceError) as caught:
-        http.get_json(*args, **kwargs)
-    return caught.value
 
 
 def _forms(text: str) -> list[str]:

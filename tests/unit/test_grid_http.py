@@ -8,34 +8,15 @@ import gzip
 import pickle
 import threading
 import time
-from collections.abc import Iterator
 
 import httpx
 import pytest
 from grid_server import Answer, GridServer, as_json, as_text, closed_port, redirect
+from http_cases import KEY, an_http, refused
 
 from eco_ray.errors import UsageError
 from eco_ray.grid.http import MAX_RETRY_AFTER_S, Fault, Http, SourceError, retry_after_s
 from eco_ray.grid.keys import Secret
-
-KEY = "k3y/with+signs&<more>=="
-
-
-@pytest.fixture
-def server() -> Iterator[GridServer]:
-    with GridServer() as running:
-        yield running
-
-
-def an_http(server: GridServer, **options) -> Http:
-    return Http("test-source", f"{server.url}/v4", **{"timeout_s": 5.0, **options})
-
-
-def refused(http: Http, *args, **kwargs) -> SourceError:
-    with pytest.raises(SourceError) as caught:
-        http.get_json(*args, **kwargs)
-    return caught.value
-
 
 # --- what comes back
 

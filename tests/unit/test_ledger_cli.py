@@ -16,10 +16,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 from codecarbon.output_methods.emissions_data import EmissionsData
+from planning_cases import hourly
 
 from eco_ray.cli.main import cli
 from eco_ray.cli.output import emit
 from eco_ray.config import Settings
+from eco_ray.core.intensity import SignalKind
 from eco_ray.core.ledger import Interval, Sample, Share
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
@@ -198,6 +200,15 @@ def test_correct_changes_grams_and_not_rows(state: Path) -> None:
         assert isinstance(refused.exception, EcoRayError)
         assert limit in str(refused.exception)
     assert isinstance(run(state, "correct", "--zone", "XX", "--g-per-kwh", "1", *span).exception, NotFoundError)
+
+
+def test_a_correction_is_of_the_kind_of_its_zone(state: Path) -> None:
+    store = open_store(str(state / "eco_ray.db"))
+    store.add_series(hourly("DE", 300.0, start_s=T0, kind=SignalKind.MARGINAL))
+    store.close()
+    span = ["--from", "2025-11-22T08:00Z", "--to", "2025-11-22T08:30Z", "--reason", "late data"]
+    assert run(state, "correct", "--zone", "DE", "--g-per-kwh", "720", *span).exit_code == 0
+    assert "marginal" in {key[0] for key in sums(state, "--by", "kind")}
 
 
 def test_the_csv_has_codecarbons_columns(state: Path) -> None:

@@ -301,6 +301,28 @@ def test_nature_is_that_of_the_weakest_part():
     ]
 
 
+def test_a_modelled_signal_that_is_old_is_not_shown_as_new():
+    store = world()
+    store.add_series(series("DE", [100] * 4, source="service, the last value carried on"))
+    store.save_jobs([job("j", T0, [attempt(1, "a", "DE", T0, T0 + H)])])
+    meter = Meter(store)
+    meter.charge("a", "DE", T0, T0 + 60, 10, "j", 100.0, intensity_age_s=90_000.0)
+    assert only_job(store)[1]["sources"][0]["age_s"] == 90_000
+    meter.charge("a", "DE", T0 + H, T0 + H + 60, 10, "j", 100.0, intensity_age_s=120.0)
+    assert only_job(store)[1]["sources"][0]["age_s"] == 120  # the newest hour tells
+
+
+def test_grams_of_different_kinds_in_one_sum_are_told():
+    store = world()
+    store.add_series(series("DE", [100] * 4))
+    store.save_jobs([job("j", T0, [attempt(1, "a", "DE", T0, T0 + H)])])
+    meter = Meter(store)
+    meter.charge("a", "DE", T0, T0 + 60, 10, "j", 100.0, intensity_kind="average-lifecycle")
+    assert not any("different kinds" in note for note in only_job(store)[1]["notes"])
+    meter.charge("a", "DE", T0 + 60, T0 + 120, 10, "j", 100.0, intensity_kind="marginal")
+    assert any("(average-lifecycle, marginal)" in note for note in only_job(store)[1]["notes"])
+
+
 def test_embodied_only_where_the_node_tells():
     store = world(embodied=KG_1000, num_cpus=4)
     store.add_series(series("DE", [100] * 4))
