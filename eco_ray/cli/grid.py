@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,8 @@ def _opened(cluster: Path | None, chosen: dict[str, str], settings: Settings) ->
     from eco_ray.grid_file import Grid
     from eco_ray.schema import check
 
+    # what a source answers stands in `why`
+    logging.getLogger("eco_ray.grid").addHandler(logging.NullHandler())
     if cluster is None:
         return check(Grid, chosen, "options").open(settings.state_dir)
     if chosen:
@@ -110,7 +113,11 @@ def now(
             rows.append(_row(zone, None, now_s, facts))
         else:
             rows.append(_row(zone, series, now_s, facts))
-    emit(settings, rows, rows)
+    emit(settings, rows, [{key: row[key] for key in row if key not in ("why", "planned_with")} for row in rows])
+    if settings.output == "table":
+        for row in rows:
+            if row.get("why"):
+                click.echo(f"\n{row['zone']} is planned with: {row['planned_with']}\n  instead of: {row['why']}")
 
 
 def _show_past(source: GridSource, zone: str, hours: int, settings: Settings) -> None:

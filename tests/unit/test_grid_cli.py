@@ -99,6 +99,9 @@ def test_a_source_that_fails_is_a_stated_fallback_and_exit_code_0(run, server):
     (row,) = json.loads(run("now", "--zone", "DE", *live(server), "-o", "json").stdout)
     assert row["source"].startswith("eco_ray modelled profile")
     assert (row["rung"], "HTTP 503" in row["why"]) == ("last-resort", True)
+    told = run("now", "--zone", "DE", *live(server))
+    assert "DE is planned with: eco_ray modelled profile" in told.stdout
+    assert "instead of: electricity-maps" in told.stdout
 
 
 def test_nothing_known_is_null_and_not_0(run, server):
