@@ -21,14 +21,15 @@ from eco_ray.job_file import load_job_file
 from eco_ray.on_ray import bootstrap
 from eco_ray.on_ray.client import Client
 from eco_ray.on_ray.local_cluster import ClusterRecord, free_port, is_alive
+from eco_ray.on_ray.preload import rehearse
 from eco_ray.report import write_report
 from eco_ray.times import parse_instant
 
 #: when the jobs are submitted, in grid time: a summer Sunday, whose afternoon and night are clean, its evening not
 SUBMITTED_AT = "2026-07-05T12:40Z"
-#: how long before that the clock begins, for the controller to start [wall s], and the same as a share of the time that
-#: Ray took to start: a slow machine tells the same story
-_SETTLE_S, _SETTLE_SHARE = 6.5, 0.6
+#: how long before that the clock begins, for controller and agents to start: so much [wall s] and so many times what a
+#: rehearsal of it took, so that a slow machine tells the same story
+_SETTLE_S, _REHEARSALS = 1.5, 1.3
 DEFAULT_SPEED = 600.0
 JOBS = ("train_mnist", "linear_regression", "softmax_regression")
 MODEL_JOB, MODEL_NAME, MODEL_VERSION = "train-mnist", "mnist", 1
@@ -74,7 +75,7 @@ class Demo:
         cluster = self._described()
         self._fresh_state()
         yield Line(None, f"starting a Ray cluster: {', '.join(f'{n.name} in {n.zone}' for n in cluster.to_nodes())}")
-        client = self._up(cluster, began)
+        client = self._up(cluster)
         try:
             yield self._line(f"cluster is up after {time.monotonic() - began:.0f} s at {client.record.address}")
             time.sleep(max(0.0, self._clock.wall_s(parse_instant(SUBMITTED_AT)) - time.time()))
@@ -111,10 +112,10 @@ class Demo:
         state_dir.mkdir(parents=True, mode=0o700)
         (state_dir / _MARK).touch()
 
-    def _up(self, cluster: ClusterFile, began: float) -> Client:
+    def _up(self, cluster: ClusterFile) -> Client:
         def clock() -> Clock:
             """Grid time begins when the nodes are up."""
-            settle_s = max(_SETTLE_S, _SETTLE_SHARE * (time.monotonic() - began))
+            settle_s = _SETTLE_S + _REHEARSALS * rehearse()
             self._clock = Clock(self.speed, time.time(), parse_instant(SUBMITTED_AT) - settle_s * self.speed)
             return self._clock
 
@@ -125,12 +126,11 @@ class Demo:
         """Tell what happens to the jobs until all have ended; serve the model as soon as it is trained."""
         told: dict[str, int] = {}
         deadline = time.monotonic() + _TIMEOUT_S
-        serving = _Background(_import_serve)
         proxy: _Background | None = None
         while True:
             jobs = [client.job(job_id) for job_id in ids]
-            if proxy is None and any(job.state.is_final for job in jobs):  # launches have the machine to themselves
-                serving.wait()
+            # launches have the machine to themselves
+            if proxy is None and any(job.state.is_final for job in jobs) and not any(job.live_attempt for job in jobs):
                 proxy = _Background(partial(_start_proxy, cluster.serve.port))
             for job in jobs:
                 log = client.store.job_log(job.id)
@@ -140,7 +140,8 @@ class Demo:
                         yield Line(entry.time_s, f"{job.spec.name:<18} {entry.kind:<10} {what}")
                 told[job.id] = len(log)
             trained = next((j for j in jobs if j.spec.name == MODEL_JOB and j.state == "succeeded"), None)
-            if trained is not None and self._answered is None and proxy is not None:
+            if trained is not None and self._answered is None:
+                proxy = proxy or _Background(partial(_start_proxy, cluster.serve.port))
                 proxy.wait()
                 yield from self._serve(client, trained, cluster)
             if all(job.state.is_final for job in jobs):
@@ -223,11 +224,6 @@ def _start_proxy(port: int) -> None:
     from eco_ray.on_ray.serving import start_http
 
     start_http(port)
-
-
-def _import_serve() -> None:
-    """Import Ray Serve, and torch below it, while the jobs still wait."""
-    import eco_ray.on_ray.serving  # noqa: F401
 
 
 def _ask_held_out(url: str, root: Path) -> dict[str, Any]:

@@ -126,6 +126,7 @@ def start(name: str, nodes: Iterable[Node], head_cpus: float, serve_port: int, s
             include_dashboard=True,
             dashboard_host="127.0.0.1",
             dashboard_port=dashboard_port,
+            runtime_env_dir_name="env-head",
             labels={NODE_LABEL: "head"},
         )
         record.address = head.gcs_address
@@ -148,6 +149,9 @@ def add_node(record: ClusterRecord, node: Node, state_dir: Path) -> None:
         gcs_address=record.address,
         num_cpus=node.capacity.cpus,
         num_gpus=int(node.capacity.gpus),
+        # apart from the other nodes of this machine: Ray replaces a work directory when a node first needs it, and would
+        # take it from under the jobs of the others (2.60)
+        runtime_env_dir_name=f"env-{node.name}",
         labels={NODE_LABEL: node.name, ZONE_LABEL: node.zone},
     )
 

@@ -16,6 +16,7 @@ from eco_ray.on_ray.controller import Controller
 from eco_ray.on_ray.controller_config import ControllerConfig
 from eco_ray.on_ray.fleet import Fleet, FleetConfig
 from eco_ray.on_ray.launcher import Launcher
+from eco_ray.on_ray.preload import preload
 from eco_ray.on_ray.signal_metrics import SignalMetrics
 from eco_ray.store import open_store
 
@@ -30,6 +31,7 @@ class ControllerActor(Controller):
 
     def __init__(self, config: ControllerConfig, fleet: FleetConfig, grid: Grid, dashboard_url: str) -> None:
         _log_to(config.state_dir / "logs" / "controller.log")
+        preload()
 
         def start() -> None:
             super(ControllerActor, self).__init__(
