@@ -90,6 +90,9 @@ def cluster_env(token_file: Path, state_dir: Path) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # a worker that is started before it is needed carries no job id, and its energy would be nobody's
         "RAY_prestart_worker_first_driver": "0",
+        # controller and agents are workers to Ray, which makes those nicer than the programs of jobs: where all CPUs are
+        # busy, pauses would be asked for, and progress be told, many seconds late
+        "RAY_worker_niceness": "0",
         # a lost node is noticed within about 5 s instead of 15 s
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_timeout_ms": "5000",
