@@ -147,7 +147,9 @@ def _why_not(job: Job, plan: Plan, now_s: float) -> str:
         return f"but the policy {spec.policy} does not ask for the fewest grams"
     if spec.min_saving_pct > 0 and plan.start_s <= max(now_s, spec.not_before_s) + 1.0:
         return f"but waiting has to save carbon.min_saving_pct, {spec.min_saving_pct:g}%"
-    return "but starts, moved checkpoints and what a slot is worth to other jobs count as well"
+    if plan.length_s is not None and plan.length_from != AS_GIVEN:
+        return "but how long it lasts is in doubt, and what it may emit after that counts as well"
+    return "but what a slot is worth to other jobs counts as well"
 
 
 def _what_would_help(others: Sequence[Alternative], now_s: float, goal: str = "have a plan") -> str:

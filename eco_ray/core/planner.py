@@ -23,7 +23,8 @@ from eco_ray.core.fleet import Fleet, Place
 from eco_ray.core.greenest import Segments, gate, greenest, ideal_g
 from eco_ray.core.jobs import Job, Plan, Reason
 from eco_ray.core.late import earliest_end
-from eco_ray.core.situation import Floats, Measure, NoPlan, PlannerConfig, Situation
+from eco_ray.core.restricted import is_less, needs_comparison, restrictions
+from eco_ray.core.situation import Floats, Measure, Mix, NoPlan, PlannerConfig, Situation
 from eco_ray.core.slots import ROUNDING, Costs, earliest_run
 from eco_ray.core.starts import starts_g
 from eco_ray.core.task import INSTANT_S, Task
@@ -60,7 +61,7 @@ def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | No
             f"planned ahead ({hours(config.horizon_s)}), so it starts when one becomes free",
         )
 
-    def look_again(some: Sequence[Place], measure: Measure) -> Plan | None:
+    def look_again(some: Sequence[Place], measure: Measure | Mix) -> Plan | None:
         """The plan with the least of something on some of the places."""
         return _plan(_task(job, situation, config, some, measure), situation, config)
 
@@ -68,6 +69,18 @@ def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | No
 
 
 def _plan(task: Task, situation: Situation, config: PlannerConfig) -> Plan | None:
+    """The choice of the job's policy on the task's places, or one with fewer freedoms where that adds less in all."""
+    best = _choice(task, situation, config)
+    if best is None or not needs_comparison(task, best, situation):
+        return best
+    for job, places in restrictions(task, best, situation):
+        other = _choice(_task(job, situation, config, places), situation, config)
+        if other is not None and is_less(other, best, task, situation):
+            best = other
+    return best
+
+
+def _choice(task: Task, situation: Situation, config: PlannerConfig) -> Plan | None:
     """The choice of the job's policy on the task's places, in time if there is room, else the earliest end."""
     for look in (_search, _search_late):
         found = look(task, situation, config)
@@ -103,7 +116,7 @@ def _task(
     situation: Situation,
     config: PlannerConfig,
     places: Sequence[Place],
-    measure: Measure = Measure.ADDED_G,
+    measure: Measure | Mix = Measure.ADDED_G,
 ) -> Task:
     spec, live = job.spec, job.live_attempt
     begin_s = max(situation.now_s, spec.not_before_s, job.retry_at_s)

@@ -54,6 +54,13 @@ class Measure(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Mix:
+    """Both budgets in one: the job's share of grams, and of energy at so many grams per joule."""
+
+    g_per_j: float
+
+
+@dataclass(frozen=True, slots=True)
 class NoPlan:
     """Why there is no plan."""
 
@@ -161,11 +168,13 @@ class Situation:
         at_once = Segment(home.name, home.zone, self.now_s, self.now_s + duration_s, spec.workers.min)
         return self.plan_g([at_once], spec)[0]
 
-    def measured(self, segments: Sequence[Segment], spec: JobSpec, measure: Measure) -> float | None:
+    def measured(self, segments: Sequence[Segment], spec: JobSpec, measure: Measure | Mix) -> float | None:
         """What is ahead of planned segments, by a measure [g or J]; None where an intensity is unknown."""
         if measure is Measure.SHARE_J:
             return self.energy_j(segments, spec)
         carbon_g, added_g = self.plan_g(segments, spec)
+        if isinstance(measure, Mix):
+            return None if carbon_g is None else carbon_g + measure.g_per_j * self.energy_j(segments, spec)
         return added_g if measure is Measure.ADDED_G else carbon_g
 
     def energy_j(self, segments: Sequence[Segment], spec: JobSpec) -> float:
