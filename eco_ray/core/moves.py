@@ -5,7 +5,7 @@ from __future__ import annotations
 from eco_ray.core.actions import Action, AskToCheckpoint, StartAttempt, StopAttempt
 from eco_ray.core.attempts import with_attempt
 from eco_ray.core.book import Book
-from eco_ray.core.explain import plan_message
+from eco_ray.core.explain import plan_message, without_signal
 from eco_ray.core.jobs import Attempt, AttemptState, Job, Reason, Segment
 from eco_ray.core.line import Line, urgency
 from eco_ray.core.records import changed
@@ -73,7 +73,7 @@ class Moves:
         number = len(job.attempts) + 1
         attempt = Attempt(number, f"{job.id}-a{number}", node.name, node.zone, AttemptState.LAUNCHING, now_s)
         attempt = changed(attempt, workers=segment.workers)
-        message = f"is being launched on {node.name} in {node.zone} (attempt {number})"
+        message = f"is being launched on {node.name} in {node.zone} (attempt {number}){without_signal(job.plan)}"
         # it no longer waits for whatever it waited for
         job = changed(job, attempts=(*job.attempts, attempt), reason=Reason.PENDING_EVALUATION, message=message)
         self._book.set(job, now_s, "launching", f"attempt {number} on {node.name} in {node.zone}")

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from eco_ray.core.budget import within_budget
 from eco_ray.core.decide import NAMES, Question, decide, resumed, window
 from eco_ray.core.durations import done_so_far_s
-from eco_ray.core.feasible import hours
+from eco_ray.core.feasible import hours, no_node_takes
 from eco_ray.core.fleet import Fleet, Place
 from eco_ray.core.greenest import Segments, gate, greenest, ideal_g
 from eco_ray.core.jobs import Job, Plan, Reason
@@ -48,17 +48,16 @@ def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | No
         # one of a pool, on which it could stay; the name of the node that stands for the pool tells them apart
         places = (live, *(_other_name(place, live, fleet) for place in places))
     if not places:
-        return NoPlan(
-            Reason.WAITING_FOR_CAPACITY,
-            f"no node in {', '.join(spec.zones) or 'any zone'} is there with {least}; it starts when one joins",
-        )
+        return no_node_takes(spec, least, fleet.kinds)
     task = _task(job, situation, config, places)
     plan = _plan(task, situation, config)
     if plan is None:
+        late = spec.deadline_s <= situation.now_s + config.horizon_s
         return NoPlan(
-            Reason.WAITING_FOR_CAPACITY,
+            Reason.DEADLINE_INFEASIBLE if late else Reason.WAITING_FOR_CAPACITY,
             f"needs {task.demand} for {hours(task.left_s)}; every allowed node is promised or in use as far as it is "
-            f"planned ahead ({hours(config.horizon_s)}), so it starts when one becomes free",
+            f"planned ahead ({hours(config.horizon_s)}), so it starts when one becomes free"
+            + (", and that is after its deadline by what is known" if late else ""),
         )
 
     def look_again(some: Sequence[Place], measure: Measure | Mix) -> Plan | None:
@@ -104,6 +103,7 @@ def _choice(task: Task, situation: Situation, config: PlannerConfig) -> Plan | N
         regret=regret,
         length_s=task.length.seconds,
         length_from=task.length.source,
+        no_signal_in=() if task.job.spec.policy == "run-now" else situation.without_signal(task.places),
     )
 
 

@@ -105,6 +105,12 @@ class Situation:
         """How far the longest forecast reaches [s since epoch]; 0: there is none."""
         return max((series.end_s for series in self.forecast.values()), default=0.0)
 
+    def without_signal(self, places: Sequence[Place]) -> tuple[str, ...]:
+        """The zones of places, sorted, where no forecast for any of them reaches beyond now; else nothing."""
+        zones = tuple(sorted({place.node.zone for place in places}))
+        current = any(zone in self.forecast and self.forecast[zone].end_s > self.now_s for zone in zones)
+        return () if current else zones
+
     def slot_means(self, series: IntensitySeries) -> tuple[int, Floats]:
         """First slot that a series touches, and its mean [g/kWh] in each slot, as far as it is known there."""
         kept = self.means.get(series.zone)

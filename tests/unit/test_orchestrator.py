@@ -104,11 +104,11 @@ def test_jobs_that_share_a_node_come_one_after_the_other():
     assert world.tick(seconds=1) == ["start b-a1 on de-1"]
 
 
-def test_without_room_before_its_deadline_a_job_waits_for_capacity_and_is_not_forgotten():
+def test_without_room_before_its_deadline_a_job_waits_and_is_not_forgotten():
     world = on_one_node(FLAT)
     world.running("a", hours=8, **PLAIN)
     assert world.submit("b", hours=1, deadline_h=4) == []
-    assert world.said("b")[1] == "WaitingForCapacity"
+    assert world.said("b")[1] == "DeadlineInfeasible"
     assert world.tick(hours=5) == []  # its deadline is over
     world.exited(0, "a")
     assert world.tick() == ["start b-a1 on de-1"]

@@ -55,7 +55,7 @@ def test_data_residency_is_kept_whatever_it_costs():
     assert shape(plan(a_spec(zones=("DE",)), situation)) == [("de-1", 0, 1)]
     nowhere = plan(a_spec(zones=("PL",)), situation)
     assert nowhere == NoPlan(
-        Reason.WAITING_FOR_CAPACITY,
+        Reason.MISCONFIGURED,
         "no node in PL is there with 1 CPUs, 0 GPUs, 0 GB memory; it starts when one joins",
     )
 
@@ -321,9 +321,10 @@ def test_full_nodes_mean_waiting_for_capacity_with_what_is_needed():
     situation = a_situation(hourly("DE", *[300] * 24))
     situation.calendar.reserve(Segment("de-1", "DE", T0, T0 + 95 * HOUR_S), Resources(0.5))
     assert plan(a_spec(1.5), situation) == NoPlan(
-        Reason.WAITING_FOR_CAPACITY,
+        Reason.DEADLINE_INFEASIBLE,
         "needs 1 CPUs, 0 GPUs, 0 GB memory for 1 h 30 min; every allowed node is promised or in use "
-        "as far as it is planned ahead (96 h), so it starts when one becomes free",
+        "as far as it is planned ahead (96 h), so it starts when one becomes free, and that is after its deadline by "
+        "what is known",
     )
     assert shape(plan(a_spec(demand=Resources(0.5)), situation)) == [("de-1", 0, 1)]
     taken = a_situation(hourly("DE", *[300] * 24), foreign={"de-1": Resources(0.5)})
