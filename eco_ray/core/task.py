@@ -188,8 +188,8 @@ class Task:
                 continue
             cost_g[row] *= situation.fleet.attributed_w(place, self.demand)
             if isinstance(self.measure, Mix):
-                watts = place.node.attributed_power_w(self.demand)
-                cost_g[row] += self.measure.g_per_j * watts * lengths_s
+                one_w = place.node.attributed_power_w(self.demand)
+                cost_g[row] += self.measure.g_per_j * one_w * lengths_s
         return self._untied(cost_g) if isinstance(self.measure, Mix) else cost_g
 
     def _untied(self, cost_g: Floats) -> Floats:
