@@ -90,8 +90,8 @@ def cluster_env(token_file: Path, state_dir: Path) -> dict[str, str]:
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
         # a worker that is started before it is needed carries no job id, and its energy would be nobody's
         "RAY_prestart_worker_first_driver": "0",
-        # controller and agents are workers to Ray, which makes those nicer than the programs of jobs: where all CPUs are
-        # busy, pauses would be asked for, and progress be told, many seconds late
+        # controller and agents are workers to Ray, which makes those nicer than the programs of jobs: where all CPUs
+        # are busy, pauses would be asked for, and progress be told, many seconds late
         "RAY_worker_niceness": "0",
         # a lost node is noticed within about 5 s instead of 15 s
         "RAY_health_check_period_ms": "1000",
@@ -152,8 +152,8 @@ def add_node(record: ClusterRecord, node: Node, state_dir: Path) -> None:
         gcs_address=record.address,
         num_cpus=node.capacity.cpus,
         num_gpus=int(node.capacity.gpus),
-        # apart from the other nodes of this machine: Ray replaces a work directory when a node first needs it, and would
-        # take it from under the jobs of the others (2.60)
+        # apart from the other nodes of this machine: Ray replaces a work directory when a node first needs it, and
+        # would take it from under the jobs of the others (2.60)
         runtime_env_dir_name=f"env-{node.name}",
         labels={NODE_LABEL: node.name, ZONE_LABEL: node.zone},
     )
