@@ -187,6 +187,22 @@ def test_a_job_waits_for_the_place_that_is_being_left():
     assert world.exited("a", "a", outcome="stopped") == ["clean a-a1", "start b-a1 on de-1"]
 
 
+def test_it_does_not_wait_for_a_place_that_is_being_left_beyond_its_latest_start():
+    world = World(
+        hourly("DE", *[400] * 30), hourly("FR", *[50] * 30), nodes={"de": a_node(), "fr": a_node("fr-1", "FR")}
+    )
+    world.running("a", hours=1, **no_suspension())
+    assert world.job("a").live_attempt.node == "fr-1"
+    world.submit("b", hours=1, deadline_h=2 + 20 / 3600, **no_suspension())  # by then it would wait for 20 s at most
+    assert world.said("b")[2].startswith("starts 2026-07-05 13:00 UTC on fr-1")
+    world.tick(seconds=HOUR_S - 1)
+    world.do(SuspendRequested("a"))
+    assert world.tick(seconds=2) == []
+    assert world.tick(seconds=10) == []
+    assert world.tick(seconds=10) == ["start b-a1 on de-1"]
+    assert world.tick(seconds=60) == ["stop a-a1"]
+
+
 @pytest.mark.parametrize(
     ("spec", "error"),
     [
