@@ -122,6 +122,15 @@ class Book(Inventory):
             situation = replace(situation, firm=lambda until_s: self.firm_calendar(job, until_s, now_s))
         return self._adopt(job, old, plan_job(job, situation, self.config), now_s)
 
+    def plan_away_from(self, node: Node, job: Job, now_s: float) -> Job:
+        """Plan a job afresh as if a node were full for a slot; returns it as written down."""
+        full = Segment(node.name, node.zone, now_s, now_s + self.config.slot_s)
+        self.calendar.reserve(full, node.capacity)
+        try:
+            return self.plan(job, now_s)
+        finally:
+            self.calendar.release(full, node.capacity)
+
     def replan(self, jobs: Iterable[Job], now_s: float, gain_pct: float) -> None:
         """Plan waiting jobs again in the given order; a plan that still holds is changed only for a worthwhile gain."""
         for job in jobs:

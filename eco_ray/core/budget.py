@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 from eco_ray.core.fleet import Place
 from eco_ray.core.jobs import Job, Plan, Reason
-from eco_ray.core.situation import Measure, NoPlan, Situation
+from eco_ray.core.situation import Measure, Mix, NoPlan, Situation
 
 #: kinds of places that are looked at one by one for a plan within the budget
 _MOST_KINDS = 64
+#: prices of energy that are tried for a job with both budgets, and the factor up to the next while one side is open
+_BISECTIONS, _WIDER = 32, 4.0
 
 #: the plan on some places that has the least of something; None where there is no room
-Search = Callable[[Sequence[Place], Measure], Plan | None]
+Search = Callable[[Sequence[Place], Measure | Mix], Plan | None]
 
 
 def within_budget(job: Job, plan: Plan, situation: Situation, places: Sequence[Place], search: Search) -> Plan | NoPlan:
@@ -61,6 +63,30 @@ def _others(limits: _Limits, places: Sequence[Place], search: Search, fitting: S
         for measure in (Measure.ADDED_G, *(limits.measures if eco and not fitting else ())):
             if plan := search(alike, measure):
                 yield plan
+    if eco and len(limits.measures) > 1 and not fitting:
+        yield from _between(limits, places, search)
+
+
+def _between(limits: _Limits, places: Sequence[Place], search: Search) -> Iterator[Plan]:
+    """Plans between the least energy and the least grams, at prices of energy that come ever closer to what is needed.
+
+    The dearer energy is, the less of it the least of both takes, and the more grams: bisection of the price.
+    """
+    low, high, step = -math.inf, math.inf, 0.0
+    plans = [plan for measure in (Measure.SHARE_J, Measure.SHARE_G) if (plan := search(places, measure))]
+    if len(plans) < 2 or (step := limits.price(*plans)) <= 0:
+        return
+    for _ in range(_BISECTIONS):
+        at = math.sqrt(low * high) if low > 0 and high < math.inf else step
+        plan = search(places, Mix(at))
+        if plan is None:
+            return
+        yield plan
+        frugal, clean = (limits.keeps(plan, (measure,)) for measure in (Measure.SHARE_J, Measure.SHARE_G))
+        if frugal == clean:
+            return  # both: found; neither: nothing keeps to both
+        low, high = (low, at) if frugal else (at, high)
+        step = at / _WIDER if frugal else at * _WIDER
 
 
 class _Limits:
@@ -79,9 +105,19 @@ class _Limits:
         """What the budgets count."""
         return tuple(self._budgets)
 
-    def keeps(self, plan: Plan) -> bool:
-        """Whether a plan keeps to all budgets, with what the job used before."""
-        return not any(self._uses(plan, measure) > most * (1 + 1e-9) for measure, most in self._budgets.items())
+    def keeps(self, plan: Plan, measures: Sequence[Measure] = tuple(Measure)) -> bool:
+        """Whether a plan keeps to all budgets, or to those of some measures, with what the job used before."""
+        budgets = [(measure, most) for measure, most in self._budgets.items() if measure in measures]
+        return not any(self._uses(plan, measure) > most * (1 + 1e-9) for measure, most in budgets)
+
+    def price(self, frugal: Plan, clean: Plan) -> float:
+        """Grams per joule at which the plans are equal; 0 where one has less of both, or nobody knows."""
+        more_g, more_j = (
+            self._uses(one, measure) - self._uses(other, measure)
+            for one, other, measure in ((frugal, clean, Measure.SHARE_G), (clean, frugal, Measure.SHARE_J))
+        )
+        known = math.isfinite(more_g) and more_g > 0 and more_j > 0
+        return more_g / more_j if known else 0.0
 
     def held(self, tried: Sequence[Plan]) -> NoPlan:
         """What to tell a job none of whose plans keeps to its budgets."""

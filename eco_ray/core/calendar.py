@@ -81,6 +81,8 @@ class Calendar:
 
     def open_slots(self, place: Place, demand: Resources, first: int, count: int) -> NDArray[np.bool_]:
         """`fits` of one place: shape (count,)."""
+        if demand.gpu_memory_gb and demand.gb_per_gpu > place.node.capacity.gb_per_gpu + _EPS:
+            return np.zeros(count, dtype=np.bool_)
         start, pool, member = self._reach(first, count), place.pool, place.member
         result: NDArray[np.bool_] | None = None
         for kind, amount in enumerate(demand.amounts):
@@ -100,6 +102,9 @@ class Calendar:
         result = np.full((len(places), count), float(most))
         start = self._reach(first, count)
         for row, place in enumerate(places):
+            if demand.gpu_memory_gb > 0:  # workers with parts of a GPU share its memory
+                of_gpus = (count for count in range(most, 0, -1) if (demand * count).fits_node(place.node.capacity))
+                result[row] = next(of_gpus, 0)
             for kind, amount in enumerate(demand.amounts):
                 if amount > 0:
                     pool, member = place.pool, place.member

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from eco_ray.core.embodied import Embodied
@@ -36,6 +37,15 @@ class Resources:
             and self.memory_gb <= free.memory_gb + 1e-9
             and self.gpu_memory_gb <= free.gpu_memory_gb + 1e-9
         )
+
+    @property
+    def gb_per_gpu(self) -> float:
+        """Memory of each GPU that is used, if all have the same [GB]; a part of a GPU is one that is used."""
+        return self.gpu_memory_gb / max(1, math.ceil(self.gpus - 1e-9)) if self.gpu_memory_gb else 0.0
+
+    def fits_node(self, capacity: Resources) -> bool:
+        """Whether an empty node of this capacity could take this demand: all of it, and each GPU its part of it."""
+        return self.fits_in(capacity) and self.gb_per_gpu <= capacity.gb_per_gpu + 1e-9
 
     def __add__(self, other: Resources) -> Resources:
         return Resources(*(mine + theirs for mine, theirs in zip(self.amounts, other.amounts, strict=True)))

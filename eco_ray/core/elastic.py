@@ -141,7 +141,7 @@ def power_w(task: Task, situation: Situation, workers: int) -> float:
     On one that is too small for them they would seem to draw no more than fit.
     """
     fleet, spec = situation.fleet, task.job.spec
-    largest = [place for place in task.places if (spec.demand * spec.workers.max).fits_in(place.node.capacity)]
+    largest = [place for place in task.places if (spec.demand * spec.workers.max).fits_node(place.node.capacity)]
     place = largest[0] if largest else max(task.places, key=lambda one: one.node.capacity.amounts)
     demand = spec.demand * workers
     adds = task.measure is Measure.ADDED_G

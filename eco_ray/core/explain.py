@@ -18,26 +18,54 @@ def plan_message(job: Job, plan: Plan, now_s: float) -> tuple[Reason, str]:
     first = plan.segments[0]
     where = f"on {first.node} in {first.zone}"
     assumed = "" if plan.length_s is None or plan.length_from == AS_GIVEN else _assumes(plan)
+    late = _late(job, plan)
     if first.start_s <= now_s + 1e-6:
-        return Reason.PENDING_EVALUATION, f"starts now {where}{assumed}"
+        return Reason.PENDING_EVALUATION, f"starts now {where}{assumed}{without_signal(plan)}{late}"
     when = minute(first.start_s)
+    if late:
+        return (
+            Reason.DEADLINE_INFEASIBLE,
+            f"starts {when} {where}, when a node is free{_shape(plan)}{_saves(plan)}{assumed}{late}",
+        )
     if first.start_s <= job.spec.not_before_s + 1e-6:
         return Reason.PENDING_EVALUATION, f"starts {when} {where}, not before, as it asks{assumed}"
     if job.spec.policy == "run-now":
         return Reason.WAITING_FOR_CAPACITY, f"starts {when} {where}, or as soon as a node is free{assumed}"
-    pauses = len(plan.segments) - 1
-    shape = f", in {pauses + 1} stretches" if pauses else ""
-    saves = "; the saving is unknown (no intensity)"
-    if plan.carbon_g is not None and plan.run_now_g is not None and plan.run_now_g > 0:
-        saved_g = plan.run_now_g - plan.carbon_g
-        verb, than = ("saves", "against") if saved_g >= 0 else ("emits", "more than")
-        saves = (
-            f"; {verb} {abs(saved_g):.3g} g ({abs(saved_g) / plan.run_now_g:.0%}) {than} running now in the home zone"
-        )
-    late = _late(job, plan)
-    if late or plan.could_start_s is None or first.start_s <= plan.could_start_s + 1e-6:
-        return Reason.WAITING_FOR_CAPACITY, f"starts {when} {where}, when a node is free{shape}{saves}{assumed}{late}"
-    return Reason.WAITING_FOR_CLEANER_WINDOW, f"starts {when} {where}{shape}{saves}{assumed}"
+    return _waits_for_start(plan, f"starts {when} {where}", assumed)
+
+
+def _waits_for_start(plan: Plan, starts: str, assumed: str) -> tuple[Reason, str]:
+    """Whether it is the signal, room or the grid that a job waits for."""
+    if plan.no_signal_in:
+        stale = f"; {_no_forecast(plan)}, so it takes the earliest place"
+        return Reason.SIGNAL_STALE, f"{starts}, when a node is free{_shape(plan)}{assumed}{stale}"
+    if plan.could_start_s is None or plan.start_s <= plan.could_start_s + 1e-6:
+        details = f"{_shape(plan)}{_saves(plan)}{assumed}"
+        return Reason.WAITING_FOR_CAPACITY, f"{starts}, when a node is free{details}"
+    return Reason.WAITING_FOR_CLEANER_WINDOW, f"{starts}{_shape(plan)}{_saves(plan)}{assumed}"
+
+
+def without_signal(plan: Plan | None) -> str:
+    """That a plan was made without a current forecast; nothing where it had one, or does not ask for it."""
+    missing = plan is not None and plan.no_signal_in
+    return f"; {_no_forecast(plan)}, so it did not wait for cleaner power" if plan and missing else ""
+
+
+def _no_forecast(plan: Plan) -> str:
+    return f"no forecast for {' or '.join(plan.no_signal_in)} is current"
+
+
+def _shape(plan: Plan) -> str:
+    return f", in {len(plan.segments)} stretches" if len(plan.segments) > 1 else ""
+
+
+def _saves(plan: Plan) -> str:
+    """What a plan saves against running at once."""
+    if plan.carbon_g is None or plan.run_now_g is None or plan.run_now_g <= 0:
+        return "; the saving is unknown (no intensity)"
+    saved_g = plan.run_now_g - plan.carbon_g
+    verb, than = ("saves", "against") if saved_g >= 0 else ("emits", "more than")
+    return f"; {verb} {abs(saved_g):.3g} g ({abs(saved_g) / plan.run_now_g:.0%}) {than} running now in the home zone"
 
 
 def _assumes(plan: Plan) -> str:
@@ -147,7 +175,9 @@ def _why_not(job: Job, plan: Plan, now_s: float) -> str:
         return f"but the policy {spec.policy} does not ask for the fewest grams"
     if spec.min_saving_pct > 0 and plan.start_s <= max(now_s, spec.not_before_s) + 1.0:
         return f"but waiting has to save carbon.min_saving_pct, {spec.min_saving_pct:g}%"
-    return "but starts, moved checkpoints and what a slot is worth to other jobs count as well"
+    if plan.length_s is not None and plan.length_from != AS_GIVEN:
+        return "but how long it lasts is in doubt, and what it may emit after that counts as well"
+    return "but what a slot is worth to other jobs counts as well"
 
 
 def _what_would_help(others: Sequence[Alternative], now_s: float, goal: str = "have a plan") -> str:

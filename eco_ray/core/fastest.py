@@ -1,4 +1,4 @@
-"""The earliest end of an elastic job, exactly: what is left to try where the greenest choice finds no end in time.
+"""The earliest end of a job that may pause, exactly: what is left to try where the greenest choice has no time.
 
 A dynamic programme over slots. Its states are (place, workers); going on in one costs nothing, beginning in one takes
 the time of a start, whichever was before. So the most work that can be done by the end of a slot needs the most of the
@@ -16,10 +16,10 @@ from eco_ray.core.task import INSTANT_S, Task
 
 
 def fastest_segments(task: Task, situation: Situation, cost_g: Costs) -> tuple[Segment, ...] | None:
-    """The segments of an elastic job that may pause that end first, whatever they emit; None where none end in time.
+    """The segments of a job that may pause that end first, whatever they emit; None where none end in time.
 
-    cost_g: shape (places, slots), inf where it may not run. A start longer than a slot is not looked at, nor is another
-    choice where a run would be shorter than the job's minimum.
+    cost_g: shape (places, slots), inf where it may not run. No other choice is looked at where a run would be shorter
+    than the job's minimum.
     """
     spec, now = task.job.spec, task.job.live_attempt
     if not (task.job.pausable and spec.suspend.allow):
@@ -60,8 +60,9 @@ def _most_work(
     after: list[tuple[np.ndarray, _Runner | None]] = []  # and whether it begins after this one, or as the first
     for slot, length_s in enumerate(room_s):
         on = done + length_s * speeds
-        again = most + max(0.0, length_s - again_s) * speeds
-        first = max(0.0, length_s - first_s) * speeds
+        # below zero where the start goes on in the next slot
+        again = most + (length_s - again_s) * speeds
+        first = (length_s - first_s) * speeds
         begins = np.maximum(again, first)
         stays_in.append(on >= begins)
         after.append((again > first, runner))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from eco_ray.core.cluster import Node
-from eco_ray.core.jobs import JobSpec
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.jobs import JobSpec, Reason
+from eco_ray.core.situation import NoPlan
 from eco_ray.errors import InfeasibleError, NotFoundError
 
 
@@ -22,7 +23,8 @@ def check_feasible(spec: JobSpec, now_s: float, nodes: Iterable[Node]) -> None:
             )
     allowed = [node for node in nodes if not spec.zones or node.zone in spec.zones]
     demand = spec.demand * spec.workers.min
-    if not any(demand.fits_in(node.capacity) for node in allowed):
+    if not any(demand.fits_node(node.capacity) for node in allowed):
+        _check_gpus(spec, demand, allowed)
         largest = max((node.capacity for node in allowed), key=lambda c: (c.cpus, c.memory_gb), default="nothing")
         least = f" with its least {spec.workers.min} workers" if spec.workers.min > 1 else ""
         raise InfeasibleError(
@@ -32,7 +34,7 @@ def check_feasible(spec: JobSpec, now_s: float, nodes: Iterable[Node]) -> None:
     begin_s = max(now_s, spec.not_before_s)
     sizes = {node.capacity for node in allowed}
     counts = range(spec.workers.min, spec.workers.max + 1)
-    possible = [count for count in counts if any((spec.demand * count).fits_in(size) for size in sizes)]
+    possible = [count for count in counts if any((spec.demand * count).fits_node(size) for size in sizes)]
     needed_s = (spec.expected_duration_s or 0.0) / max(spec.workers.speed(count) for count in possible)
     if spec.deadline_s < begin_s + needed_s or spec.deadline_s <= begin_s:
         short_s = begin_s + needed_s - spec.deadline_s
@@ -45,6 +47,32 @@ def check_feasible(spec: JobSpec, now_s: float, nodes: Iterable[Node]) -> None:
     _check_energy(spec, allowed)
 
 
+def _check_gpus(spec: JobSpec, demand: Resources, nodes: Sequence[Node]) -> None:
+    """Refuse a job that has room on a node, but not on the GPUs that it would be given there."""
+    most_gb = max((node.capacity.gb_per_gpu for node in nodes if demand.fits_in(node.capacity)), default=None)
+    if most_gb is not None:
+        gpus = "1 GPU" if demand.gpus <= 1 else f"{demand.gpus:g} GPUs"
+        raise InfeasibleError(
+            f"job {spec.name!r} asks for {demand.gpu_memory_gb:g} GB GPU memory on {gpus}; the GPUs of the allowed "
+            f"nodes have {most_gb:g} GB each at most; ask for less GPU memory or for more GPUs, or allow more zones"
+        )
+
+
+def no_node_takes(spec: JobSpec, demand: Resources, nodes: Sequence[Node]) -> NoPlan:
+    """Why a job that was accepted has no plan, now that not even an empty node could take it."""
+    if not nodes:
+        return NoPlan(Reason.WAITING_FOR_CAPACITY, f"no node is there; it needs {demand} and starts when one joins")
+    allowed = [node.capacity for node in nodes if not spec.zones or node.zone in spec.zones]
+    where = f" in {' or '.join(spec.zones)}" if spec.zones else ""
+    if not allowed:
+        return NoPlan(Reason.MISCONFIGURED, f"no node{where} is there with {demand}; it starts when one joins")
+    largest = max(allowed, key=lambda c: (c.cpus, c.memory_gb))
+    return NoPlan(
+        Reason.MISCONFIGURED,
+        f"no node{where}, even an empty one, has {demand}; the largest one has {largest}; it starts when one joins",
+    )
+
+
 def _check_energy(spec: JobSpec, nodes: Sequence[Node]) -> None:
     """Refuse a job that would use more than its energy budget on the most frugal node with any number of workers."""
     if spec.budget_j is None or spec.expected_duration_s is None:
@@ -53,7 +81,7 @@ def _check_energy(spec: JobSpec, nodes: Sequence[Node]) -> None:
         node.attributed_power_w(spec.demand * count) * spec.expected_duration_s / spec.workers.speed(count)
         for node in nodes
         for count in range(spec.workers.min, spec.workers.max + 1)
-        if (spec.demand * count).fits_in(node.capacity)
+        if (spec.demand * count).fits_node(node.capacity)
     )
     if least_j > spec.budget_j * (1 + 1e-9):
         raise InfeasibleError(

@@ -86,7 +86,7 @@ class Fleet:
             found = self._places[key] = tuple(
                 Place(index, 0 if len(nodes) == 1 else None, nodes[0])
                 for index, nodes in enumerate(self.pools)
-                if (not zones or nodes[0].zone in zones) and demand.fits_in(nodes[0].capacity)
+                if (not zones or nodes[0].zone in zones) and demand.fits_node(nodes[0].capacity)
             )
         return found
 

@@ -197,6 +197,8 @@ class Plan:
     #: length of the whole job that was planned with [s], and what that length is
     length_s: float | None = None
     length_from: str = ""
+    #: the zones that it may use, where no forecast for any of them was current: it could not wait for cleaner power
+    no_signal_in: tuple[str, ...] = ()
 
     @property
     def start_s(self) -> float:

@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from eco_ray.core.durations import done_so_far_s
 from eco_ray.core.fleet import Place
-from eco_ray.core.jobs import Job, JobSpec, Plan, Reason, Segment
+from eco_ray.core.jobs import Job, JobSpec, Plan, Reason, Segment, Workers
 from eco_ray.core.offer import Offer
 from eco_ray.core.picks import Pick, Starts, Window
 from eco_ray.core.planner import plan_job
 from eco_ray.core.situation import Floats, NoPlan, PlannerConfig, Situation
+from eco_ray.core.starts import starts_g
 from eco_ray.core.task import PRICE_WEIGHT
 
 #: part of a slot up to which the cost of a pause is left out of the choice: each stretch lasts a slot at least, so that
@@ -70,6 +72,7 @@ class Grid:
         if market is not None and len(market.price_g) == len(self._places):
             self._price_g = market.by_slot(self._slot_s, self._first, self._count)[1] * PRICE_WEIGHT
         self._offers: dict[tuple[object, ...], Offer] = {}
+        self._wakes = any(place.node.sleeps and place.node.wake_j > 0 for place in self._places)
 
     def _intensities(self) -> Floats:
         """Mean forecast of each place in each slot [g/kWh], inf where it is unknown."""
@@ -111,7 +114,7 @@ class Grid:
             if added_w is None:
                 return self._situation.plan_g(plan.segments, job.spec)[1]
             total_g += self._exposure(seat[0], max(start_s, 0.0), end_s) * added_w[1]
-        return total_g
+        return total_g + (starts_g(job, plan.segments, self._situation) if self._pays_starts(job) else 0.0)
 
     def _plan(self, job: Job) -> Plan | None:
         """The greenest plan of a job, whose places it then has; None where it needs a closer look."""
@@ -123,22 +126,21 @@ class Grid:
         end_s = min(spec.deadline_s - self._origin_s, self._count * self._slot_s)
         if end_s <= begin_s:
             return None
-        offer = self._offer(spec)
-        offer.refresh()
         window = Window.of(begin_s, end_s, self._slot_s)
         for _ in range(_TRIES):
-            picks = self._choose(job, offer, window, left_s)
+            offer, picks = self._best(job, window, left_s)
+            first_g = self._starts_g(job, picks or ())  # as long as the job is not in the calendar
             segments = self._take(spec, offer, picks) if picks else None
             if segments is not None or not picks:
                 break
         if segments is None:
             return None
-        carbon_g = added_g = 0.0
+        carbon_g, added_g = 0.0, first_g
         for pick, segment in zip(picks or (), segments, strict=True):
             exposure = self._exposure(pick.row, pick.start_s, pick.end_s)
             watts, added_w = offer.watts[pick.row, segment.workers]
             carbon_g, added_g = carbon_g + exposure * watts, added_g + exposure * added_w
-        ideal_g = offer.least_g(window, left_s, in_one_piece=not (job.pausable and spec.suspend.allow))
+        ideal_g = self._offer(spec).least_g(window, left_s, in_one_piece=not (job.pausable and spec.suspend.allow))
         return Plan(
             segments,
             carbon_g,
@@ -150,6 +152,44 @@ class Grid:
             length_s=length.seconds,
             length_from=length.source,
         )
+
+    def _best(self, job: Job, window: Window, left_s: float) -> tuple[Offer, list[Pick] | None]:
+        """Its runs, and the offer that they are from.
+
+        Where starts add grams, they are compared as a whole with one run, each zone, and the least workers: as in
+        `core/restricted.py`.
+        """
+        offer = self._offer(job.spec)
+        offer.refresh()
+        picks = self._choose(job, offer, window, left_s)
+        if not picks or len(picks) == 1 or not self._starts_g(job, picks):
+            return offer, picks
+        spec, found = job.spec, [(offer, picks)]
+        least = replace(spec, workers=Workers(spec.workers.min, spec.workers.min, spec.workers.speeds[:1]))
+        zones = spec.zones or self._situation.fleet.zones
+        for other in (spec, least, *(replace(spec, zones=(zone,)) for zone in zones)):
+            narrow = self._offer(other)
+            narrow.refresh()
+            same = replace(job, spec=other)
+            for free in (same, replace(same, spec=replace(other, suspend=replace(spec.suspend, allow=False)))):
+                if some := self._choose(free, narrow, window, left_s):
+                    found.append((narrow, some))
+        return min(found, key=lambda one: one[0].grams(one[1]) + self._starts_g(job, one[1]))
+
+    def _pays_starts(self, job: Job) -> bool:
+        """Whether a start may add something beside the work."""
+        return self._wakes or (job.checkpoint_gb or job.spec.checkpoint_gb) > 0
+
+    def _starts_g(self, job: Job, picks: Sequence[Pick]) -> float:
+        """What the starts of these runs add [g]; in a pool by the node that stands for it."""
+        if not self._pays_starts(job):
+            return 0.0
+        nodes = [self._places[pick.row].node for pick in picks]
+        segments = [
+            Segment(node.name, node.zone, self._origin_s + pick.start_s, self._origin_s + pick.end_s, pick.workers)
+            for node, pick in zip(nodes, picks, strict=True)
+        ]
+        return starts_g(job, segments, self._situation)
 
     def _choose(self, job: Job, offer: Offer, window: Window, left_s: float) -> list[Pick] | None:
         """Its runs, with the time for starts and resumes."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from eco_ray.core.actions import Action, AskToCheckpoint, StartAttempt, StopAttempt
 from eco_ray.core.attempts import with_attempt
 from eco_ray.core.book import Book
-from eco_ray.core.explain import plan_message
-from eco_ray.core.jobs import Attempt, AttemptState, Job, Reason, Segment
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.explain import plan_message, without_signal
+from eco_ray.core.jobs import Attempt, AttemptState, Job, Plan, Reason, Segment
 from eco_ray.core.line import Line, urgency
 from eco_ray.core.records import changed
 
@@ -65,7 +66,8 @@ class Moves:
         demand = job.spec.demand * segment.workers
         free = node is not None and demand.fits_in(self._book.free(node))
         if node is not None and not free and self._book.is_leaving(node, now_s, 2 * self._pause_timeout_s):
-            return []  # whoever holds the place is on its way out
+            # whoever holds the place is on its way out
+            return self._start_elsewhere(job, node, now_s) if self._is_late_here(job, job.plan, demand, now_s) else []
         if node is None or not free:
             # what was promised is not there (an overrun, or others' work): look for the next best place
             self.to_line(job, f"waits for {demand} on {segment.node}, which others still hold", now_s)
@@ -73,11 +75,23 @@ class Moves:
         number = len(job.attempts) + 1
         attempt = Attempt(number, f"{job.id}-a{number}", node.name, node.zone, AttemptState.LAUNCHING, now_s)
         attempt = changed(attempt, workers=segment.workers)
-        message = f"is being launched on {node.name} in {node.zone} (attempt {number})"
+        message = f"is being launched on {node.name} in {node.zone} (attempt {number}){without_signal(job.plan)}"
         # it no longer waits for whatever it waited for
         job = changed(job, attempts=(*job.attempts, attempt), reason=Reason.PENDING_EVALUATION, message=message)
         self._book.set(job, now_s, "launching", f"attempt {number} on {node.name} in {node.zone}")
         return [StartAttempt(job, attempt)]
+
+    def _is_late_here(self, job: Job, plan: Plan, demand: Resources, now_s: float) -> bool:
+        """Whether a job that waits on for its place misses its deadline, and could begin elsewhere now."""
+        if plan.end_s + now_s - plan.start_s <= job.spec.deadline_s:
+            return False
+        nodes = (node for node in self._book.nodes.values() if not job.spec.zones or node.zone in job.spec.zones)
+        return any(demand.fits_node(node.capacity) and demand.fits_in(self._book.free(node)) for node in nodes)
+
+    def _start_elsewhere(self, job: Job, node: Node, now_s: float) -> list[Action]:
+        job = self._book.plan_away_from(node, job, now_s)
+        place = job.plan.segments[0].node if job.plan else node.name
+        return self.start_if_due(job.id, now_s) if place != node.name else []
 
     def to_line(self, job: Job, message: str, now_s: float) -> None:
         """Take a job's plan away, until its turn to be planned again."""

@@ -381,7 +381,7 @@ class Offer:
 
     def _held_by(self, place: Place) -> int:
         """The most workers that fit on the empty place."""
-        return max((count for count, held in self._demands.items() if held.fits_in(place.node.capacity)), default=0)
+        return max((count for count, held in self._demands.items() if held.fits_node(place.node.capacity)), default=0)
 
     def _levels(self) -> tuple[Floats, Floats]:
         """Power per work of each next worker, in terms of the least workers', and its work: (levels,) each."""

@@ -30,7 +30,7 @@ from eco_ray.core.events import (
     SuspendRequested,
     Tick,
 )
-from eco_ray.core.explain import plan_message
+from eco_ray.core.explain import plan_message, without_signal
 from eco_ray.core.feasible import check_feasible
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Plan, Reason
 from eco_ray.core.line import Line
@@ -195,7 +195,7 @@ class Orchestrator:
             with_attempt(job, started),
             state=JobState.RUNNING,
             reason=Reason.RUNNING,
-            message=f"runs on {attempt.node} in {attempt.zone} (attempt {attempt.number})"
+            message=f"runs on {attempt.node} in {attempt.zone} (attempt {attempt.number}){without_signal(job.plan)}"
             if launching
             else job.message,
         )

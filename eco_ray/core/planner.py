@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from eco_ray.core.budget import within_budget
 from eco_ray.core.decide import NAMES, Question, decide, resumed, window
 from eco_ray.core.durations import done_so_far_s
-from eco_ray.core.feasible import hours
+from eco_ray.core.feasible import hours, no_node_takes
 from eco_ray.core.fleet import Fleet, Place
 from eco_ray.core.greenest import Segments, gate, greenest, ideal_g
 from eco_ray.core.jobs import Job, Plan, Reason
 from eco_ray.core.late import earliest_end
-from eco_ray.core.situation import Floats, Measure, NoPlan, PlannerConfig, Situation
+from eco_ray.core.restricted import is_less, needs_comparison, restrictions
+from eco_ray.core.situation import Floats, Measure, Mix, NoPlan, PlannerConfig, Situation
 from eco_ray.core.slots import ROUNDING, Costs, earliest_run
 from eco_ray.core.starts import starts_g
 from eco_ray.core.task import INSTANT_S, Task
@@ -47,20 +48,19 @@ def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | No
         # one of a pool, on which it could stay; the name of the node that stands for the pool tells them apart
         places = (live, *(_other_name(place, live, fleet) for place in places))
     if not places:
-        return NoPlan(
-            Reason.WAITING_FOR_CAPACITY,
-            f"no node in {', '.join(spec.zones) or 'any zone'} is there with {least}; it starts when one joins",
-        )
+        return no_node_takes(spec, least, fleet.kinds)
     task = _task(job, situation, config, places)
     plan = _plan(task, situation, config)
     if plan is None:
+        late = spec.deadline_s <= situation.now_s + config.horizon_s
         return NoPlan(
-            Reason.WAITING_FOR_CAPACITY,
+            Reason.DEADLINE_INFEASIBLE if late else Reason.WAITING_FOR_CAPACITY,
             f"needs {task.demand} for {hours(task.left_s)}; every allowed node is promised or in use as far as it is "
-            f"planned ahead ({hours(config.horizon_s)}), so it starts when one becomes free",
+            f"planned ahead ({hours(config.horizon_s)}), so it starts when one becomes free"
+            + (", and that is after its deadline by what is known" if late else ""),
         )
 
-    def look_again(some: Sequence[Place], measure: Measure) -> Plan | None:
+    def look_again(some: Sequence[Place], measure: Measure | Mix) -> Plan | None:
         """The plan with the least of something on some of the places."""
         return _plan(_task(job, situation, config, some, measure), situation, config)
 
@@ -68,6 +68,18 @@ def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | No
 
 
 def _plan(task: Task, situation: Situation, config: PlannerConfig) -> Plan | None:
+    """The choice of the job's policy on the task's places, or one with fewer freedoms where that adds less in all."""
+    best = _choice(task, situation, config)
+    if best is None or not needs_comparison(task, best, situation):
+        return best
+    for job, places in restrictions(task, best, situation):
+        other = _choice(_task(job, situation, config, places), situation, config)
+        if other is not None and is_less(other, best, task, situation):
+            best = other
+    return best
+
+
+def _choice(task: Task, situation: Situation, config: PlannerConfig) -> Plan | None:
     """The choice of the job's policy on the task's places, in time if there is room, else the earliest end."""
     for look in (_search, _search_late):
         found = look(task, situation, config)
@@ -91,6 +103,7 @@ def _plan(task: Task, situation: Situation, config: PlannerConfig) -> Plan | Non
         regret=regret,
         length_s=task.length.seconds,
         length_from=task.length.source,
+        no_signal_in=() if task.job.spec.policy == "run-now" else situation.without_signal(task.places),
     )
 
 
@@ -103,7 +116,7 @@ def _task(
     situation: Situation,
     config: PlannerConfig,
     places: Sequence[Place],
-    measure: Measure = Measure.ADDED_G,
+    measure: Measure | Mix = Measure.ADDED_G,
 ) -> Task:
     spec, live = job.spec, job.live_attempt
     begin_s = max(situation.now_s, spec.not_before_s, job.retry_at_s)

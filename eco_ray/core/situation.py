@@ -54,6 +54,13 @@ class Measure(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Mix:
+    """Both budgets in one: the job's share of grams, and of energy at so many grams per joule."""
+
+    g_per_j: float
+
+
+@dataclass(frozen=True, slots=True)
 class NoPlan:
     """Why there is no plan."""
 
@@ -97,6 +104,12 @@ class Situation:
     def known_s(self) -> float:
         """How far the longest forecast reaches [s since epoch]; 0: there is none."""
         return max((series.end_s for series in self.forecast.values()), default=0.0)
+
+    def without_signal(self, places: Sequence[Place]) -> tuple[str, ...]:
+        """The zones of places, sorted, where no forecast for any of them reaches beyond now; else nothing."""
+        zones = tuple(sorted({place.node.zone for place in places}))
+        current = any(zone in self.forecast and self.forecast[zone].end_s > self.now_s for zone in zones)
+        return () if current else zones
 
     def slot_means(self, series: IntensitySeries) -> tuple[int, Floats]:
         """First slot that a series touches, and its mean [g/kWh] in each slot, as far as it is known there."""
@@ -161,11 +174,13 @@ class Situation:
         at_once = Segment(home.name, home.zone, self.now_s, self.now_s + duration_s, spec.workers.min)
         return self.plan_g([at_once], spec)[0]
 
-    def measured(self, segments: Sequence[Segment], spec: JobSpec, measure: Measure) -> float | None:
+    def measured(self, segments: Sequence[Segment], spec: JobSpec, measure: Measure | Mix) -> float | None:
         """What is ahead of planned segments, by a measure [g or J]; None where an intensity is unknown."""
         if measure is Measure.SHARE_J:
             return self.energy_j(segments, spec)
         carbon_g, added_g = self.plan_g(segments, spec)
+        if isinstance(measure, Mix):
+            return None if carbon_g is None else carbon_g + measure.g_per_j * self.energy_j(segments, spec)
         return added_g if measure is Measure.ADDED_G else carbon_g
 
     def energy_j(self, segments: Sequence[Segment], spec: JobSpec) -> float:

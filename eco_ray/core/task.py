@@ -16,7 +16,7 @@ from eco_ray.core.fleet import Place
 from eco_ray.core.jobs import Job, Segment
 from eco_ray.core.lengths import needed, needed_after
 from eco_ray.core.outlook import Outlook
-from eco_ray.core.situation import TRANSFER_J_PER_GB, Floats, Measure, Situation
+from eco_ray.core.situation import TRANSFER_J_PER_GB, Floats, Measure, Mix, Situation
 from eco_ray.core.slots import Odds, Run
 from eco_ray.core.units import MJ_PER_J, grams
 
@@ -26,6 +26,8 @@ PRICE_WEIGHT = 0.9
 _OWN_G = 1e12
 #: shorter than any time that matters [s]
 INSTANT_S = 1e-6
+#: part of the mean grams of a slot that is added to tell equal ones apart
+_TIE = 1e-5
 #: part of a slot by which a time may be on its other side by rounding
 _SLOT_ROUNDING = 1e-6
 
@@ -53,7 +55,7 @@ class Task:
     #: how long an attempt holds its node before its program runs [s]
     launch_s: float
     #: what its plan is to have least of
-    measure: Measure = Measure.ADDED_G
+    measure: Measure | Mix = Measure.ADDED_G
 
     def at(self, workers: int) -> Task:
         """The same work with another number of workers."""
@@ -181,11 +183,21 @@ class Task:
             return np.outer(np.array(watts), lengths_s)
         cost_g = intensity * (lengths_s * (MJ_PER_J * grams(1.0, 1.0, 1.0)))
         for row, place in enumerate(self.places):
-            if self.measure is Measure.SHARE_G:
-                cost_g[row] *= situation.fleet.attributed_w(place, self.demand)
-            else:
+            if self.measure is Measure.ADDED_G:
                 cost_g[row] *= situation.added_w(place, self.demand, self.first, slots)
-        return cost_g
+                continue
+            cost_g[row] *= situation.fleet.attributed_w(place, self.demand)
+            if isinstance(self.measure, Mix):
+                one_w = place.node.attributed_power_w(self.demand)
+                cost_g[row] += self.measure.g_per_j * one_w * lengths_s
+        return self._untied(cost_g) if isinstance(self.measure, Mix) else cost_g
+
+    def _untied(self, cost_g: Floats) -> Floats:
+        """With so little more by row and slot that no two exchanges cost the same: else a mix finds only the ends."""
+        rows, slots = cost_g.shape
+        known = cost_g[np.isfinite(cost_g)]
+        least = _TIE * float(np.abs(known).mean()) if known.size else 0.0
+        return cost_g + least * np.outer(np.arange(rows) / rows, np.arange(1, slots + 1) / slots)
 
     def start_g(self, situation: Situation, intensity: Floats) -> Floats | None:
         """What a start adds beside the work [g], shape of `intensity`: waking the node, moving the checkpoint.

@@ -162,24 +162,16 @@ def _is_retrying(job: Job, now_s: float) -> Prospect:
 
 
 def _is_misconfigured(job: Job, _now_s: float) -> Prospect:
-    return Prospect(None, f"mend what the message names, cancel it with `eco-ray job cancel {job.id}`, submit it again")
-
-
-def _is_infeasible(job: Job, now_s: float) -> Prospect:
-    spec = job.spec
-    needs = f"needs {hours(spec.expected_duration_s)}" if spec.expected_duration_s else "has an unknown length"
-    left = (
-        f"its deadline leaves {hours(spec.deadline_s - now_s)}"
-        if spec.deadline_s > now_s
-        else f"its deadline passed {hours(now_s - spec.deadline_s)} ago"
+    return Prospect(
+        None,
+        "a node that could take it must join, then it starts by itself; or mend what the message names: cancel it with "
+        f"`eco-ray job cancel {job.id}` and submit it again",
     )
-    return Prospect(None, f"the job {needs} and {left}: submit it again with a later deadline, or a shorter job")
 
 
 _ANY_PLAN: dict[Reason, Callable[[Job, float], Prospect]] = {
     Reason.RETRYING: _is_retrying,
     Reason.MISCONFIGURED: _is_misconfigured,
-    Reason.DEADLINE_INFEASIBLE: _is_infeasible,
 }
 
 
@@ -195,6 +187,22 @@ def _is_pending(_job: Job, _now_s: float) -> str:
 
 def _needs_capacity(job: Job, now_s: float) -> str:
     return f"{_room(job)} before its deadline; when that will be is unknown; {_ease(job)}{_passed(job, now_s)}"
+
+
+def _cannot_be_in_time(job: Job, now_s: float) -> str:
+    """Its time is too short, whoever gives way; or it would do, and what is missing is room."""
+    spec = job.spec
+    left_s = max((spec.expected_duration_s or 0.0) - job.productive_s, 0.0) / max(spec.workers.speeds)
+    begin_s = max(now_s, spec.not_before_s)
+    if spec.deadline_s >= begin_s + left_s and spec.deadline_s > now_s:
+        return f"{_room(job)} in time for its deadline; {_ease(job, later=True)}"
+    needs = f"needs {hours(left_s)}" if spec.expected_duration_s else "has an unknown length"
+    left = (
+        f"its deadline leaves {hours(spec.deadline_s - begin_s)}"
+        if spec.deadline_s > now_s
+        else f"its deadline passed {hours(now_s - spec.deadline_s)} ago"
+    )
+    return f"the job {needs} and {left}: submit it again with a later deadline, or a shorter job"
 
 
 def _needs_signal(job: Job, now_s: float) -> str:
@@ -247,6 +255,7 @@ _PLANLESS: dict[Reason, Callable[[Job, float], str]] = {
     Reason.WAITING_FOR_CAPACITY: _needs_capacity,
     Reason.WAITING_FOR_CLEANER_WINDOW: _is_pending,
     Reason.SIGNAL_STALE: _needs_signal,
+    Reason.DEADLINE_INFEASIBLE: _cannot_be_in_time,
     Reason.EXCEEDS_BUDGET: _over_budget,
     Reason.SUSPENDED: _is_between,
 }
@@ -265,6 +274,8 @@ def _waits_by_plan(job: Job, plan: Plan, now_s: float) -> Prospect:
             f"its start was due at {start}: it starts as soon as {first.node} is there and has room; if that lasts, "
             "`eco-ray status` says whether controller and node answer"
         )
+    elif job.reason is Reason.DEADLINE_INFEASIBLE:
+        unblock = _cannot_be_in_time(job, now_s)
     elif job.reason is Reason.WAITING_FOR_CLEANER_WINDOW:
         unblock = _sooner(job, plan, now_s)
     elif job.reason is Reason.WAITING_FOR_CAPACITY:
@@ -314,10 +325,10 @@ def _room(job: Job) -> str:
     return f"{spec.demand * spec.workers.min} must become free on one node {zones}, or such a node join,"
 
 
-def _ease(job: Job) -> str:
-    """What else gives a job a place sooner."""
+def _ease(job: Job, *, later: bool = False) -> str:
+    """What else gives a job a place sooner, or `later` one that is in time."""
     spec = job.spec
-    ways = ["a smaller demand"]
+    ways = ["a later deadline"] * later + ["a smaller demand"]
     if spec.zones:
         ways.insert(0, f"more zones than {', '.join(spec.zones)}")
     if spec.workers.min > 1:

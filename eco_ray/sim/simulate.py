@@ -194,7 +194,7 @@ def _least_watts_per_cpu(setup: Setup) -> float:
         for worker, workers in asked:
             for count in range(workers.min, workers.max + 1):
                 demand = worker * count
-                if count > workers.min and not demand.fits_in(node.capacity):
+                if count > workers.min and not demand.fits_node(node.capacity):
                     break
                 least_w = min(least_w, node.attributed_power_w(demand) * node.pue / demand.cpus)
     return least_w

@@ -64,6 +64,8 @@ def check_plan(job, plan, situation, promises):
         assert segment.zone == promises.nodes[segment.node].zone
         assert not spec.zones or segment.zone in spec.zones, "it leaves its zones"
         assert spec.workers.min <= segment.workers <= spec.workers.max
+        held, node = spec.demand * segment.workers, promises.nodes[segment.node].capacity
+        assert held.gpu_memory_gb <= math.ceil(held.gpus) * node.gpu_memory_gb / max(node.gpus, 1) + 1e-9
     may_pause = spec.suspend.allow and job.pausable
     assert len(plan.segments) == 1 or may_pause, "it is suspended though it must not"
     check_work(job, plan, situation)
@@ -103,7 +105,7 @@ def can_run_at_once(job, situation, promises):
         for count in range(spec.workers.min, most + 1):
             end_s = begin_s + left_s / spec.workers.speed(count) + start_s
             allowed = not spec.zones or node.zone in spec.zones
-            in_time = end_s <= spec.deadline_s
+            in_time = end_s <= spec.deadline_s and (spec.demand * count).fits_node(node.capacity)
             if allowed and in_time and promises.has_room(name, begin_s, end_s, spec.demand * count):
                 return True
     return False

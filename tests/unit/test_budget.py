@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from random import Random
 
 import pytest
 from hypothesis import given, settings
@@ -178,14 +180,17 @@ def test_both_budgets_are_kept_or_it_is_said_which_is_not():
     situation = a_situation(DE, CLEAN_FR, nodes=HUNGRY)
     assert shape(plan(a_spec(1, budget_j=0.2 * KWH, budget_g=10.0), situation)) == [("fr-1", 0, 1)]
     assert shape(plan(a_spec(1, budget_j=0.1 * KWH, budget_g=30.0), situation)) == [("de-1", 0, 1)]
-    held = plan(a_spec(1, budget_j=0.15 * KWH, budget_g=20.0), situation)
+    half = plan(a_spec(1, budget_j=0.15 * KWH, budget_g=20.0), situation)  # half an hour on each
+    assert sorted(segment.zone for segment in half.segments) == ["DE", "FR"]
+    assert half.carbon_g == pytest.approx(20.0)
+    held = plan(a_spec(1, budget_j=0.15 * KWH, budget_g=19.0), situation)
     assert held.reason is Reason.EXCEEDS_BUDGET
     assert held.message == (
-        "would emit 30 g at best within its budget of energy, above its budget of 20 g; it starts when a forecast "
+        "would emit 20 g at best within its budget of energy, above its budget of 19 g; it starts when a forecast "
         "allows less. Raise carbon.budget.carbon_g, allow more zones or a later deadline, or raise "
         "carbon.budget.energy_kwh"
     )
-    assert held.needs == pytest.approx(30.0)
+    assert held.needs == pytest.approx(20.0)
 
 
 def test_nobody_goes_where_the_intensity_is_unknown_to_keep_a_budget_of_grams():
@@ -253,6 +258,28 @@ def test_every_policy_keeps_to_its_budget(policy):
     assert isinstance(plan(a_spec(1, policy=policy, budget_g=30.0, budget_j=0.1 * KWH)), Plan)
     assert isinstance(plan(a_spec(1, policy=policy, budget_g=29.0)), NoPlan)
     assert isinstance(plan(a_spec(1, policy=policy, budget_j=0.09 * KWH)), NoPlan)
+
+
+def test_what_keeps_to_both_budgets_is_found_among_plans_that_mix_places():
+    """By hand: of the slots of two nodes the fewest grams for each number of slots on the hungry one."""
+    chance, slots = Random(3), 12
+    for _ in range(40):
+        work, watts = chance.randint(1, 6), (chance.choice([100.0, 200.0]), chance.choice([150.0, 300.0]))
+        grid = [[chance.choice([50, 100, 200, 300, 400]) for _ in range(slots)] for _ in watts]
+        least = {(0, 0): 0.0}
+        for slot in range(slots):
+            for (done, second), grams in list(least.items()):
+                for node in (0, 1) if done < work else ():
+                    key, more_g = (done + 1, second + node), grid[node][slot] * watts[node] / 4000
+                    least[key] = min(least.get(key, math.inf), grams + more_g)
+        second, grams = chance.choice([(key[1], grams) for key, grams in least.items() if key[0] == work])
+        budget_j = ((work - second) * watts[0] + second * watts[1]) * 900 * 1.0001
+        series = [hourly(zone, *values, step_s=900.0) for zone, values in zip(("DE", "FR"), grid, strict=True)]
+        nodes = [a_node(zone.lower(), zone, watts=each) for zone, each in zip(("DE", "FR"), watts, strict=True)]
+        found = plan(
+            a_spec(work / 4, slots / 4, budget_g=grams * 1.0001, budget_j=budget_j), a_situation(*series, nodes=nodes)
+        )
+        assert isinstance(found, Plan), (grid, watts, work, second)
 
 
 intensities = st.lists(st.sampled_from([0.0, 20.0, 100.0, 300.0, 900.0]), min_size=10, max_size=10)

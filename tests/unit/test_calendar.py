@@ -97,7 +97,7 @@ def test_what_began_before_the_first_slot_holds_what_is_left_of_it():
         (Resources(1.0, 0.0, 12.0), True),
         (Resources(1.0, 0.0, 13.0), False),
         (Resources(1.0, 0.5, 0.0, 40.0), True),
-        (Resources(1.0, 0.5, 0.0, 41.0), False),
+        (Resources(1.0, 1.5, 0.0, 41.0), False),
         (Resources(), True),
     ],
 )

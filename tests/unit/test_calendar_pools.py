@@ -123,17 +123,17 @@ def test_the_only_free_node_of_very_many_is_found(at):
 
 @pytest.mark.parametrize(
     "demand",
-    [Resources(1.0, 2.0), Resources(1.0, 0.0, 16.0), Resources(1.0, 1.0, 0.0, 80.0), Resources(1.0, 1.0, 0.0, 60.0)],
+    [Resources(1.0, 2.0), Resources(1.0, 0.0, 16.0), Resources(1.0, 1.5, 0.0, 60.0), Resources(1.0, 1.5, 0.0, 41.0)],
 )
 def test_gpus_and_both_kinds_of_memory_count_node_by_node(demand):
     calendar, pool = a_pool()
     for name in NAMES[:-1]:
-        calendar.reserve(segment(0, 1, name), Resources(1.0, 1.0, 8.0, 30.0))
+        calendar.reserve(segment(0, 1, name), Resources(1.0, 0.5, 8.0, 50.0))
     assert calendar.fits([pool], demand, 0, 1).all()
     assert found(calendar, demand) == "n029"
     calendar.reserve(segment(0, 1, "n029"), demand)
     assert found(calendar, demand) is None
-    assert found(calendar, Resources(1.0, 1.0, 8.0, 50.0)) == "n000"
+    assert found(calendar, Resources(1.0, 1.0, 8.0, 30.0)) == "n000"
     assert calendar.roomiest(0, demand, 0, 2, 1)[0].node.name == "n000"  # from the next slot on, all are the same
 
 

@@ -210,7 +210,7 @@ CHOSEN = a_plan(3, added_g=10.0)
         ),
         (
             a_plan(4, carbon_g=19.0, added_g=9.0),
-            "emits 1 g less, but starts, moved checkpoints and what a slot is worth to other jobs count as well",
+            "emits 1 g less, but what a slot is worth to other jobs counts as well",
         ),
     ],
 )

@@ -60,20 +60,21 @@ def at_most(free, room_s, speeds, first_s, again_s, running):
     """The most work by the end of each slot, by trying every choice: (place, level) or a pause in each slot."""
     best = [0.0] * len(room_s)
 
-    def choose(slot, before, work, begun):
+    def choose(slot, before, work, begun, owed_s):
         if slot == len(room_s):
             return
         for place, level in [(-1, -1), *np.ndindex(free.shape[:2])]:
-            state, more = (place, level) if place >= 0 else None, 0.0
+            state, more, start_s = (place, level) if place >= 0 else None, 0.0, 0.0
             if state is not None:
                 if not free[place, level, slot]:
                     continue
-                start_s = 0.0 if state == before else again_s if begun else first_s
+                start_s = owed_s if state == before else again_s if begun else first_s
                 more = max(0.0, room_s[slot] - start_s) * speeds[level]
             best[slot] = max(best[slot], work + more)
-            choose(slot + 1, state, work + more, begun or state is not None)
+            # what is left of a start that is longer than its slot is paid in the next one
+            choose(slot + 1, state, work + more, begun or state is not None, max(0.0, start_s - room_s[slot]))
 
-    choose(0, running, 0.0, running is not None)
+    choose(0, running, 0.0, running is not None, 0.0)
     return best
 
 

@@ -240,7 +240,7 @@ def test_plan_of_a_job_that_would_be_late_says_what_would_help(plan):
     world = World(DE, FR)
     world.running("other", hours=8, policy="run-now", zones=("DE",))
     text = plan(carbon=", zones: [DE]", world=world)
-    assert text.startswith("reason   WaitingForCapacity\nplan     starts 2026-07-05 20:00 UTC on de-1 in DE, when a ")
+    assert text.startswith("reason   DeadlineInfeasible\nplan     starts 2026-07-05 20:00 UTC on de-1 in DE, when a ")
     assert "; it ends 2 h after its deadline: nothing is free in time\n" in text
     assert "unblock  it would be in time with every zone (FR at once, 80 g) or with a deadline a day later (DE" in text
     assert "\nwith every zone              FR     2026-07-05 12:00  14:00  1          80        +20 g, +33%\n" in text

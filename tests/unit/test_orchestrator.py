@@ -104,11 +104,11 @@ def test_jobs_that_share_a_node_come_one_after_the_other():
     assert world.tick(seconds=1) == ["start b-a1 on de-1"]
 
 
-def test_without_room_before_its_deadline_a_job_waits_for_capacity_and_is_not_forgotten():
+def test_without_room_before_its_deadline_a_job_waits_and_is_not_forgotten():
     world = on_one_node(FLAT)
     world.running("a", hours=8, **PLAIN)
     assert world.submit("b", hours=1, deadline_h=4) == []
-    assert world.said("b")[1] == "WaitingForCapacity"
+    assert world.said("b")[1] == "DeadlineInfeasible"
     assert world.tick(hours=5) == []  # its deadline is over
     world.exited(0, "a")
     assert world.tick() == ["start b-a1 on de-1"]
@@ -185,6 +185,22 @@ def test_a_job_waits_for_the_place_that_is_being_left():
     assert world.tick(hours=1) == ["stop a-a1"]
     assert world.said("b")[2].startswith("starts 2026-07-05 13:00")
     assert world.exited("a", "a", outcome="stopped") == ["clean a-a1", "start b-a1 on de-1"]
+
+
+def test_it_does_not_wait_for_a_place_that_is_being_left_beyond_its_latest_start():
+    world = World(
+        hourly("DE", *[400] * 30), hourly("FR", *[50] * 30), nodes={"de": a_node(), "fr": a_node("fr-1", "FR")}
+    )
+    world.running("a", hours=1, **no_suspension())
+    assert world.job("a").live_attempt.node == "fr-1"
+    world.submit("b", hours=1, deadline_h=2 + 20 / 3600, **no_suspension())  # by then it would wait for 20 s at most
+    assert world.said("b")[2].startswith("starts 2026-07-05 13:00 UTC on fr-1")
+    world.tick(seconds=HOUR_S - 1)
+    world.do(SuspendRequested("a"))
+    assert world.tick(seconds=2) == []
+    assert world.tick(seconds=10) == []
+    assert world.tick(seconds=10) == ["start b-a1 on de-1"]
+    assert world.tick(seconds=60) == ["stop a-a1"]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from planning_cases import CONFIG, HOUR_S, SLOT_S, T0, a_job, a_node, a_situation, a_spec, hourly, no_suspension, shape
 
@@ -55,7 +55,7 @@ def test_data_residency_is_kept_whatever_it_costs():
     assert shape(plan(a_spec(zones=("DE",)), situation)) == [("de-1", 0, 1)]
     nowhere = plan(a_spec(zones=("PL",)), situation)
     assert nowhere == NoPlan(
-        Reason.WAITING_FOR_CAPACITY,
+        Reason.MISCONFIGURED,
         "no node in PL is there with 1 CPUs, 0 GPUs, 0 GB memory; it starts when one joins",
     )
 
@@ -138,6 +138,17 @@ forecasts = st.lists(st.sampled_from([10.0, 50.0, 200.0, 210.0, 900.0]), min_siz
     min_run_min=st.sampled_from([0.0, 20.0]),
     has_checkpoint=st.booleans(),
     busy=st.lists(st.tuples(st.sampled_from(["de-1", "fr-1"]), st.integers(0, 30), st.integers(1, 6)), max_size=4),
+)
+@example(  # a start longer than what is left of the first slot
+    de=[10.0] * 30,
+    fr=[10.0] * 30,
+    begin_min=14.9,
+    work_min=26.0,
+    slack_min=0.0,
+    resume_min=20.0,
+    min_run_min=0.0,
+    has_checkpoint=True,
+    busy=[("fr-1", 0, 1)],
 )
 def test_a_plan_gives_the_work_its_time_and_the_deadline_its_due(
     de, fr, begin_min, work_min, slack_min, resume_min, min_run_min, has_checkpoint, busy
@@ -321,9 +332,10 @@ def test_full_nodes_mean_waiting_for_capacity_with_what_is_needed():
     situation = a_situation(hourly("DE", *[300] * 24))
     situation.calendar.reserve(Segment("de-1", "DE", T0, T0 + 95 * HOUR_S), Resources(0.5))
     assert plan(a_spec(1.5), situation) == NoPlan(
-        Reason.WAITING_FOR_CAPACITY,
+        Reason.DEADLINE_INFEASIBLE,
         "needs 1 CPUs, 0 GPUs, 0 GB memory for 1 h 30 min; every allowed node is promised or in use "
-        "as far as it is planned ahead (96 h), so it starts when one becomes free",
+        "as far as it is planned ahead (96 h), so it starts when one becomes free, and that is after its deadline by "
+        "what is known",
     )
     assert shape(plan(a_spec(demand=Resources(0.5)), situation)) == [("de-1", 0, 1)]
     taken = a_situation(hourly("DE", *[300] * 24), foreign={"de-1": Resources(0.5)})

@@ -10,8 +10,9 @@ from planning_cases import CONFIG, HOUR_S, T0, a_job, a_node, a_situation, a_spe
 from eco_ray.core.cluster import Resources
 from eco_ray.core.durations import Durations
 from eco_ray.core.feasible import check_feasible
-from eco_ray.core.jobs import Attempt, AttemptState, SuspendRule
-from eco_ray.core.planner import plan_job
+from eco_ray.core.fleet import MAX_SINGLE
+from eco_ray.core.jobs import Attempt, AttemptState, Plan, SuspendRule, Workers
+from eco_ray.core.planner import NoPlan, plan_job
 from eco_ray.errors import InfeasibleError, NotFoundError
 
 # -- a job that runs -------------------------------------------------------------------------------------------------
@@ -129,3 +130,48 @@ def test_what_the_cure_says_is_enough():
     check_feasible(a_spec(2, 2), T0, nodes)
     check_feasible(a_spec(None, 0.01), T0, nodes)
     check_feasible(a_spec(1, 9, not_before_s=T0 + 7.5 * HOUR_S + 1), T0, nodes)
+
+
+# -- GPU memory --------------------------------------------------------------------------------------------------------
+
+#: four GPUs of 40 GB each
+FOUR_OF_40 = replace(a_node("g", cpus=8.0), capacity=Resources(8.0, 4.0, 64.0, 160.0))
+SAME_EVERYWHERE = hourly("DE", *[300] * 40)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "gpu_memory_gb", "fits"),
+    [(1, 40, True), (1, 80, False), (2, 80, True), (0.5, 40, True), (0.5, 41, False), (4, 160, True), (1.5, 80, True)],
+)
+def test_a_job_gets_no_more_memory_than_its_gpus_have(gpus, gpu_memory_gb, fits):
+    spec = a_spec(1, 8, demand=Resources(1.0, gpus, 1.0, gpu_memory_gb))
+    plan = plan_job(a_job(spec), a_situation(SAME_EVERYWHERE, nodes=[FOUR_OF_40]), CONFIG)
+    assert isinstance(plan, Plan) is fits
+    if fits:
+        check_feasible(spec, T0, [FOUR_OF_40])
+    else:
+        with pytest.raises(InfeasibleError, match="GPU memory"):
+            check_feasible(spec, T0, [FOUR_OF_40])
+
+
+def test_the_memory_of_a_gpu_that_is_too_small_is_told_with_the_cure():
+    with pytest.raises(InfeasibleError) as info:
+        check_feasible(a_spec(demand=Resources(1.0, 1.0, 1.0, 80.0)), T0, [FOUR_OF_40, a_node()])
+    assert str(info.value) == (
+        "job 'train' asks for 80 GB GPU memory on 1 GPU; the GPUs of the allowed nodes have 40 GB each at most; "
+        "ask for less GPU memory or for more GPUs, or allow more zones"
+    )
+
+
+def test_workers_that_share_a_gpu_share_its_memory():
+    """Two workers of half a GPU are given one GPU: with 30 GB each they do not fit, with 20 GB they do."""
+    for gpu_memory_gb, most in ((30.0, 1), (20.0, 2)):
+        spec = a_spec(2, 2.5, demand=Resources(1.0, 0.5, 1.0, gpu_memory_gb), workers=Workers(1, 2))
+        plan = plan_job(a_job(spec), a_situation(hourly("DE", 50, 900, 900), nodes=[FOUR_OF_40]), CONFIG)
+        assert max(segment.workers for segment in plan.segments) == most
+
+
+def test_many_nodes_of_small_gpus_are_no_place_either():
+    nodes = [replace(FOUR_OF_40, name=f"g{number}") for number in range(MAX_SINGLE + 1)]
+    spec = a_spec(1, 8, demand=Resources(1.0, 1.0, 1.0, 80.0))
+    assert isinstance(plan_job(a_job(spec), a_situation(SAME_EVERYWHERE, nodes=nodes), CONFIG), NoPlan)

@@ -168,7 +168,7 @@ def test_where_no_node_has_room_it_waits():
     situation = many(DE, FR)
     fill(situation, 3.0, 0, 96)
     found = plan(a_spec(1, 8, demand=Resources(2.0)), situation)
-    assert found.reason is Reason.WAITING_FOR_CAPACITY
+    assert found.reason is Reason.DEADLINE_INFEASIBLE
     assert found.message.startswith("needs 2 CPUs, 0 GPUs, 0 GB memory for 1 h; every allowed node is promised")
 
 

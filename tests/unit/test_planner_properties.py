@@ -97,6 +97,32 @@ def test_no_plan_breaks_capacity_residency_workers_minimum_run_or_a_feasible_dea
                 situation.calendar.reserve(segment, job.spec.demand)
 
 
+#: what is scarce in each world: a node with room for many jobs by all kinds but one, and for one job by that
+PLENTY, WISH = Resources(30.0, 30.0, 30.0, 300.0), Resources(1.0, 1.0, 1.0, 10.0)
+SCARCE = {
+    "CPUs": replace(PLENTY, cpus=1.5),
+    "GPUs": replace(PLENTY, gpus=1.0, gpu_memory_gb=300.0),
+    "RAM": replace(PLENTY, memory_gb=1.5),
+    "GPU memory": replace(PLENTY, gpus=1.0, gpu_memory_gb=15.0),
+}
+
+
+@pytest.mark.parametrize("kind", SCARCE)
+@settings(max_examples=10, deadline=None)
+@given(grams, st.lists(st.tuples(st.integers(1, 6), st.booleans()), min_size=2, max_size=6))
+def test_whatever_is_scarce_is_not_promised_twice(kind, values, jobs):
+    demand = replace(WISH, gpus=0.5) if kind == "GPU memory" else WISH
+    nodes = [replace(a_node("g1"), capacity=SCARCE[kind])]
+    situation, promises = a_situation(hourly("DE", *values), nodes=nodes), Promises(nodes)
+    for number, (quarters, pauses) in enumerate(jobs):
+        job = a_job(a_spec(quarters / 4, 16, demand=demand, suspend=SuspendRule(pauses)), f"j{number}")
+        plan = plan_job(job, situation, CONFIG)
+        assert isinstance(plan, Plan), plan
+        check_plan(job, plan, situation, promises)
+        for segment in plan.segments:
+            situation.calendar.reserve(segment, demand)
+
+
 def test_an_elastic_job_has_time_for_its_launch():
     situation = a_situation(hourly("DE", *[300] * 12), launch_s=400.0)
     (segment,) = plan_job(a_job(a_spec(1, 8, workers=Workers(1, 2))), situation, CONFIG).segments

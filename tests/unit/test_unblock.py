@@ -185,7 +185,8 @@ SEVEN = a_plan((3, 4))
         (
             waits(Reason.MISCONFIGURED),
             None,
-            "mend what the message names, cancel it with `eco-ray job cancel j`, submit it again",
+            "a node that could take it must join, then it starts by itself; or mend what the message names: cancel it "
+            "with `eco-ray job cancel j` and submit it again",
         ),
         (
             waits(Reason.DEADLINE_INFEASIBLE, hours=9),
