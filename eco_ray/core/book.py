@@ -122,14 +122,17 @@ class Book(Inventory):
             situation = replace(situation, firm=lambda until_s: self.firm_calendar(job, until_s, now_s))
         return self._adopt(job, old, plan_job(job, situation, self.config), now_s)
 
-    def plan_away_from(self, node: Node, job: Job, now_s: float) -> Job:
-        """Plan a job afresh as if a node were full for a slot; returns it as written down."""
+    def elsewhere(self, job: Job, node: Node, now_s: float) -> Plan | None:
+        """What a job would do if a node were full for a slot; it keeps the plan that it has."""
         full = Segment(node.name, node.zone, now_s, now_s + self.config.slot_s)
+        bare = self._without_plan(job)
         self.calendar.reserve(full, node.capacity)
         try:
-            return self.plan(job, now_s)
+            found = plan_job(bare, self.situation(now_s), self.config)
         finally:
             self.calendar.release(full, node.capacity)
+            self._keep(job)
+        return found if isinstance(found, Plan) else None
 
     def replan(self, jobs: Iterable[Job], now_s: float, gain_pct: float) -> None:
         """Plan waiting jobs again in the given order; a plan that still holds is changed only for a worthwhile gain."""
