@@ -100,10 +100,10 @@ def _variants(job: Job, chosen: Plan, situation: Situation, config: PlannerConfi
     others = tuple(zone for zone in spec.zones or situation.fleet.zones if zone not in used)
     if others:
         yield "elsewhere", replace(job, spec=replace(spec, zones=others))
-    yield (
-        "later",
-        replace(job, spec=replace(spec, not_before_s=chosen.start_s + max(config.slot_s, config.market_step_s))),
-    )
+    step_s = max(config.slot_s, config.market_step_s)
+    if chosen.end_s + step_s > spec.deadline_s:
+        step_s = config.slot_s
+    yield "later", replace(job, spec=replace(spec, not_before_s=chosen.start_s + step_s))
     if len(chosen.segments) > 1:
         yield "in one piece", replace(job, spec=replace(spec, suspend=replace(spec.suspend, allow=False)))
     if job.live_attempt is not None:

@@ -113,23 +113,26 @@ class Book(Inventory):
 
     # -- plans -----------------------------------------------------------------------------------------------------
 
-    def plan(self, job: Job, now_s: float) -> Job:
-        """Plan a job afresh; returns it as written down."""
-        old = job.plan
+    def plan(self, job: Job, now_s: float, instead_of: Plan | None = None) -> Job:
+        """Plan a job afresh; returns it as written down. `instead_of`: the plan that it had until now."""
+        old = job.plan or instead_of
         job = self._without_plan(job)
         situation = self.situation(now_s)
         if job.live_attempt is not None:
             situation = replace(situation, firm=lambda until_s: self.firm_calendar(job, until_s, now_s))
         return self._adopt(job, old, plan_job(job, situation, self.config), now_s)
 
-    def plan_away_from(self, node: Node, job: Job, now_s: float) -> Job:
-        """Plan a job afresh as if a node were full for a slot; returns it as written down."""
+    def elsewhere(self, job: Job, node: Node, now_s: float) -> Plan | None:
+        """What a job would do if a node were full for a slot; it keeps the plan that it has."""
         full = Segment(node.name, node.zone, now_s, now_s + self.config.slot_s)
+        bare = self._without_plan(job)
         self.calendar.reserve(full, node.capacity)
         try:
-            return self.plan(job, now_s)
+            found = plan_job(bare, self.situation(now_s), self.config)
         finally:
             self.calendar.release(full, node.capacity)
+            self._keep(job)
+        return found if isinstance(found, Plan) else None
 
     def replan(self, jobs: Iterable[Job], now_s: float, gain_pct: float) -> None:
         """Plan waiting jobs again in the given order; a plan that still holds is changed only for a worthwhile gain."""
@@ -351,16 +354,18 @@ class Book(Inventory):
         self._agenda.set(job.id, _due_s(job, attempt))
 
 
+def is_tired(job: Job) -> bool:
+    """Whether the plans of a job were replaced so often that no more of it is worth the trouble."""
+    return job.replans >= MAX_REPLANS and job.spec.policy != "run-now"
+
+
 def is_settled(job: Job) -> bool:
     """Whether the plan of a job was replaced so often that it stays, as it is in time.
 
     A forecast that says something else every hour would else move the job for ever. Who wants the earliest place only
     ever moves to an earlier one.
     """
-    plan = job.plan
-    if plan is None or job.replans < MAX_REPLANS or job.spec.policy == "run-now":
-        return False
-    return plan.end_s <= job.spec.deadline_s + 1e-6
+    return job.plan is not None and is_tired(job) and job.plan.end_s <= job.spec.deadline_s + 1e-6
 
 
 def _due_s(job: Job, attempt: Attempt | None) -> float | None:

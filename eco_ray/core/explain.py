@@ -141,7 +141,7 @@ def _saving(plan: Plan, home_zone: str) -> str:
 def _against_the_next(job: Job, plan: Plan, others: Sequence[Alternative], now_s: float) -> str:
     following = runner_up(plan, others)
     if following is None:
-        return "no other plan is possible before its deadline"
+        return "none of the other plans that were tried is in time"
     name = f"the runner-up, {following.what} ({_place(following.plan, now_s)}),"
     share_g, added_g = following.more_g(plan), following.more_added_g(plan)
     behind_g = following.behind_g(plan)
@@ -168,16 +168,25 @@ def _alike(share_g: float, added_g: float, plan: Plan) -> bool:
     return sign(share_g, plan.carbon_g) == sign(added_g, plan.added_g)
 
 
+#: why a plan was chosen that the figures do not explain
+_INEXACT = "the search is not exact where"
+_PRICES = "what a slot is worth to other jobs counts as well"
+
+
 def _why_not(job: Job, plan: Plan, now_s: float) -> str:
     """Why a plan that emits less was not chosen."""
     spec = job.spec
     if spec.policy != "eco":
         return f"but the policy {spec.policy} does not ask for the fewest grams"
-    if spec.min_saving_pct > 0 and plan.start_s <= max(now_s, spec.not_before_s) + 1.0:
+    if spec.min_saving_pct > 0 and plan.start_s <= max(now_s, spec.not_before_s) + 1.0 and len(plan.segments) == 1:
         return f"but waiting has to save carbon.min_saving_pct, {spec.min_saving_pct:g}%"
     if plan.length_s is not None and plan.length_from != AS_GIVEN:
         return "but how long it lasts is in doubt, and what it may emit after that counts as well"
-    return "but what a slot is worth to other jobs counts as well"
+    if spec.workers.max > spec.workers.min:
+        return f"but {_INEXACT} the number of workers may change; {_PRICES}"
+    if job.pausable and spec.suspend.allow and spec.suspend.resume_cost_s + spec.suspend.min_run_s > 0:
+        return f"but {_INEXACT} a pause takes time; {_PRICES}"
+    return f"but {_PRICES}"
 
 
 def _what_would_help(others: Sequence[Alternative], now_s: float, goal: str = "have a plan") -> str:

@@ -289,10 +289,13 @@ def _grams(task: Task, situation: Situation, segments: Segments, start_g: Floats
 
 
 def _gated(task: Task, situation: Situation, segments: Segments, cost_g: Costs, start_g: Floats | None) -> Segments:
-    """Drop a choice that waits for less than the minimum saving against starting at once."""
-    waits = segments[0].start_s > task.begin_s + INSTANT_S
-    if task.current is not None or not waits or task.job.spec.min_saving_pct <= 0:
+    """Drop a choice that waits, before its start or in a pause, for less than the minimum saving against going on."""
+    ends_s = task.begin_s, *(one.end_s for one in segments)
+    waits = any(one.start_s > end_s + INSTANT_S for end_s, one in zip(ends_s, segments, strict=False))
+    if not waits or task.job.spec.min_saving_pct <= 0:
         return segments
+    if task.current is not None:  # it goes on where it is
+        cost_g = np.where(np.arange(len(cost_g))[:, None] == task.current, cost_g, np.inf)
     return gate(task, situation, _at_once(task, situation, cost_g), segments, start_g)
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from eco_ray.core.actions import Action, AskToCheckpoint, StartAttempt, StopAttempt
 from eco_ray.core.attempts import with_attempt
 from eco_ray.core.book import Book
-from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.cluster import Node
 from eco_ray.core.explain import plan_message, without_signal
 from eco_ray.core.jobs import Attempt, AttemptState, Job, Plan, Reason, Segment
 from eco_ray.core.line import Line, urgency
 from eco_ray.core.records import changed
+from eco_ray.core.task import INSTANT_S
 
 
 class Moves:
@@ -66,8 +67,11 @@ class Moves:
         demand = job.spec.demand * segment.workers
         free = node is not None and demand.fits_in(self._book.free(node))
         if node is not None and not free and self._book.is_leaving(node, now_s, 2 * self._pause_timeout_s):
-            # whoever holds the place is on its way out
-            return self._start_elsewhere(job, node, now_s) if self._is_late_here(job, job.plan, demand, now_s) else []
+            other = self._elsewhere(job, job.plan, node, now_s)
+            if other is None:
+                return []  # whoever holds the place is on its way out
+            self._book.accept(job, other, now_s)
+            return self.start_if_due(job_id, now_s)
         if node is None or not free:
             # what was promised is not there (an overrun, or others' work): look for the next best place
             self.to_line(job, f"waits for {demand} on {segment.node}, which others still hold", now_s)
@@ -81,17 +85,18 @@ class Moves:
         self._book.set(job, now_s, "launching", f"attempt {number} on {node.name} in {node.zone}")
         return [StartAttempt(job, attempt)]
 
-    def _is_late_here(self, job: Job, plan: Plan, demand: Resources, now_s: float) -> bool:
-        """Whether a job that waits on for its place misses its deadline, and could begin elsewhere now."""
-        if plan.end_s + now_s - plan.start_s <= job.spec.deadline_s:
-            return False
-        nodes = (node for node in self._book.nodes.values() if not job.spec.zones or node.zone in job.spec.zones)
-        return any(demand.fits_node(node.capacity) and demand.fits_in(self._book.free(node)) for node in nodes)
+    def _elsewhere(self, job: Job, plan: Plan, node: Node, now_s: float) -> Plan | None:
+        """Another start at once for a job that has waited out half of its slack for a place that is being left.
 
-    def _start_elsewhere(self, job: Job, node: Node, now_s: float) -> list[Action]:
-        job = self._book.plan_away_from(node, job, now_s)
-        place = job.plan.segments[0].node if job.plan else node.name
-        return self.start_if_due(job.id, now_s) if place != node.name else []
+        None: it waits on. So it does where it would be late anywhere, until who leaves has had its time for that.
+        """
+        waited_s, latest_s = now_s - plan.start_s, job.spec.deadline_s + INSTANT_S
+        if plan.end_s + 2 * waited_s < latest_s:
+            return None
+        found = self._book.elsewhere(job, node, now_s)
+        begins = found is not None and found.start_s <= now_s + INSTANT_S and found.segments[0].node != node.name
+        overdue = waited_s > self._pause_timeout_s
+        return found if found is not None and begins and (overdue or found.end_s <= latest_s) else None
 
     def to_line(self, job: Job, message: str, now_s: float) -> None:
         """Take a job's plan away, until its turn to be planned again."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from eco_ray.core.actions import Action, AskToCheckpoint, CleanUp, StartAttempt, StopAttempt
 from eco_ray.core.attempts import exit_verdict, kept_work, with_attempt
-from eco_ray.core.book import Book
+from eco_ray.core.book import Book, is_tired
 from eco_ray.core.decide import decided_once
 from eco_ray.core.events import (
     AttemptExited,
@@ -271,7 +271,7 @@ class Orchestrator:
         kind = verdict.attempt_state.value
         self.book.set(job, now_s, kind, f"attempt {attempt.number}: {verdict.message}")
         if not job.held and job.plan is None:
-            self.book.plan(job, now_s)
+            self.book.plan(job, now_s, instead_of=ahead)
         return [clean_up, *self._moves.start_waiting(now_s)]
 
     def _goes_on(self, job: Job, ahead: Plan, now_s: float) -> bool:
@@ -283,7 +283,7 @@ class Orchestrator:
         prices, spec = self.book.market is not None, job.spec
         budget = spec.budget_g is not None or spec.budget_j is not None
         news = prices or budget or not self.book.is_up_to_date(job)
-        if job.held or (news and not decided_once(spec.policy)):
+        if job.held or (news and not decided_once(spec.policy) and not is_tired(job)):
             return False
         return self.book.does_the_rest(job, ahead.segments, now_s)
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from eco_ray.core.budget import within_budget
 from eco_ray.core.decide import NAMES, Question, decide, resumed, window
 from eco_ray.core.durations import done_so_far_s
+from eco_ray.core.fastest import fastest_segments
 from eco_ray.core.feasible import hours, no_node_takes
 from eco_ray.core.fleet import Fleet, Place
 from eco_ray.core.greenest import Segments, gate, greenest, ideal_g
@@ -260,7 +261,11 @@ def _search_late(task: Task, situation: Situation, config: PlannerConfig) -> _Fo
 
 
 def _could_start_s(task: Task, free: NDArray[np.bool_]) -> float | None:
-    """When it could start at the earliest and run in one piece."""
+    """When it could start at the earliest: in one piece, or, if it may pause, in what is free from then on."""
+    if task.job.pausable and task.job.spec.suspend.allow:
+        some = free.any(axis=0)
+        if some.sum() >= task.work_at_once:
+            return task.time_s(int(some.argmax()))
     if free[:, : task.work_at_once].all(axis=1).any():
         return task.time_s(0)
     place = earliest_run(np.where(free, 0.0, np.inf), task.work_at_once)
@@ -272,6 +277,8 @@ def _eco(task: Task, situation: Situation, cost_g: Costs, intensity: Floats, lat
     segments = greenest(task, situation, cost_g, intensity)
     if segments and segments[-1].end_s > latest_s + INSTANT_S:  # the last slot is not whole
         segments = greenest(task, situation, cost_g[:, :-1], intensity[:, :-1]) if cost_g.shape[1] > 1 else None
+        # what is left of that slot may be all that it lacks
+        segments = segments or fastest_segments(task, situation, cost_g)
     return segments
 
 

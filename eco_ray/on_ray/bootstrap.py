@@ -26,6 +26,9 @@ from eco_ray.on_ray.last_seen import forget_all
 from eco_ray.on_ray.local_cluster import ClusterRecord
 from eco_ray.store import open_store
 
+#: jobs that need a closer look are planned again so many per tick, which is a second: each takes 2 to 10 ms
+_REPLAN_LIMIT = 30
+
 
 def up(cluster: ClusterFile, settings: Settings, clock: Callable[[], Clock]) -> ClusterRecord:
     """Start a cluster on this machine with its controller and agents; `clock` is asked when the nodes are up.
@@ -82,7 +85,10 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
     described: Mapping[str, Node] = {node.name: node for node in [*cluster.to_nodes(), *([head] if head else [])]}
     planner = PlannerConfig(cluster.planner.slot_s, cluster.planner.horizon_s)
     orchestrator = OrchestratorConfig(
-        planner, pause_timeout_s=cluster.pause_timeout_s * clock.speed, retry_delay_s=2.0 * clock.speed
+        planner,
+        pause_timeout_s=cluster.pause_timeout_s * clock.speed,
+        retry_delay_s=2.0 * clock.speed,
+        replan_limit=_REPLAN_LIMIT,
     )
     store = open_store(settings.store_url)
     kept_s = [float(row["updated_s"]) for row in store.signal_sources()]

@@ -50,8 +50,13 @@ def test_nothing_else_is_possible_for_a_job_without_slack():
 
 
 def test_a_late_plan_is_no_alternative():
-    _, found = plans(hourly("DE", 100, 300, 300), spec=a_spec(hours=2, deadline_h=2.5, **no_suspension()))
+    _, found = plans(hourly("DE", 100, 300, 300), spec=a_spec(hours=2, deadline_h=2.2, **no_suspension()))
     assert found == {}
+
+
+def test_where_an_hour_later_is_too_late_a_slot_later_is_the_alternative():
+    _, found = plans(hourly("DE", 100, 300, 300), spec=a_spec(hours=2, deadline_h=2.5, **no_suspension()))
+    assert [start for _, start, _ in found["later"][0]] == [0.25]
 
 
 def test_now_is_at_once_even_where_a_quarter_of_an_hour_would_be_cleaner():

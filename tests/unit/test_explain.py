@@ -10,7 +10,7 @@ from planning_cases import HOUR_S, T0, a_job, a_spec
 
 from eco_ray.core.alternatives import Alternative
 from eco_ray.core.explain import describe_plan, plan_message, why_this_one
-from eco_ray.core.jobs import Plan, Reason, Segment
+from eco_ray.core.jobs import Plan, Reason, Segment, SuspendRule, Workers
 from eco_ray.core.situation import NoPlan
 
 
@@ -104,7 +104,7 @@ def test_a_plan_as_plain_values():
         "reason": "WaitingForCleanerWindow",
         "message": "starts 2026-07-05 15:00 UTC on fr-1 in FR, in 2 stretches; "
         "saves 60 g (75%) against running now in the home zone",
-        "why": "saves 60 g (75%) against running now in DE; no other plan is possible before its deadline",
+        "why": "saves 60 g (75%) against running now in DE; none of the other plans that were tried is in time",
         "segments": [
             {
                 "zone": "FR",
@@ -215,9 +215,23 @@ CHOSEN = a_plan(3, added_g=10.0)
     ],
 )
 def test_what_the_runner_up_would_cost(other, text):
+    """A job whose pauses are free and whose workers are fixed is planned exactly, but for what others want."""
     said = why(CHOSEN, Alternative("elsewhere", other))
     assert said.startswith("saves 60 g (75%) against running now in DE; the runner-up, elsewhere (")
     assert said.endswith(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"suspend": SuspendRule(True, 0.0, 60.0)}, "a pause takes time"),
+        ({"workers": Workers(1, 2)}, "the number of workers may change"),
+    ],
+)
+def test_where_the_search_is_not_exact_it_is_said(changes, where):
+    cheaper = Alternative("in one piece", a_plan(4, carbon_g=19.0, added_g=9.0))
+    expected = f"emits 1 g less, but the search is not exact where {where}; what a slot is worth to other jobs counts"
+    assert expected in why(CHOSEN, cheaper, spec=a_spec(**changes))
 
 
 def test_how_many_workers_a_runner_up_has():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from random import Random
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from planning_cases import CONFIG, HOUR_S, SLOT_S, T0, a_job, a_node, a_spec, ho
 
 from eco_ray.core.book import MAX_REPLANS, is_settled
 from eco_ray.core.events import ForecastArrived, NodeLost
-from eco_ray.core.jobs import Plan
+from eco_ray.core.jobs import AttemptState, Plan
 from eco_ray.core.orchestrator import Orchestrator, OrchestratorConfig
 from eco_ray.core.rounds import replan_all
 from eco_ray.core.slots import cheapest_run
@@ -197,6 +198,40 @@ def test_a_forecast_that_flips_every_hour_changes_a_plan_so_often_and_no_more(co
         assert job.replans == changes[one] == MAX_REPLANS
         assert world.job(one).replans == MAX_REPLANS  # and the store has it
         assert world.kinds(one).count("planned") == 1 + MAX_REPLANS
+
+
+def ahead_of(job, now_s):
+    """What a job is still to do, where and when; a stretch that has begun only by its place."""
+    plan = job.plan
+    return [] if plan is None else [(s.node, max(s.start_s, now_s)) for s in plan.segments if s.end_s > now_s]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_job_that_pauses_is_moved_so_often_and_no_more_whatever_each_hour_says(seed):
+    """Each exit counts as well: what was planned for later is replaced there, too."""
+    world, chance, moves = World(nodes={"de-1": a_node(), "de-2": a_node("de-2")}), Random(seed), 0
+    world.do(ForecastArrived({"DE": hourly("DE", *[400, 400, 400, 50] * 100)}))
+    world.submit(hours=100, deadline_h=380)
+    for quarter in range(4 * 370):
+        if quarter % 4 == 0:
+            values = [chance.choice([50, 100, 200, 400, 800]) for _ in range(400)]
+            world.do(ForecastArrived({"DE": hourly("DE", *values, start_s=world.now_s)}))
+        before = ahead_of(world.core.book.jobs["j"], world.now_s)
+        world.tick()
+        attempt = world.core.book.jobs["j"].live_attempt
+        if attempt and attempt.state is AttemptState.LAUNCHING:
+            world.started(number=attempt.number)
+            world.progressed(None, number=attempt.number, productive_s=world.now_s)
+        elif attempt and attempt.state is AttemptState.PAUSING:
+            world.exited(75, number=attempt.number)
+        job = world.core.book.jobs["j"]
+        moves += ahead_of(job, world.now_s) != before
+        begun_s = job.live_attempt.started_s if job.live_attempt else None
+        if begun_s is not None and job.productive_s + world.now_s + SLOT_S - begun_s >= 100 * HOUR_S:
+            break
+        world.now_s += SLOT_S
+    assert len(job.attempts) > 20
+    assert moves == job.replans <= MAX_REPLANS
 
 
 def settled(world, job_id="j"):

@@ -41,6 +41,15 @@ def test_the_cheapest_slots_that_leave_no_time_for_resumes_are_left(resume_s):
         assert found.end_s <= spec.deadline_s + 1e-3, grid
 
 
+@pytest.mark.parametrize("slack_s", [0.0, 60.0, 600.0])
+def test_a_deadline_within_a_slot_is_kept_with_the_part_of_it_that_is_left(slack_s):
+    """30 minutes and one resume fit in before the deadline only if it begins in the first slot."""
+    spec = a_spec(0.5, (3 * SLOT_S + 60.0 + slack_s) / HOUR_S, suspend=SuspendRule(True, 0.0, 60.0))
+    found = plan_job(a_job(spec), world({"d": (2, 0, 2, 2, 2, 2)}, [[100] * 6]), CONFIG)
+    assert found.start_s == T0
+    assert found.end_s <= spec.deadline_s + 1e-3
+
+
 def test_an_elastic_job_with_a_minimum_run_keeps_its_workers_where_changing_them_takes_too_long():
     free = {"d": (1, 0, 2, 2, 1, 0, 2, 0)}
     rule = SuspendRule(True, 1700.0, 300.0)

@@ -19,7 +19,7 @@ from orchestrator_world import (
     waiting,
     with_config,
 )
-from planning_cases import HOUR_S, T0, a_node, a_spec, hourly, no_suspension
+from planning_cases import HOUR_S, T0, a_node, a_spec, hourly, no_suspension, shape
 
 from eco_ray.core.cluster import Resources
 from eco_ray.core.events import (
@@ -187,20 +187,39 @@ def test_a_job_waits_for_the_place_that_is_being_left():
     assert world.exited("a", "a", outcome="stopped") == ["clean a-a1", "start b-a1 on de-1"]
 
 
-def test_it_does_not_wait_for_a_place_that_is_being_left_beyond_its_latest_start():
-    world = World(
-        hourly("DE", *[400] * 30), hourly("FR", *[50] * 30), nodes={"de": a_node(), "fr": a_node("fr-1", "FR")}
-    )
-    world.running("a", hours=1, **no_suspension())
-    assert world.job("a").live_attempt.node == "fr-1"
-    world.submit("b", hours=1, deadline_h=2 + 20 / 3600, **no_suspension())  # by then it would wait for 20 s at most
-    assert world.said("b")[2].startswith("starts 2026-07-05 13:00 UTC on fr-1")
+def beside_one_that_leaves(*, slack_s, promised=False, **changes):
+    """Job b is due on fr-1, whose job is asked to leave and does not; de-1 is free, or promised to c in a while."""
+    nodes = {"de-1": a_node(), "fr-1": a_node("fr-1", "FR")}
+    world = World(hourly("DE", *[400] * 30), hourly("FR", *[50] * 30), nodes=nodes)
+    world.running("a", hours=1, deadline_h=1.01, zones=("FR",))
+    if promised:
+        soon = {"not_before_s": T0 + 1.25 * HOUR_S, "deadline_h": 2.25, "zones": ("DE",)}
+        world.submit("c", hours=1, **soon, **no_suspension())
+    due = {"not_before_s": T0 + HOUR_S, "deadline_h": 2 + slack_s / 3600}
+    world.submit("b", hours=1, **due, **changes, **no_suspension())
+    assert shape(world.core.book.jobs["b"].plan) == [("fr-1", 1, 2)]
     world.tick(seconds=HOUR_S - 1)
     world.do(SuspendRequested("a"))
     assert world.tick(seconds=2) == []
-    assert world.tick(seconds=10) == []
-    assert world.tick(seconds=10) == ["start b-a1 on de-1"]
-    assert world.tick(seconds=60) == ["stop a-a1"]
+    return world
+
+
+def test_it_waits_out_half_of_its_slack_at_most_for_a_place_that_is_being_left():
+    world = beside_one_that_leaves(slack_s=20)
+    assert world.tick(seconds=8) == []
+    assert world.tick(seconds=2) == ["start b-a1 on de-1"]
+    assert world.job("b").plan.end_s <= world.job("b").spec.deadline_s
+
+
+@pytest.mark.parametrize("changes", [{"promised": True}, {"budget_g": 12.0}, {"zones": ("FR",)}])
+def test_it_keeps_its_place_that_is_being_left_where_no_other_start_at_once_will_do(changes):
+    world = beside_one_that_leaves(slack_s=4, **changes)
+    plan = world.core.book.jobs["b"].plan
+    for _ in range(3):
+        assert world.tick(seconds=10) == []
+        assert world.core.book.jobs["b"].plan is plan
+    world.submit("d", hours=0.5, deadline_h=31, priority=1, zones=("FR",), **no_suspension())  # does not get it
+    assert world.exited(75, "a") == ["clean a-a1", "start b-a1 on fr-1"]
 
 
 @pytest.mark.parametrize(

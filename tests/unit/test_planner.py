@@ -13,7 +13,7 @@ from planning_cases import CONFIG, HOUR_S, SLOT_S, T0, a_job, a_node, a_situatio
 
 from eco_ray.core.cluster import Resources
 from eco_ray.core.intensity import SignalKind
-from eco_ray.core.jobs import Plan, Reason, Segment, SuspendRule, Workers
+from eco_ray.core.jobs import Attempt, AttemptState, Plan, Reason, Segment, SuspendRule, Workers
 from eco_ray.core.planner import plan_job
 from eco_ray.core.situation import NoPlan
 from eco_ray.errors import MixedKindsError
@@ -238,6 +238,26 @@ def test_a_minimum_run_is_kept():
     assert len(plan(a_spec(3), situation).segments) == 3
     found = shape(plan(a_spec(3, suspend=SuspendRule(min_run_s=2 * HOUR_S)), situation))
     assert all(end - start >= 2 for _, start, end in found[:-1])
+
+
+@pytest.mark.parametrize("workers", [Workers(), Workers(1, 2, (1.0, 1.5))])
+def test_a_pause_is_a_wait_as_well(workers):
+    situation = a_situation(hourly("DE", 300, *[303] * 7, 300, *[303] * 3), nodes=[a_node(cpus=2.0)])
+    spec = a_spec(2, 12, workers=workers, min_saving_pct=5)
+    assert shape(plan(spec, situation)) == [("de-1", 0, 2)]
+    assert shape(plan(replace(spec, min_saving_pct=0.1), situation))[-1][1:] == (8, 9)
+    # nor does one that runs leave for less
+    attempt = Attempt(1, "j-a1", "de-1", "DE", AttemptState.RUNNING, T0, started_s=T0)
+    assert shape(plan_job(a_job(spec, attempts=(attempt,)), situation, CONFIG)) == [("de-1", 0, 2)]
+
+
+def test_a_job_that_may_pause_could_start_in_what_is_free_though_nothing_is_free_for_long():
+    situation = a_situation(hourly("DE", *[400] * 4, *[100] * 4, *[400] * 30))
+    for number in range(16):
+        start_s = T0 + (3 * number + 2) * SLOT_S
+        situation.calendar.reserve(Segment("de-1", "DE", start_s, start_s + SLOT_S), Resources(1.0))
+    assert plan(a_spec(1, 10), situation).could_start_s == T0
+    assert plan(a_spec(1, 10, **no_suspension()), situation).could_start_s > T0 + 11 * HOUR_S
 
 
 def test_a_saving_below_the_minimum_is_not_waited_for():
