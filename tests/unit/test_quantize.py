@@ -14,6 +14,7 @@ from eco_ray.models.cnn import SmallCNN
 from eco_ray.models.quantize import (
     MIN_SCALE,
     SCHEMES,
+    Int8Layer,
     dequantize_int4,
     dequantize_int8,
     quantize_int4,
@@ -109,6 +110,54 @@ def test_dynamic_products_are_exact(monkeypatch, vnni, inputs):
     small.weight.fill_(127)
     small.scale.fill_(1.0)
     assert torch.equal((small(x) - small.bias).round(), torch.full((3, 5, 8), 127.0 * 127 * inputs))
+
+
+@pytest.mark.parametrize("kept", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_models_of_other_types_than_float32_answer_in_their_own(scheme, kept):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 5)).to(kept).eval()
+    x = torch.rand(3, 2, 4, 4).to(kept)
+    with torch.inference_mode():
+        expected = model(x)
+        found = quantize_model(model, scheme)(x)
+    assert found.dtype == kept
+    assert (found - expected).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_no_rows_give_no_answers(scheme):
+    assert quantize_model(nn.Sequential(nn.Linear(8, 4)), scheme)(torch.rand(0, 8)).shape == (0, 4)
+
+
+def test_a_layer_that_stands_in_two_places_becomes_one_small_layer():
+    shared = nn.Linear(8, 8)
+    model = quantize_model(nn.Sequential(shared, nn.ReLU(), shared), "int8-weight-only")
+    assert isinstance(model[0], Int8Layer)
+    assert model[0] is model[2]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_attention_of_torch_stays_and_works(scheme):
+    """It reads the weights of its layers itself, and the encoder's fast path does so with all of them."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2).eval()
+    x = torch.rand(2, 5, 16)
+    with torch.inference_mode():
+        expected = model(x)
+        quantize_model(model, scheme)
+        found = model(x)
+    assert isinstance(model.layers[0].self_attn.out_proj, nn.Linear)
+    assert not isinstance(model.layers[0].linear1, nn.Linear)
+    assert 0 < (found - expected).abs().max() < 0.5
+
+
+def test_the_whole_number_product_is_of_the_cpu_alone(monkeypatch):
+    """torch's product of int8 on a GPU refuses 16 rows and fewer."""
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    monkeypatch.setattr(torch, "_int_mm", lambda *_: pytest.fail("_int_mm on another device"))
+    small = quantize_model(nn.Sequential(nn.Linear(8, 4)), "int8-dynamic").to("meta")
+    assert small(torch.rand(1, 8, device="meta")).shape == (1, 4)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
