@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -220,20 +221,62 @@ def test_a_result_that_loses_too_much_is_refused_and_not_written(model, data_fil
     assert run(path, "--recipe", worse, "--data", data_file, "--max-accuracy-drop", 100).exception is None
 
 
+def test_people_see_the_variants_side_by_side_within_80_columns(model, data_file, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_model(model, path, {})
+    result = run(path, "--recipe", "prune80-int8", "--data", data_file)
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["fp32", "pruned", "int8-weight-only"]
+    told = {line[:14].strip(): line[14:].split("  ") for line in lines[1:]}
+    for name, unit in (("accuracy", "%"), ("zeros", "%"), ("latency", "ms"), ("CPU time", "ms"), ("energy", "mJ")):
+        assert all(unit in cell for cell in told[name] if cell), name
+    assert {*told} >= {"accuracy drop", "bytes", "packed", "nature", "accepted"}
+    assert float(told["of fp32's"][-1]) < 0.12
+    assert "100 test images of images.safetensors; latency, CPU time and energy are of one image" in result.stderr
+    assert "+-" in result.stderr
+
+
 def test_what_a_model_may_be_named_by(tmp_path):
     path = tmp_path / "m:3"
     path.write_text("")
     assert find_model(str(path)) == path
-    with pytest.raises(UsageError, match="'digits:3' names a version in a registry"):
-        find_model("digits:3")
+    for name in ("digits:3", "digits@live"):
+        with pytest.raises(UsageError, match=f"'{name}' names a version in a registry"):
+            find_model(name)
     with pytest.raises(NotFoundError, match="no model file"):
         find_model("missing.safetensors")
 
 
-def test_an_unknown_suffix_is_refused_before_anything_is_done():
-    result = run("missing", "--recipe", "int8", "--export", "x.pkl")
-    assert isinstance(result.exception, UsageError)
-    assert "give a path that ends in .pt2" in str(result.exception)
+@pytest.mark.parametrize(
+    ("suffix", "cure"), [(".ecoz", "eco-ray model unpack .*m.ecoz -o .*m.safetensors"), (".pt2", "made from")]
+)
+def test_a_model_in_another_form_says_what_to_give_instead(tmp_path, suffix, cure):
+    path = tmp_path / f"m{suffix}"
+    path.write_text("")
+    with pytest.raises(UsageError, match=cure):
+        find_model(str(path))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--recipe", "int8", "--export", "x.pkl"), r"--export x.pkl: give a path that ends in \.pt2"),
+        (("--recipe", "int8", "--out", "x.onnx"), r"--out x.onnx: int8-weight-only is written as \.safetensors"),
+        (("--recipe", "prune80", "--out", "x"), r"--out x: the result is written as \.safetensors"),
+        (("--recipe", "int8-onnxruntime", "--out", "x.safetensors"), r"onnxruntime-int8 is written as \.onnx"),
+        (("--recipe", "int8-onnxruntime", "--export", "x.pt2"), "--export takes torch models"),
+        (("--recipe", "int8", "--max-accuracy-drop", "nan"), "nan is no number of points; give 0 to 100"),
+        (("--recipe", "int8", "--cpu", "z80"), "unknown CPU family 'z80'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_done(args, message, model, tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    save_model(model, path, {})
+    monkeypatch.setattr("eco_ray.models.compress.variants", lambda *_: pytest.fail("work was done"))
+    result = run(path, *args)
+    assert isinstance(result.exception, UsageError), result.exception
+    assert re.search(message, str(result.exception))
 
 
 # --- data sets -----------------------------------------------------------------------------------------------------

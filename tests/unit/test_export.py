@@ -63,6 +63,14 @@ def test_what_fails_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("suffix", [".pt2", ".ts"])
+def test_a_place_that_cannot_be_written_says_so(suffix, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / f"file/m{suffix}", tmp_path / f"{'long' * 99}{suffix}"):
+        with pytest.raises(EcoRayError, match=r"could not be written: .*; free space or give another path"):
+            export_model(small_cnn(None), EXAMPLE, path)
+
+
 def test_without_the_extra_onnx_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -87,7 +95,11 @@ def test_onnxruntime_int8_answers_nearly_alike_and_is_small(tmp_path):
         expected = model(pixels)
     assert torch.allclose(OnnxModel(tmp_path / "m.onnx")(pixels), expected, atol=1e-5)
     variant = onnx_int8(model, EXAMPLE)
-    variant.write(tmp_path / "small.onnx")
+    variant.write(tmp_path / "new" / "small.onnx")
+    (tmp_path / "new" / "small.onnx").replace(tmp_path / "small.onnx")
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(EcoRayError, match="could not be written"):
+        variant.write(tmp_path / "small.onnx" / "m.onnx")
     assert (tmp_path / "small.onnx").stat().st_size < 0.4 * (tmp_path / "m.onnx").stat().st_size
     for running in (variant.logits, OnnxModel(tmp_path / "small.onnx")):
         assert torch.cosine_similarity(running(pixels), expected).min() > 0.99
