@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
@@ -15,6 +15,7 @@ from eco_ray.models.quantize import (
     MIN_SCALE,
     SCHEMES,
     Int8Layer,
+    _products,
     dequantize_int4,
     dequantize_int8,
     quantize_int4,
@@ -23,6 +24,8 @@ from eco_ray.models.quantize import (
 )
 from eco_ray.models.weights import load_model, save_model
 
+#: a busy machine is no failure
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 seeds = st.integers(0, 2**31)
 magnitudes = st.sampled_from([0.0, 1e-42, 1e-38, 1e-30, 1e-3, 1.0, 1e4, 1e30, 3e38])
 
@@ -31,6 +34,7 @@ def random(seed: int, *shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+@patient
 @given(seed=seeds, sizes=st.lists(magnitudes, min_size=1, max_size=6), per_channel=st.booleans())
 def test_int8_is_within_half_a_scale_for_channels_of_any_size(seed, sizes, per_channel):
     weight = random(seed, len(sizes), 3, 2) * torch.tensor(sizes).view(-1, 1, 1)
@@ -50,6 +54,7 @@ def test_a_scale_per_channel_keeps_a_small_channel_that_one_scale_loses():
     assert quantize_int8(weight, per_channel=False)[0][1].abs().max() == 0
 
 
+@patient
 @given(
     seed=seeds,
     shape=st.sampled_from([(1, 1), (2, 33), (4, 3, 3, 3), (5, 70)]),
@@ -110,6 +115,15 @@ def test_dynamic_products_are_exact(monkeypatch, vnni, inputs):
     small.weight.fill_(127)
     small.scale.fill_(1.0)
     assert torch.equal((small(x) - small.bias).round(), torch.full((3, 5, 8), 127.0 * 127 * inputs))
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_long_products_are_exact_where_floats_would_round(monkeypatch, vnni):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(64, 128, (32, 3000), generator=generator, dtype=torch.int8)
+    weight = torch.randint(64, 128, (32, 3000), generator=generator, dtype=torch.int8)
+    assert torch.equal(_products(rows, weight), (rows.long() @ weight.long().t()).float())
 
 
 @pytest.mark.parametrize("kept", [torch.float64, torch.float16, torch.bfloat16])
