@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +22,12 @@ if TYPE_CHECKING:
 
     from eco_ray.core.ports import WorkMeter
     from eco_ray.models.compress import Figures, Variant
+    from eco_ray.models.recipe import Recipe
 
 
 @click.command()
 @click.argument("model")
-@click.option("--recipe", required=True, help="A packaged recipe such as prune80-int8, or a YAML file.")
+@click.option("--recipe", required=True, help="A packaged recipe such as prune80-int8 or int8, or a YAML file.")
 @click.option(
     "--max-accuracy-drop",
     type=click.FloatRange(0, 100),
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
     help="Percentage points; a result that loses more is refused, and nothing is written.",
 )
 @click.option("--data", default="mnist", show_default=True, help="mnist, or a safetensors file of labelled images.")
-@click.option("--out", type=click.Path(path_type=Path), help="Where to write the result [nowhere].")
+@click.option("--out", type=click.Path(path_type=Path), help="Where to write the result, FILE.safetensors [nowhere].")
 @click.option(
     "--export",
     "exports",
@@ -61,20 +65,20 @@ def compress(
 
     from eco_ray.models.compress import judge, variants
     from eco_ray.models.datasets import load_images
-    from eco_ray.models.export import EXPORTERS
     from eco_ray.models.recipe import load_recipe
     from eco_ray.models.weights import load_model
 
+    if math.isnan(max_accuracy_drop):
+        raise UsageError("--max-accuracy-drop nan is no number of points; give 0 to 100")
     steps = load_recipe(recipe)
-    for path in exports:
-        if path.suffix not in EXPORTERS:
-            raise UsageError(f"--export {path}: give a path that ends in {', '.join(EXPORTERS)}")
+    _check_paths(steps, out, exports)
+    meter = _meter(cpu)
     found = find_model(model)
     loaded, _ = load_model(found)
     images = load_images(data)
     torch.set_num_threads(1)  # CPU time is then comparable between runtimes, and energy is of one CPU
     candidates = list(variants(loaded, steps, images, seed))
-    figures = judge(candidates, images, _meter(cpu))
+    figures = judge(candidates, images, meter)
     refusal = figures[-1].refusal(max_accuracy_drop)
     written = [] if refusal else _write(candidates[-1], figures[-1], recipe, images.test_pixels[:2], out, exports)
     emit(
@@ -90,12 +94,15 @@ def compress(
             "variants": [_document(each, max_accuracy_drop) for each in figures],
             "written": [str(path) for path in written],
         },
-        [_row(each, figures[0], max_accuracy_drop) for each in figures],
+        _rows(figures, max_accuracy_drop),
     )
     if settings.output == "table":
         last = figures[-1]
-        click.echo(f"{len(images.test_labels)} test images of {images.name}; packed by {last.packed_by}", err=True)
-        click.echo(f"energy is {last.nature}, +-{100 * last.error_rel:.0f} %: {last.source}", err=True)
+        click.echo(
+            f"{len(images.test_labels)} test images of {images.name}; latency, CPU time and energy are of one image",
+            err=True,
+        )
+        click.echo(f"energy, +-{100 * last.error_rel:.0f} %: {last.source}", err=True)
         for path in written:
             click.echo(f"wrote {path}", err=True)
     if refusal:
@@ -104,11 +111,17 @@ def compress(
 
 def find_model(reference: str) -> Path:
     """The file that MODEL names. Raises NotFoundError for a missing one, UsageError for a reference of a registry."""
+    from eco_ray.models.export import EXPORTERS
+
     path = Path(reference)
+    if path.suffix == ".ecoz":
+        plain = path.with_suffix(".safetensors")
+        raise UsageError(f"{path} is packed; first: eco-ray model unpack {path} -o {plain}")
+    if path.suffix in EXPORTERS:
+        raise UsageError(f"{path} is an exported program; give the .safetensors file that it was made from")
     if path.is_file():
         return path
-    name, _, version = reference.partition(":")
-    if name and version.isdigit() and "/" not in reference:
+    if re.fullmatch(r"[^/:@]+(:\d+|@[^/:@]+)", reference):
         raise UsageError(f"{reference!r} names a version in a registry, and there is none yet; give the path of a file")
     raise NotFoundError(f"no model file {reference}; train one with `python jobs/train_mnist.py --out FILE`")
 
@@ -122,18 +135,32 @@ def _meter(cpu: str) -> WorkMeter:
     return CpuWorkMeter(open_meter(curve_from_cpu(cpu, cpus, memory_gb)), cpus)
 
 
+def _check_paths(recipe: Recipe, out: Path | None, exports: tuple[Path, ...]) -> None:
+    """Raise UsageError for what the result cannot be written as, EcoRayError where the extra `onnx` is needed."""
+    from eco_ray.models.export import EXPORTERS, need_onnx
+    from eco_ray.models.recipe import ONNXRUNTIME_INT8
+
+    scheme = recipe.quantize.scheme if recipe.quantize else "the result"
+    suffix = ".onnx" if scheme == ONNXRUNTIME_INT8 else ".safetensors"
+    if out is not None and out.suffix != suffix:
+        raise UsageError(f"--out {out}: {scheme} is written as {suffix}; give such a path")
+    for path in exports:
+        if path.suffix not in EXPORTERS:
+            raise UsageError(f"--export {path}: give a path that ends in {', '.join(EXPORTERS)}")
+        if scheme == ONNXRUNTIME_INT8:
+            raise UsageError(f"--export takes torch models; {scheme} is written by --out FILE.onnx")
+    if ".onnx" in {suffix, *(path.suffix for path in exports)}:
+        need_onnx()
+
+
 def _write(
     variant: Variant, figures: Figures, recipe: str, example: Any, out: Path | None, exports: tuple[Path, ...]
 ) -> list[Path]:
     from eco_ray.models.export import export_model
     from eco_ray.models.weights import save_model
 
-    if exports and variant.model is None:
-        raise UsageError(f"--export takes torch models; {variant.name} is written by --out FILE.onnx")
     if out is not None:
         if variant.model is None:
-            if out.suffix != variant.suffix:
-                raise UsageError(f"--out {out}: {variant.name} is written as {variant.suffix}; give such a path")
             variant.write(out)
         else:
             model: nn.Module = variant.model
@@ -143,7 +170,7 @@ def _write(
             click.echo(
                 "TorchScript is deprecated in torch and no faster; prefer FILE.pt2 (docs/compression.md)", err=True
             )
-        export_model(variant.model, example, path)  # type: ignore[arg-type]  # checked above
+        export_model(variant.model, example, path)  # type: ignore[arg-type]  # _check_paths has seen to it
     return [*([out] if out else []), *exports]
 
 
@@ -151,18 +178,25 @@ def _document(figures: Figures, max_drop_points: float) -> dict[str, Any]:
     return {**asdict(figures), "nature": str(figures.nature), "accepted": not figures.refusal(max_drop_points)}
 
 
-def _row(figures: Figures, first: Figures, max_drop_points: float) -> dict[str, Any]:
+def _rows(figures: Sequence[Figures], max_drop_points: float) -> list[dict[str, Any]]:
+    """A column per variant, so that three of them fit a narrow terminal."""
+    columns = {each.variant: _column(each, figures[0], max_drop_points) for each in figures}
+    names = next(iter(columns.values()))
+    return [{"": name, **{variant: column[name] for variant, column in columns.items()}} for name in names]
+
+
+def _column(figures: Figures, first: Figures, max_drop_points: float) -> dict[str, str]:
     return {
-        "variant": figures.variant,
-        "accuracy_pct": f"{100 * figures.accuracy:.2f}",
-        "drop_points": f"{figures.accuracy_drop_points:+.2f}",
-        "zeros_pct": f"{100 * figures.sparsity:.1f}",
-        "bytes": figures.size_bytes,
-        "packed": figures.packed_bytes,
-        "packed_of_fp32": f"{figures.packed_bytes / first.size_bytes:.3f}",
-        "latency_ms": figures.latency_ms,
-        "cpu_ms": figures.cpu_ms,
-        "energy_mj": 1000 * figures.energy_j,
+        "accuracy": f"{100 * figures.accuracy:.2f} %",
+        "accuracy drop": f"{figures.accuracy_drop_points:.2f} points",
+        "zeros": f"{100 * figures.sparsity:.1f} %",
+        "bytes": f"{figures.size_bytes:,}",
+        "packed": f"{figures.packed_bytes:,}",
+        f"of {first.variant}'s": f"{figures.packed_bytes / first.size_bytes:.3f}",
+        "packed by": figures.packed_by,
+        "latency": f"{figures.latency_ms:.3g} ms",
+        "CPU time": f"{figures.cpu_ms:.3g} ms",
+        "energy": f"{1000 * figures.energy_j:.3g} mJ",
         "nature": str(figures.nature),
         "accepted": "no" if figures.refusal(max_drop_points) else "yes",
     }

@@ -83,15 +83,25 @@ def export_model(model: nn.Module, example: Tensor, path: Path) -> None:
     """Write the format of the path's suffix, the whole file or none. Raises UsageError for another suffix."""
     if path.suffix not in EXPORTERS:
         raise UsageError(f"{path}: no format is known by {path.suffix or 'no suffix'!r}; give {', '.join(EXPORTERS)}")
+    write_whole(path, lambda part: EXPORTERS[path.suffix](model, example, part))
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` write a file of the same suffix beside `path`, then rename it: the whole file appears, or none.
+
+    Raises EcoRayError for a place that cannot be written.
+    """
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        EXPORTERS[path.suffix](model, example, part)
+        part.touch()  # torch's own error for a wrong place would be a RuntimeError without the path
+        write(part)
         part.replace(path)
     except OSError as error:
         raise EcoRayError(f"{path} could not be written: {error}; free space or give another path") from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink()
 
 
 def need_onnx() -> None:

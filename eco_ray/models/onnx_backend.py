@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from eco_ray.errors import EcoRayError
 from eco_ray.models import prune
 from eco_ray.models.compress import Variant
-from eco_ray.models.export import export_onnx, need_onnx, quiet
+from eco_ray.models.export import export_onnx, need_onnx, quiet, write_whole
 from eco_ray.models.recipe import ONNXRUNTIME_INT8
 
 #: operators whose weights become int8. Convolutions stay float32: onnxruntime's int8 ones are slower on a CPU.
@@ -81,7 +81,7 @@ def onnx_int8(model: nn.Module, example: Tensor, *, per_channel: bool = True) ->
     """The model in onnxruntime with int8 weights, as a variant; `example`: an input of two rows or more."""
 
     def write(path: Path) -> None:
-        path.write_bytes(content)
+        write_whole(path, lambda part: part.write_bytes(content))
 
     with tempfile.TemporaryDirectory() as folder:
         plain, small = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"

@@ -91,7 +91,8 @@ class _SmallLayer(nn.Module, ABC):
     def __init__(self, layer: nn.Linear | nn.Conv2d, **_options: Any) -> None:
         super().__init__()
         self.shape = layer.weight.shape
-        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach().clone(), requires_grad=False)
+        bias = layer.bias
+        self.bias = None if bias is None else nn.Parameter(bias.detach().float().clone(), requires_grad=False)
         self._run: Callable[[Tensor, Tensor, Tensor | None], Tensor] = _runner(layer)
 
     @abstractmethod
@@ -99,8 +100,8 @@ class _SmallLayer(nn.Module, ABC):
         """The weight in the type that is computed in."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the layer that it stands for."""
-        return self._run(x, self.weight_float(), self.bias)
+        """As the layer that it stands for, in the type of the input."""
+        return self._run(x.float(), self.weight_float(), self.bias).to(x.dtype)
 
 
 class Int8Layer(_SmallLayer):
@@ -132,7 +133,7 @@ class DynamicInt8Linear(Int8Layer):
         row_scale = scales_of(rows, INT8_MAX, 1)
         total = _products(_rounded(rows, row_scale, INT8_MAX), self.weight)
         answer = total * row_scale * self.scale.squeeze(1)
-        return (answer if self.bias is None else answer + self.bias).view(*x.shape[:-1], -1).to(x.dtype)
+        return (answer if self.bias is None else answer + self.bias).view(*x.shape[:-1], len(self.weight)).to(x.dtype)
 
 
 class Int4Layer(_SmallLayer):
@@ -183,9 +184,10 @@ def _runner(layer: nn.Linear | nn.Conv2d) -> Callable[[Tensor, Tensor, Tensor | 
 def _products(rows: Tensor, weight: Tensor) -> Tensor:
     """Product rows @ weight^T of int8 matrices, as float32; exact.
 
-    Without the CPU's whole-number dot products (VNNI) torch's int8 product is many times slower than its float one.
+    Without the CPU's whole-number dot products (VNNI) torch's int8 product is many times slower than its float one; on
+    a GPU it refuses 16 rows and fewer.
     """
-    if torch.cpu._is_vnni_supported():
+    if rows.device.type == "cpu" and torch.cpu._is_vnni_supported():
         return torch._int_mm(rows, weight.t()).float()
     wide = torch.float32 if weight.shape[1] <= _EXACT_IN_FLOAT32 else torch.float64
     return (rows.to(wide) @ weight.to(wide).t()).float()
@@ -210,13 +212,21 @@ def quantize_model(model: nn.Module, scheme: str, *, per_channel: bool = True) -
     if scheme not in SCHEMES:
         raise UsageError(f"unknown quantisation {scheme!r}; give one of {', '.join(SCHEMES)}")
     linear, conv = SCHEMES[scheme]
-    found = [(n, layer) for n, layer in model.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    modules = list(model.named_modules(remove_duplicate=False))  # a layer may stand in several places
+    # attention reads the weight of its last layer itself; torch has a class of its own to mark that
+    kept = nn.modules.linear.NonDynamicallyQuantizableLinear
+    found = [(n, m) for n, m in modules if isinstance(m, nn.Linear | nn.Conv2d) and not isinstance(m, kept)]
     if not found or isinstance(model, nn.Linear | nn.Conv2d):
         raise UsageError(f"a {type(model).__name__} holds no Linear or Conv2d layers to quantise")
+    small = {
+        layer: (linear if isinstance(layer, nn.Linear) else conv)(layer, per_channel=per_channel) for _, layer in found
+    }
     for name, layer in found:
         parent, _, attribute = name.rpartition(".")
-        make = linear if isinstance(layer, nn.Linear) else conv
-        setattr(model.get_submodule(parent), attribute, make(layer, per_channel=per_channel))
+        setattr(model.get_submodule(parent), attribute, small[layer])
+    for _, module in modules:
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.activation_relu_or_gelu = 0  # else a fused kernel, which wants float weights, goes past our layers
     model.quantisation = scheme  # type: ignore[assignment]  # a plain word, read by quantisation_of
     return model.eval()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 
 import numpy as np
 import pytest
@@ -16,9 +18,10 @@ from eco_ray.cli.model_compress import find_model
 from eco_ray.core.ports import WorkEnergy
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
+from eco_ray.models import compress as steps_of
 from eco_ray.models import prune
 from eco_ray.models.cnn import SmallCNN
-from eco_ray.models.compress import Figures, Variant, accuracy, judge, sparsify, variants
+from eco_ray.models.compress import Figures, Variant, accuracy, judge, sparsify, torch_variant, variants
 from eco_ray.models.datasets import load_images
 from eco_ray.models.fine_tune import fine_tune
 from eco_ray.models.recipe import Recipe, load_recipe, recipe_names
@@ -127,6 +130,28 @@ def test_zeros_that_a_recipe_makes_outlast_fine_tuning(model, data, keys, low, h
         assert (fours <= 2).all()
 
 
+def test_gradual_pruning_rises_over_the_first_three_fifths_and_then_stays(model, data, monkeypatch):
+    work, shares, all_at_once = copy.deepcopy(model), [], steps_of._masks
+    monkeypatch.setattr(steps_of, "_masks", lambda *args: shares.append(args[2]) or all_at_once(*args))
+    sparsify(work, recipe(prune={"sparsity": 0.7, "gradual": True}, fine_tune={"epochs": 2}), data)
+    steps = 2 * (640 // 64)
+    assert shares == pytest.approx([step / steps / 0.6 for step in range(1, round(0.6 * steps) + 1)])
+    assert prune.sparsity_of(work) == pytest.approx(0.7, abs=1e-4)
+
+
+def test_the_learning_rate_falls_linearly_to_zero(data):
+    rates = []
+    fine_tune(SmallCNN(), data, 1, 1e-3, after_step=lambda done, rate: rates.append(rate))
+    assert rates == pytest.approx([1e-3 * (1 - step / 10) for step in range(10)])
+
+
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_a_recipe_says_whether_scales_are_per_channel(model, data, per_channel):
+    keys = {"scheme": "int8-weight-only", "per_channel": per_channel}
+    scale = list(variants(model, recipe(quantize=keys), data))[-1].model.classifier[1].scale
+    assert (len(scale.unique()) > 1) is per_channel
+
+
 def test_fine_tuning_is_the_same_for_the_same_seed(data):
     def weights(seed: int) -> torch.Tensor:
         torch.manual_seed(0)
@@ -157,12 +182,35 @@ def test_figures_are_per_image_and_against_the_first(model, data):
     assert second.accuracy_drop_points == pytest.approx(100 * (first.accuracy - second.accuracy))
 
 
+def test_a_gain_is_a_drop_below_zero_and_accepted(model, data):
+    guess = torch_variant("guess", SmallCNN())
+    first, second = judge([guess, torch_variant("trained", model)], data, CountedWork())
+    assert second.accuracy > first.accuracy
+    assert second.accuracy_drop_points < 0
+    assert not second.refusal(0)
+
+
+def test_the_weakest_nature_and_the_widest_band_of_the_rounds_count(model, data):
+    class Mixed:
+        rounds = iter(
+            [(Nature.MEASURED, 0.1), (Nature.ASSUMED, 0.2), (Nature.MODELLED, 0.4), *2 * [(Nature.MEASURED, 0)]]
+        )
+
+        def measure(self, work):
+            work()
+            nature, error_rel = next(self.rounds)
+            return WorkEnergy(2.0, 1.0, 1.0, nature, "mixed", error_rel)
+
+    (figures,) = judge([torch_variant("fp32", model)], data, Mixed())
+    assert (figures.nature, figures.error_rel) == (Nature.ASSUMED, 0.4)
+
+
 def test_answers_that_are_no_numbers_are_wrong(data):
     nothing = Variant("nan", lambda pixels: torch.full((len(pixels), 10), float("nan")), lambda path: None, 0.0)
     assert accuracy(nothing, data) == 0
 
 
-@pytest.mark.parametrize(("drop", "limit", "refused"), [(0.5, 0.5, 0), (0.6, 0.5, 1), (-1, 0, 0), (0.1, 0, 1)])
+@pytest.mark.parametrize(("drop", "limit", "refused"), [(0.5, 0.5, 0), (0.501, 0.5, 1), (-1, 0, 0), (0.1, 0, 1)])
 def test_more_than_the_limit_is_refused(drop, limit, refused):
     figures = Figures("x", 0.9, drop, 0, 1, 1, "zlib", 1.0, 1.0, 1.0, Nature.MODELLED, 0.4, "")
     assert bool(figures.refusal(limit)) is bool(refused)
@@ -220,20 +268,70 @@ def test_a_result_that_loses_too_much_is_refused_and_not_written(model, data_fil
     assert run(path, "--recipe", worse, "--data", data_file, "--max-accuracy-drop", 100).exception is None
 
 
+def test_people_see_the_variants_side_by_side_within_80_columns(model, data_file, tmp_path):
+    path = tmp_path / "m.safetensors"
+    save_model(model, path, {})
+    result = run(path, "--recipe", "prune80-int8", "--data", data_file)
+    lines = result.stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[0].split() == ["fp32", "pruned", "int8-weight-only"]
+    told = {line[:14].strip(): line[14:].split("  ") for line in lines[1:]}
+    for name, unit in (("accuracy", "%"), ("zeros", "%"), ("latency", "ms"), ("CPU time", "ms"), ("energy", "mJ")):
+        assert all(unit in cell for cell in told[name] if cell), name
+    assert {*told} >= {"accuracy drop", "bytes", "packed", "nature", "accepted"}
+    assert float(told["of fp32's"][-1]) < 0.12
+    assert "100 test images of images.safetensors; latency, CPU time and energy are of one image" in result.stderr
+    assert "+-" in result.stderr
+
+
+def test_the_seed_is_of_the_fine_tuning(model, tmp_path, monkeypatch):
+    path, seen = tmp_path / "m.safetensors", []
+    save_model(model, path, {})
+    monkeypatch.setattr("eco_ray.models.compress.variants", lambda *args: seen.append(args[3]) or [])
+    run(path, "--recipe", "prune80", "--seed", 7)
+    assert seen == [7]
+
+
 def test_what_a_model_may_be_named_by(tmp_path):
     path = tmp_path / "m:3"
     path.write_text("")
     assert find_model(str(path)) == path
-    with pytest.raises(UsageError, match="'digits:3' names a version in a registry"):
-        find_model("digits:3")
+    for name in ("digits:3", "digits@live"):
+        with pytest.raises(UsageError, match=f"'{name}' names a version in a registry"):
+            find_model(name)
     with pytest.raises(NotFoundError, match="no model file"):
         find_model("missing.safetensors")
 
 
-def test_an_unknown_suffix_is_refused_before_anything_is_done():
-    result = run("missing", "--recipe", "int8", "--export", "x.pkl")
-    assert isinstance(result.exception, UsageError)
-    assert "give a path that ends in .pt2" in str(result.exception)
+@pytest.mark.parametrize(
+    ("suffix", "cure"), [(".ecoz", "eco-ray model unpack .*m.ecoz -o .*m.safetensors"), (".pt2", "made from")]
+)
+def test_a_model_in_another_form_says_what_to_give_instead(tmp_path, suffix, cure):
+    path = tmp_path / f"m{suffix}"
+    path.write_text("")
+    with pytest.raises(UsageError, match=cure):
+        find_model(str(path))
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--recipe", "int8", "--export", "x.pkl"), r"--export x.pkl: give a path that ends in \.pt2"),
+        (("--recipe", "int8", "--out", "x.onnx"), r"--out x.onnx: int8-weight-only is written as \.safetensors"),
+        (("--recipe", "prune80", "--out", "x"), r"--out x: the result is written as \.safetensors"),
+        (("--recipe", "int8-onnxruntime", "--out", "x.safetensors"), r"onnxruntime-int8 is written as \.onnx"),
+        (("--recipe", "int8-onnxruntime", "--export", "x.pt2"), "--export takes torch models"),
+        (("--recipe", "int8", "--max-accuracy-drop", "nan"), "nan is no number of points; give 0 to 100"),
+        (("--recipe", "int8", "--cpu", "z80"), "unknown CPU family 'z80'"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_done(args, message, model, tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    save_model(model, path, {})
+    monkeypatch.setattr("eco_ray.models.compress.variants", lambda *_: pytest.fail("work was done"))
+    result = run(path, *args)
+    assert isinstance(result.exception, UsageError), result.exception
+    assert re.search(message, str(result.exception))
 
 
 # --- data sets -----------------------------------------------------------------------------------------------------

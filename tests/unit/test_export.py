@@ -7,11 +7,15 @@ import zipfile
 
 import pytest
 import torch
+from compress_cases import make_images
 
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.models.cnn import SmallCNN
+from eco_ray.models.compress import variants
+from eco_ray.models.datasets import load_images
 from eco_ray.models.export import export_model, export_torchscript
 from eco_ray.models.quantize import SCHEMES, quantize_model
+from eco_ray.models.recipe import Recipe
 
 EXAMPLE = torch.rand(2, 1, 28, 28)
 
@@ -63,6 +67,14 @@ def test_what_fails_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("suffix", [".pt2", ".ts"])
+def test_a_place_that_cannot_be_written_says_so(suffix, tmp_path):
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path / f"file/m{suffix}", tmp_path / f"{'long' * 99}{suffix}"):
+        with pytest.raises(EcoRayError, match=r"could not be written: .*; free space or give another path"):
+            export_model(small_cnn(None), EXAMPLE, path)
+
+
 def test_without_the_extra_onnx_says_how_to_get_it(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     monkeypatch.setitem(sys.modules, "onnx", None)
@@ -87,10 +99,43 @@ def test_onnxruntime_int8_answers_nearly_alike_and_is_small(tmp_path):
         expected = model(pixels)
     assert torch.allclose(OnnxModel(tmp_path / "m.onnx")(pixels), expected, atol=1e-5)
     variant = onnx_int8(model, EXAMPLE)
-    variant.write(tmp_path / "small.onnx")
+    variant.write(tmp_path / "new" / "small.onnx")
+    (tmp_path / "new" / "small.onnx").replace(tmp_path / "small.onnx")
+    assert not list((tmp_path / "new").iterdir())
+    with pytest.raises(EcoRayError, match="could not be written"):
+        variant.write(tmp_path / "small.onnx" / "m.onnx")
     assert (tmp_path / "small.onnx").stat().st_size < 0.4 * (tmp_path / "m.onnx").stat().st_size
     for running in (variant.logits, OnnxModel(tmp_path / "small.onnx")):
         assert torch.cosine_similarity(running(pixels), expected).min() > 0.99
+
+
+@pytest.mark.usefixtures("_onnx")
+@pytest.mark.parametrize("per_channel", [True, False])
+def test_onnxruntime_int8_keeps_7_bits_of_dense_weights_and_leaves_convolutions(tmp_path, per_channel):
+    import onnx
+
+    from eco_ray.models.onnx_backend import onnx_int8
+
+    path = tmp_path / "m.onnx"
+    onnx_int8(small_cnn(None), EXAMPLE, per_channel=per_channel).write(path)
+    graph = onnx.load(path).graph
+    arrays = {found.name: onnx.numpy_helper.to_array(found) for found in graph.initializer}
+    dense = {name: values for name, values in arrays.items() if values.dtype == "int8" and values.ndim == 2}
+    assert sorted(values.size for values in dense.values()) == [640, 64 * 1568]
+    assert all(abs(values.astype(int)).max() <= 64 for values in dense.values())
+    scales = sorted(v.size for name, v in arrays.items() if name.endswith("_scale") and "weight" in name)
+    assert scales == ([10, 64] if per_channel else [1, 1])
+    assert [node.op_type for node in graph.node].count("Conv") == 2
+
+
+@pytest.mark.usefixtures("_onnx")
+def test_onnxruntime_gets_the_pruned_model_of_a_recipe(tmp_path):
+    data = load_images(str(make_images(tmp_path)))
+    keys = {"prune": {"sparsity": 0.7}, "quantize": {"scheme": "onnxruntime-int8"}}
+    _, pruned, small = variants(small_cnn(None), Recipe.model_validate(keys), data)
+    assert small.sparsity == pytest.approx(0.7, abs=1e-4)
+    pixels = data.test_pixels[:5]
+    assert torch.cosine_similarity(small.logits(pixels), pruned.logits(pixels)).min() > 0.99
 
 
 @pytest.mark.usefixtures("_onnx")

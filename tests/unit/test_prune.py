@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eco_ray.errors import EcoRayError, UsageError
@@ -21,6 +21,8 @@ from eco_ray.models.prune import (
     zero_masks,
 )
 
+#: a busy machine is no failure
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 seeds = st.integers(0, 2**31)
 
 
@@ -29,6 +31,7 @@ def random(seed: int, *shape: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("scope", ["global", "layer"])
+@patient
 @given(seed=seeds, sparsity=st.floats(0, 0.99))
 def test_the_sparsity_is_reached_exactly_and_the_largest_are_kept(scope, seed, sparsity):
     weights = {"a": random(seed, 7, 5), "b": 3 * random(seed + 1, 4, 3, 2, 2)}
@@ -55,6 +58,7 @@ def test_equal_weights_are_dropped_in_order_and_no_more_than_asked():
     assert magnitude_masks({"w": torch.ones(1, 5)}, 0.4)["w"].tolist() == [[False, False, True, True, True]]
 
 
+@patient
 @given(seed=seeds, outputs=st.integers(1, 5), inputs=st.integers(1, 30))
 def test_two_of_four_holds_in_every_group(seed, outputs, inputs):
     weight = random(seed, outputs, inputs)
@@ -73,6 +77,7 @@ def test_two_of_four_goes_along_the_inputs_of_a_convolution():
     assert (mask.reshape(6, 9, 4).sum(2) == 2).all()
 
 
+@patient
 @given(seed=seeds, lambda_=st.floats(1e-4, 2))
 def test_soft_thresholding_gives_exact_zeros_and_the_sign_step_does_not(seed, lambda_):
     weight = random(seed, 200)
@@ -98,6 +103,7 @@ def test_gradual_sparsity_follows_the_cubic(done, expected):
     assert gradual_sparsity(done, 0.8, 0.2) == pytest.approx(expected)
 
 
+@patient
 @given(a=st.floats(0, 1), b=st.floats(0, 1))
 def test_gradual_sparsity_never_falls(a, b):
     low, high = sorted((a, b))

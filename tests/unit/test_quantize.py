@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 from torch import nn
@@ -14,6 +14,8 @@ from eco_ray.models.cnn import SmallCNN
 from eco_ray.models.quantize import (
     MIN_SCALE,
     SCHEMES,
+    Int8Layer,
+    _products,
     dequantize_int4,
     dequantize_int8,
     quantize_int4,
@@ -22,6 +24,8 @@ from eco_ray.models.quantize import (
 )
 from eco_ray.models.weights import load_model, save_model
 
+#: a busy machine is no failure
+patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 seeds = st.integers(0, 2**31)
 magnitudes = st.sampled_from([0.0, 1e-42, 1e-38, 1e-30, 1e-3, 1.0, 1e4, 1e30, 3e38])
 
@@ -30,6 +34,7 @@ def random(seed: int, *shape: int) -> torch.Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+@patient
 @given(seed=seeds, sizes=st.lists(magnitudes, min_size=1, max_size=6), per_channel=st.booleans())
 def test_int8_is_within_half_a_scale_for_channels_of_any_size(seed, sizes, per_channel):
     weight = random(seed, len(sizes), 3, 2) * torch.tensor(sizes).view(-1, 1, 1)
@@ -49,6 +54,7 @@ def test_a_scale_per_channel_keeps_a_small_channel_that_one_scale_loses():
     assert quantize_int8(weight, per_channel=False)[0][1].abs().max() == 0
 
 
+@patient
 @given(
     seed=seeds,
     shape=st.sampled_from([(1, 1), (2, 33), (4, 3, 3, 3), (5, 70)]),
@@ -109,6 +115,63 @@ def test_dynamic_products_are_exact(monkeypatch, vnni, inputs):
     small.weight.fill_(127)
     small.scale.fill_(1.0)
     assert torch.equal((small(x) - small.bias).round(), torch.full((3, 5, 8), 127.0 * 127 * inputs))
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_long_products_are_exact_where_floats_would_round(monkeypatch, vnni):
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: vnni)
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randint(64, 128, (32, 3000), generator=generator, dtype=torch.int8)
+    weight = torch.randint(64, 128, (32, 3000), generator=generator, dtype=torch.int8)
+    assert torch.equal(_products(rows, weight), (rows.long() @ weight.long().t()).float())
+
+
+@pytest.mark.parametrize("kept", [torch.float64, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_models_of_other_types_than_float32_answer_in_their_own(scheme, kept):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Flatten(), nn.Linear(16, 5)).to(kept).eval()
+    x = torch.rand(3, 2, 4, 4).to(kept)
+    with torch.inference_mode():
+        expected = model(x)
+        found = quantize_model(model, scheme)(x)
+    assert found.dtype == kept
+    assert (found - expected).abs().max() < 0.1
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_no_rows_give_no_answers(scheme):
+    assert quantize_model(nn.Sequential(nn.Linear(8, 4)), scheme)(torch.rand(0, 8)).shape == (0, 4)
+
+
+def test_a_layer_that_stands_in_two_places_becomes_one_small_layer():
+    shared = nn.Linear(8, 8)
+    model = quantize_model(nn.Sequential(shared, nn.ReLU(), shared), "int8-weight-only")
+    assert isinstance(model[0], Int8Layer)
+    assert model[0] is model[2]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_attention_of_torch_stays_and_works(scheme):
+    """It reads the weights of its layers itself, and the encoder's fast path does so with all of them."""
+    torch.manual_seed(0)
+    model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2).eval()
+    x = torch.rand(2, 5, 16)
+    with torch.inference_mode():
+        expected = model(x)
+        quantize_model(model, scheme)
+        found = model(x)
+    assert isinstance(model.layers[0].self_attn.out_proj, nn.Linear)
+    assert not isinstance(model.layers[0].linear1, nn.Linear)
+    assert 0 < (found - expected).abs().max() < 0.5
+
+
+def test_the_whole_number_product_is_of_the_cpu_alone(monkeypatch):
+    """torch's product of int8 on a GPU refuses 16 rows and fewer."""
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    monkeypatch.setattr(torch, "_int_mm", lambda *_: pytest.fail("_int_mm on another device"))
+    small = quantize_model(nn.Sequential(nn.Linear(8, 4)), "int8-dynamic").to("meta")
+    assert small(torch.rand(1, 8, device="meta")).shape == (1, 4)
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
