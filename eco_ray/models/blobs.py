@@ -16,7 +16,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models import container
@@ -24,6 +23,8 @@ from eco_ray.models.manifest import MAX_BYTES, Blob, Manifest
 from eco_ray.models.object_store import CHUNK_BYTES, ObjectStore
 
 _LOCK = "gc.lock"
+#: a difference, which ties two versions together, is kept if it packs to less than so much of what its base packs to
+_WORTH = 0.9
 #: how often the lock of a collection changes, and how long it may stay the same [s]
 _BEAT_S, DEAD_LOCK_S = 5.0, 60.0
 #: what a push wrote down is forgotten after so long, by the clocks of two machines: days apart they are not [s]
@@ -46,19 +47,17 @@ class Blobs:
         self._store = store
         self._clock = clock
 
-    def pack(self, source: Path, base: Blob | None, folder: Path) -> tuple[Path, Literal["ecoz"], str | None]:
-        """A safetensors file as it is kept: where, how it is coded, and the blob that it is a difference from."""
+    def pack(self, source: Path, base: Manifest | None, folder: Path) -> tuple[Path, str | None]:
+        """A safetensors file in the container, and the blob that this is a difference from, where that is worth it."""
         packed = folder / "new.ecoz"
-        if base is not None:
+        if base is not None and base.blob.base is None and self.has(base.blob):
             below = folder / "base.ecoz"
-            self.get(base, below)
-            try:
-                container.pack(source, packed, base=below)
-            except UsageError:
-                base = None  # nothing of it can be told as a difference
-        if base is None:
-            container.pack(source, packed)
-        return packed, "ecoz", base.sha256 if base is not None else None
+            self.get(base.blob, below)
+            with contextlib.suppress(UsageError):
+                if container.pack(source, packed, base=below).ratio < _WORTH * base.blob.size / base.size:
+                    return packed, base.blob.sha256
+        container.pack(source, packed)
+        return packed, None
 
     def has(self, blob: Blob) -> bool:
         """Whether it is there, by its size."""
@@ -104,10 +103,10 @@ class Blobs:
     # -- garbage -----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def announced(self, blob: Blob) -> Iterator[None]:
+    def announced(self, digests: set[str]) -> Iterator[None]:
         """Say what will be referred to, and wait for a collection that may not have read it."""
         path = f"pushes/{uuid.uuid4().hex}.json"
-        self._store.put_new(path, json.dumps(sorted({blob.sha256} | ({blob.base} if blob.base else set()))).encode())
+        self._store.put_new(path, json.dumps(sorted(digests)).encode())
         try:
             self._wait_for_lock()
             yield

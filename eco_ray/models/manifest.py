@@ -32,14 +32,14 @@ class _Document(BaseModel):
     def to_bytes(self) -> bytes:
         """As it is kept."""
         text = _canonical(self.model_dump(mode="json"))
-        return json.dumps({"sha256": _digest(text), **json.loads(text)}, indent=1).encode()
+        return json.dumps({"document_sha256": _digest(text), **json.loads(text)}, indent=1).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Self:
         """Raises DamagedError unless it is what was written."""
         try:
             values = json.loads(data)
-            told = values.pop("sha256")
+            told = values.pop("document_sha256")
             if told != _digest(_canonical(values)):
                 raise DamagedError(f"{where} is not what was written: its SHA-256 is another")
             return cls.model_validate(values)

@@ -133,14 +133,20 @@ class Registry:
         kind = _format_of(source, allow_pickle)
         checked_name(name)
         digest, size = sha256_of(source)
-        with tempfile.TemporaryDirectory(prefix="eco_ray-push-") as folder:
-            if kind == "safetensors":
-                packed, coding, base = self._blobs.pack(source, self._base_of(name), Path(folder))
+        base = self._base_of(name, digest) if kind == "safetensors" else None
+        with (
+            tempfile.TemporaryDirectory(prefix="eco_ray-push-") as folder,
+            self._blobs.announced(base.blobs() if base else set()),
+        ):
+            if base is not None and base.sha256 == digest and self._blobs.has(base.blob):
+                packed, blob = source, base.blob  # the same bytes again: nothing to keep
+            elif kind == "safetensors":
+                packed, below = self._blobs.pack(source, base, Path(folder))
                 blob_digest, blob_size = sha256_of(packed)
-                blob = Blob(sha256=blob_digest, size=blob_size, coding=coding, base=base)
+                blob = Blob(sha256=blob_digest, size=blob_size, coding="ecoz", base=below)
             else:
                 packed, blob = source, Blob(sha256=digest, size=size, coding="raw")
-            with self._blobs.announced(blob):
+            with self._blobs.announced({blob.sha256}):
                 self._blobs.put(blob, packed)
                 return self._put_manifest(
                     name,
@@ -236,15 +242,18 @@ class Registry:
                     needed |= self.manifest(f"{name}:{version}").blobs()
         return needed
 
-    def _base_of(self, name: str) -> Blob | None:
-        """The newest version that stands alone, unless it is time for another one of those."""
+    def _base_of(self, name: str, digest: str) -> Manifest | None:
+        """The newest version that stands alone, or has the same bytes, unless it is time for another one of those."""
+        gone = self.deleted(name)
         for version in reversed(self.versions(name)[-_ALONE_EVERY + 1 :]):
+            if version in gone:
+                continue
             try:
-                blob = self.manifest(f"{name}:{version}").blob
+                found = self.manifest(f"{name}:{version}")
             except DamagedError:
                 continue
-            if blob.coding == "ecoz" and blob.base is None and self._blobs.has(blob):
-                return blob
+            if found.blob.coding == "ecoz" and (found.blob.base is None or found.sha256 == digest):
+                return found
         return None
 
     # -- manifests and aliases ---------------------------------------------------------------------------------------

