@@ -63,10 +63,10 @@ class Blobs:
         """Whether it is there, by its size."""
         return self._store.size(_path(blob.sha256)) == blob.size
 
-    def put(self, blob: Blob, source: Path) -> None:
-        """Keep a blob; one that is there is not sent again."""
+    def put(self, blob: Blob, source: Path, *, move: bool) -> None:
+        """Keep a blob; one that is there is not sent again. `move`: the file may go."""
         if not self.has(blob):
-            self._store.put_file(_path(blob.sha256), source)
+            self._store.put_file(_path(blob.sha256), source, move=move)
         if not self.has(blob):
             raise EcoRayError(f"{self._store.url} did not keep {blob.size} bytes of blob {blob.sha256[:12]}; try again")
 

@@ -39,8 +39,8 @@ class ObjectStore(Protocol):
         """Write an object; one that is there is replaced by the whole new one."""
         ...
 
-    def put_file(self, path: str, source: Path) -> None:
-        """Write an object from a file; one that is there is replaced by the whole new one."""
+    def put_file(self, path: str, source: Path, *, move: bool = False) -> None:
+        """Write an object from a file; one that is there is replaced by the whole new one. `move`: the file may go."""
         ...
 
     def get_file(self, path: str, target: Path) -> None:
@@ -123,19 +123,20 @@ class LocalStore:
             _write(draft, data)
             draft.replace(target)
 
-    def put_file(self, path: str, source: Path) -> None:
+    def put_file(self, path: str, source: Path, *, move: bool = False) -> None:
         target = self.root / checked(path)
         with self._errors(path), self._draft(target) as draft:
-            with source.open("rb") as read, draft.open("xb") as file:
-                shutil.copyfileobj(read, file, CHUNK_BYTES)
-                file.flush()
-                os.fsync(file.fileno())
+            if move:
+                shutil.move(source, draft)
+            else:
+                shutil.copyfile(source, draft)
+            _sync(draft)
             draft.replace(target)
             _sync(target.parent)
 
     def get_file(self, path: str, target: Path) -> None:
-        with self._errors(path), (self.root / checked(path)).open("rb") as read, target.open("wb") as file:
-            shutil.copyfileobj(read, file, CHUNK_BYTES)
+        with self._errors(path):
+            shutil.copyfile(self.root / checked(path), target)
 
     def names(self, path: str) -> list[str]:
         try:
@@ -208,7 +209,7 @@ class FsspecStore:
         with self._errors(path):
             self._fs.pipe_file(self._at(path), data)
 
-    def put_file(self, path: str, source: Path) -> None:
+    def put_file(self, path: str, source: Path, *, move: bool = False) -> None:
         with self._errors(path):
             self._fs.put_file(str(source), self._at(path))
 
@@ -269,9 +270,9 @@ def _write(draft: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _sync(directory: Path) -> None:
-    """Make a name that was given in a directory outlive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+def _sync(path: Path) -> None:
+    """Make a file, or the names in a directory, outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -147,7 +147,7 @@ class Registry:
             else:
                 packed, blob = source, Blob(sha256=digest, size=size, coding="raw")
             with self._blobs.announced({blob.sha256}):
-                self._blobs.put(blob, packed)
+                self._blobs.put(blob, packed, move=packed != source)
                 return self._put_manifest(
                     name,
                     created=self._now(),

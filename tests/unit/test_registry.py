@@ -262,8 +262,8 @@ def test_a_push_under_way_keeps_what_it_will_refer_to(registry, where, push, tmp
     registry.delete("m:1")
     collected = []
 
-    def put_and_collect(self, blob, source, put=blobs_module.Blobs.put):
-        put(self, blob, source)
+    def put_and_collect(self, blob, source, put=blobs_module.Blobs.put, **how):
+        put(self, blob, source, **how)
         collected.append(Registry(where).gc().removed)
 
     monkeypatch.setattr(blobs_module.Blobs, "put", put_and_collect)
@@ -375,13 +375,13 @@ class Deadly:
         if name not in ("put", "put_new", "put_file", "remove"):
             return call
 
-        def dying(*args):
+        def dying(*args, **how):
             if self.left < 0:
                 raise Killed  # a dead process does no more
             self.left -= 1
             if self.left < 0 and not self._after:
                 raise Killed
-            done = call(*args)
+            done = call(*args, **how)
             if self.left < 0:
                 raise Killed
             return done
