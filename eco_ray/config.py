@@ -87,6 +87,8 @@ class Settings(BaseSettings):
     pause_timeout_s: PauseTimeout = Field(default=30.0, alias="pause_timeout")
     #: how often node agents read power [s of wall time]
     sample_period_s: SamplePeriod = Field(default=1.0, alias="sample_period")
+    #: directory or fsspec URL of the model registry; None: `models` in the state directory
+    registry_url: str | None = None
     #: largest snapshot of a work directory [MB]
     max_package_mb: Whole = Field(default=100, ge=1, le=10_000)
 

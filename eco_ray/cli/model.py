@@ -1,4 +1,4 @@
-"""`eco-ray model pack | unpack | compress`: model files in fewer bytes, without a registry."""
+"""`eco-ray model`: model files in fewer bytes, and the registry of their versions."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 
 
-@click.group(cls=LazyGroup, lazy={"compress": "eco_ray.cli.model_compress:compress"})
+_REGISTRY = ("push", "list", "show", "history", "pull", "verify", "promote", "rollback", "delete", "gc")
+_LAZY = {name: f"eco_ray.cli.model_registry:{'list_' if name == 'list' else name}" for name in _REGISTRY}
+
+
+@click.group(cls=LazyGroup, lazy={**_LAZY, "compress": "eco_ray.cli.model_compress:compress"})
 def model() -> None:
-    """Model files."""
+    """Models: a registry of versions, and files in fewer bytes."""
 
 
 @model.command()

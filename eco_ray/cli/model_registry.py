@@ -1,0 +1,261 @@
+"""`eco-ray model push | list | show | history | pull | verify | promote | rollback | delete | gc`."""
+
+from __future__ import annotations
+
+import getpass
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from eco_ray.cli.options import common_options
+from eco_ray.cli.output import emit
+from eco_ray.config import Settings
+from eco_ray.errors import UsageError
+
+if TYPE_CHECKING:
+    from eco_ray.models.manifest import Manifest
+    from eco_ray.models.registry import Registry
+
+F = TypeVar("F", bound=Callable[..., Any])
+_FILE = click.Path(path_type=Path)
+_WHY = click.option("--why", default="", help="For the record.")
+_PICKLE = click.option("--allow-pickle", is_flag=True, help="Pickles run code when they are loaded.")
+
+
+def open_registry(settings: Settings, url: str | None = None) -> Registry:
+    """The registry of an option, of the settings, or of the state directory."""
+    from eco_ray.models.registry import Registry
+
+    return Registry(url or settings.registry_url or str(settings.state_dir / "models"), by=_user())
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return ""
+
+
+def _registry_option(function: F) -> F:
+    return click.option("--registry", metavar="URL", help="A directory, or s3://, gs://, az:// [STATE_DIR/models].")(
+        common_options(function)
+    )
+
+
+@click.command()
+@click.argument("file", type=_FILE)
+@click.argument("name")
+@click.option("--metric", "metrics", multiple=True, metavar="KEY=VALUE", help="Such as accuracy=0.987; repeatable.")
+@click.option("--lineage", multiple=True, metavar="KEY=VALUE", help="Such as job=ID, data=NAME; repeatable.")
+@click.option("--tag", "tags", multiple=True, help="Repeatable.")
+@click.option("--framework", default="", help="Such as torch 2.13.")
+@click.option("--signature", type=_FILE, help="A JSON file that describes inputs and outputs.")
+@click.option("--alias", help="Let this alias mean the new version.")
+@_PICKLE
+@_registry_option
+def push(
+    file: Path,
+    name: str,
+    metrics: tuple[str, ...],
+    lineage: tuple[str, ...],
+    tags: tuple[str, ...],
+    framework: str,
+    signature: Path | None,
+    alias: str | None,
+    allow_pickle: bool,
+    registry: str | None,
+    settings: Settings,
+) -> None:
+    """Keep FILE as the next version of model NAME."""
+    from eco_ray.json_file import read_json
+    from eco_ray.models.registry import About
+
+    about = About(
+        framework=framework,
+        signature=read_json(signature, 1 << 20) if signature else {},
+        metrics={key: _value(text) for key, text in map(_pair, metrics)},
+        lineage=dict(map(_pair, lineage)),
+        tags=tags,
+    )
+    where = open_registry(settings, registry)
+    made = where.push(file, name, about, allow_pickle=allow_pickle)
+    if alias:
+        where.promote(made.reference, alias)
+    emit(settings, _document(made), [_row(made, where)])
+
+
+@click.command(name="list")
+@click.argument("name", required=False)
+@_registry_option
+def list_(name: str | None, registry: str | None, settings: Settings) -> None:
+    """All models, or all versions of model NAME."""
+    where = open_registry(settings, registry)
+    if name is None:
+        rows = [
+            {"model": one, "versions": len(where.versions(one)), "aliases": _aliases(where, one)}
+            for one in where.models()
+        ]
+        emit(settings, rows, rows, empty=f"no models in {where.url}; `eco-ray model push FILE NAME` adds one")
+        return
+    found = [where.manifest(f"{name}:{version}") for version in where.versions(name)]
+    gone, aliases = where.deleted(name), where.aliases(name)
+    documents = [
+        {
+            **_document(one),
+            "deleted": one.version in gone,
+            "aliases": [k for k, v in aliases.items() if v == one.version],
+        }
+        for one in found
+    ]
+    emit(
+        settings, documents, [_row(one, where, gone, aliases) for one in found], empty=f"no model {name} in {where.url}"
+    )
+
+
+@click.command()
+@click.argument("reference", metavar="NAME:V|NAME@ALIAS")
+@_registry_option
+def show(reference: str, registry: str | None, settings: Settings) -> None:
+    """Everything that is known of a version: files, metrics, lineage, energy and grams of its training."""
+    where = open_registry(settings, registry)
+    found = where.manifest(reference)
+    aliases = [alias for alias, version in where.aliases(found.name).items() if version == found.version]
+    document = {**_document(found), "deleted": found.version in where.deleted(found.name), "aliases": aliases}
+    emit(settings, document)
+
+
+@click.command()
+@click.argument("name")
+@click.option("--alias", help="Of this alias only.")
+@_registry_option
+def history(name: str, alias: str | None, registry: str | None, settings: Settings) -> None:
+    """Which version was live when: every move of the aliases of model NAME."""
+    events = open_registry(settings, registry).history(name, alias)
+    rows = [event.model_dump(mode="json") for event in events]
+    shown = [{key: row[key] for key in ("at", "alias", "action", "version", "by", "why")} for row in rows]
+    emit(settings, rows, shown, empty=f"no alias of {name} was ever moved")
+
+
+@click.command()
+@click.argument("reference", metavar="NAME:V|NAME@ALIAS")
+@click.argument("target", metavar="FILE", type=_FILE)
+@_PICKLE
+@_registry_option
+def pull(reference: str, target: Path, allow_pickle: bool, registry: str | None, settings: Settings) -> None:
+    """Write the file of a version to FILE; every byte is compared with what was pushed."""
+    where = open_registry(settings, registry)
+    found = where.pull(reference, target, allow_pickle=allow_pickle)
+    emit(settings, {**_document(found), "file": str(target)}, [_row(found, where)])
+
+
+@click.command()
+@click.argument("references", metavar="[NAME:V|NAME@ALIAS]...", nargs=-1)
+@_registry_option
+def verify(references: tuple[str, ...], registry: str | None, settings: Settings) -> None:
+    """Read every byte again, of some versions or of all; exit code 1 if one is wrong."""
+    from eco_ray.errors import DamagedError
+
+    where = open_registry(settings, registry)
+    chosen = references or tuple(
+        f"{name}:{version}"
+        for name in where.models()
+        for version in where.versions(name)
+        if version not in where.deleted(name)
+    )
+    rows: list[dict[str, Any]] = []
+    for one in chosen:
+        try:
+            rows.append({"version": where.verify(one).reference, "ok": True, "problem": ""})
+        except DamagedError as error:
+            rows.append({"version": one, "ok": False, "problem": str(error)})
+    emit(settings, {"ok": all(row["ok"] for row in rows), "versions": rows}, rows, empty=f"nothing in {where.url}")
+    if not all(row["ok"] for row in rows):
+        raise DamagedError(f"{sum(not row['ok'] for row in rows)} of {len(rows)} versions are damaged")
+
+
+@click.command()
+@click.argument("reference", metavar="NAME:V|NAME@ALIAS")
+@click.argument("alias")
+@_WHY
+@_registry_option
+def promote(reference: str, alias: str, why: str, registry: str | None, settings: Settings) -> None:
+    """Let ALIAS mean a version from now on."""
+    emit(settings, open_registry(settings, registry).promote(reference, alias, why).model_dump(mode="json"))
+
+
+@click.command()
+@click.argument("reference", metavar="NAME@ALIAS")
+@_WHY
+@_registry_option
+def rollback(reference: str, why: str, registry: str | None, settings: Settings) -> None:
+    """Let an alias mean what it meant before."""
+    name, at, alias = reference.partition("@")
+    if not at:
+        raise UsageError(f"{reference!r} is no alias: give NAME@ALIAS, such as mnist@prod")
+    emit(settings, open_registry(settings, registry).rollback(name, alias, why).model_dump(mode="json"))
+
+
+@click.command()
+@click.argument("reference", metavar="NAME:V")
+@_WHY
+@_registry_option
+def delete(reference: str, why: str, registry: str | None, settings: Settings) -> None:
+    """Give the bytes of a version up (`gc` removes them); its record stays."""
+    where = open_registry(settings, registry)
+    emit(settings, _document(where.delete(reference, why)))
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Say what would be removed.")
+@_registry_option
+def gc(dry_run: bool, registry: str | None, settings: Settings) -> None:
+    """Remove bytes that no version needs any more."""
+    done = open_registry(settings, registry).gc(dry_run=dry_run)
+    emit(
+        settings,
+        {"removed": list(done.removed), "freed_bytes": done.freed_bytes, "kept": done.kept, "dry_run": dry_run},
+        [{"removed": len(done.removed), "freed_bytes": done.freed_bytes, "kept": done.kept}],
+    )
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"{text!r} is not KEY=VALUE, such as accuracy=0.987")
+    return key, value
+
+
+def _value(text: str) -> float | int | str:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, int | float) else text
+
+
+def _document(found: Manifest) -> dict[str, Any]:
+    document = found.model_dump(mode="json", exclude={"registry"})
+    return {"reference": found.reference, **document}
+
+
+def _aliases(where: Registry, name: str) -> str:
+    return " ".join(f"{alias}={version}" for alias, version in where.aliases(name).items() if version is not None)
+
+
+def _row(
+    found: Manifest, where: Registry, gone: set[int] | None = None, aliases: dict[str, int | None] | None = None
+) -> dict[str, Any]:
+    aliases = where.aliases(found.name) if aliases is None else aliases
+    gone = where.deleted(found.name) if gone is None else gone
+    return {
+        "version": found.reference,
+        "created": found.created[:19].replace("T", " "),
+        "format": found.format,
+        "bytes": found.size,
+        "kept": "deleted" if found.version in gone else found.blob.size,
+        "aliases": " ".join(alias for alias, version in aliases.items() if version == found.version),
+        "metrics": " ".join(f"{key}={value}" for key, value in found.metrics.items()),
+    }

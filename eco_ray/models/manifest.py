@@ -1,0 +1,150 @@
+"""What the registry writes of a version and of an alias: JSON documents that are never changed.
+
+Each carries the SHA-256 of all the rest of it, so that a half or an edited one is told apart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from eco_ray.core.units import Nature
+from eco_ray.errors import DamagedError, UsageError
+
+#: bytes of a document at most, looked at before it is parsed
+MAX_BYTES = 1 << 20
+#: how a file is known by the end of its name; pickles of any kind are refused unless they are asked for
+SAFE_FORMATS = {".safetensors": "safetensors", ".onnx": "onnx", ".pt2": "pt2"}
+PICKLES = {".pt": "pickle", ".pth": "pickle", ".bin": "pickle", ".pkl": "pickle", ".ts": "pickle"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256 = r"^[0-9a-f]{64}$"
+
+Format = Literal["safetensors", "onnx", "pt2", "pickle"]
+
+
+class _Document(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def to_bytes(self) -> bytes:
+        """As it is kept."""
+        text = _canonical(self.model_dump(mode="json"))
+        return json.dumps({"document_sha256": _digest(text), **json.loads(text)}, indent=1).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> Self:
+        """Raises DamagedError unless it is what was written."""
+        try:
+            values = json.loads(data)
+            told = values.pop("document_sha256")
+            if told != _digest(_canonical(values)):
+                raise DamagedError(f"{where} is not what was written: its SHA-256 is another")
+            return cls.model_validate(values)
+        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+            short = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise DamagedError(f"{where} is damaged: {' '.join(short.split())[:160]}") from None
+
+
+class Blob(_Document):
+    """Bytes under their SHA-256: what the file was turned into to be kept."""
+
+    sha256: str = Field(pattern=_SHA256)
+    size: int = Field(ge=0)
+    #: ecoz: the lossless container; raw: the file itself
+    coding: Literal["ecoz", "raw"]
+    #: blob that this one is a difference from, which stands alone
+    base: str | None = Field(default=None, pattern=_SHA256)
+
+
+class Training(_Document):
+    """What the training of a version took."""
+
+    energy_j: float | None = None
+    operational_g: float | None = None
+    nature: Nature = Nature.ASSUMED
+    source: str = ""
+
+
+class Manifest(_Document):
+    """One version of a model."""
+
+    registry: Literal[1] = 1
+    name: str
+    version: int = Field(ge=1)
+    created: str
+    format: Format
+    #: of the file that was pushed
+    sha256: str = Field(pattern=_SHA256)
+    size: int = Field(ge=0)
+    blob: Blob
+    framework: str = ""
+    signature: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    #: job, data, parent (name:VERSION), recipe and what else is known of where it comes from
+    lineage: dict[str, Any] = Field(default_factory=dict)
+    training: Training | None = None
+    tags: tuple[str, ...] = ()
+    by: str = ""
+
+    @property
+    def reference(self) -> str:
+        """name:VERSION"""
+        return f"{self.name}:{self.version}"
+
+    def blobs(self) -> set[str]:
+        """Blobs that it takes to make the file."""
+        return {self.blob.sha256} | ({self.blob.base} if self.blob.base else set())
+
+
+class AliasEvent(_Document):
+    """That an alias was moved; the newest one says where it is."""
+
+    alias: str
+    number: int = Field(ge=1)
+    #: version that it means from then on; None: none
+    version: int | None = Field(default=None, ge=1)
+    at: str
+    action: Literal["promote", "rollback", "remove"]
+    by: str = ""
+    why: str = ""
+
+
+class Deletion(_Document):
+    """That a version was deleted; its manifest stays."""
+
+    version: int = Field(ge=1)
+    at: str
+    by: str = ""
+    why: str = ""
+
+
+def checked_name(name: str, what: str = "model") -> str:
+    """The name of a model or an alias. Raises UsageError."""
+    if not _NAME.fullmatch(name):
+        raise UsageError(
+            f"{what} name {name[:120]!r} is not allowed: use 1 to 100 letters, digits, '.', '_' or '-', beginning with "
+            "a letter or digit"
+        )
+    return name
+
+
+def parse_reference(reference: str) -> tuple[str, int | str]:
+    """(name, version) of name:VERSION, (name, alias) of name@alias. Raises UsageError."""
+    name, colon, version = reference.partition(":")
+    if colon and version.isascii() and version.isdigit() and len(version) <= 9 and int(version) > 0:
+        return checked_name(name), int(version)
+    name, at, alias = reference.partition("@")
+    if at:
+        return checked_name(name), checked_name(alias, "alias")
+    raise UsageError(f"{reference[:120]!r} names no version: give name:VERSION (such as mnist:3) or name@alias")
+
+
+def _canonical(values: Any) -> str:
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

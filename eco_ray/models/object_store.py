@@ -1,0 +1,279 @@
+"""Objects under paths, on this machine or wherever fsspec reaches: what the registry is kept in.
+
+Two promises hold everywhere: an object is there whole or not at all, and `put_new` never replaces one. Both make the
+registry safe without locks: of two writers one gets the place, and the other is told.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+from eco_ray.errors import EcoRayError, NotAllowedError, NotFoundError, UnreachableError, UsageError
+
+#: bytes that are copied at once
+CHUNK_BYTES = 1 << 20
+_PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*(/[A-Za-z0-9][A-Za-z0-9._@+-]*)*")
+
+
+class ObjectStore(Protocol):
+    """Paths are relative, of letters, digits and `._@+-`, with `/` between names that begin with a letter or digit."""
+
+    url: str
+
+    def read(self, path: str, most_bytes: int) -> bytes:
+        """An object. Raises NotFoundError; EcoRayError if it is larger than `most_bytes`."""
+        ...
+
+    def put_new(self, path: str, data: bytes) -> bool:
+        """Write an object that is not there yet; False, and nothing is changed, if one is."""
+        ...
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write an object; one that is there is replaced by the whole new one."""
+        ...
+
+    def put_file(self, path: str, source: Path, *, move: bool = False) -> None:
+        """Write an object from a file; one that is there is replaced by the whole new one. `move`: the file may go."""
+        ...
+
+    def get_file(self, path: str, target: Path) -> None:
+        """Write an object to a file. Raises NotFoundError."""
+        ...
+
+    def names(self, path: str) -> list[str]:
+        """Names right below a path, sorted; none where nothing is."""
+        ...
+
+    def size(self, path: str) -> int | None:
+        """Bytes of an object; None: it is not there."""
+        ...
+
+    def age_s(self, path: str, now_s: float) -> float:
+        """How long ago an object was written [s]; 0 where nobody knows, or it is gone."""
+        ...
+
+    def remove(self, path: str) -> None:
+        """Take an object away; no error if it is gone."""
+        ...
+
+
+def open_store(url: str) -> ObjectStore:
+    """The store of a directory or an fsspec URL (s3://, gs://, az://, memory://).
+
+    Raises UsageError for a protocol that no installed package speaks.
+    """
+    protocol, separator, rest = url.partition("://")
+    if not separator:
+        return LocalStore(Path(url))
+    if protocol == "file":
+        return LocalStore(Path(rest))
+    import fsspec  # type: ignore[import-untyped]
+
+    try:
+        filesystem, root = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise UsageError(
+            f"registry {url}: {error}; give a directory, or install what speaks {protocol} (s3: pip install s3fs)"
+        ) from None
+    return FsspecStore(url, filesystem, root)
+
+
+def checked(path: str) -> str:
+    """The path, if it stays below the root. Raises UsageError."""
+    if not _PATH.fullmatch(path) or len(path) > 500:
+        raise UsageError(f"{path[:120]!r} is no path of the registry")
+    return path
+
+
+class LocalStore:
+    """A directory. What a crash leaves are drafts, whose names begin with a dot and which nobody reads."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.url = str(self.root)
+
+    def read(self, path: str, most_bytes: int) -> bytes:
+        with self._errors(path), (self.root / checked(path)).open("rb") as file:
+            data = file.read(most_bytes + 1)
+        if len(data) > most_bytes:
+            raise EcoRayError(f"{self.root / path} is larger than {most_bytes} bytes; it is nothing that we wrote")
+        return data
+
+    def put_new(self, path: str, data: bytes) -> bool:
+        target = self.root / checked(path)
+        with self._errors(path), self._draft(target) as draft:
+            _write(draft, data)
+            try:
+                os.link(draft, target)  # unlike a rename, it fails where something is
+            except FileExistsError:
+                return False
+            _sync(target.parent)
+        return True
+
+    def put(self, path: str, data: bytes) -> None:
+        target = self.root / checked(path)
+        with self._errors(path), self._draft(target) as draft:
+            _write(draft, data)
+            draft.replace(target)
+
+    def put_file(self, path: str, source: Path, *, move: bool = False) -> None:
+        target = self.root / checked(path)
+        with self._errors(path), self._draft(target) as draft:
+            if move:
+                shutil.move(source, draft)
+            else:
+                shutil.copyfile(source, draft)
+            _sync(draft)
+            draft.replace(target)
+            _sync(target.parent)
+
+    def get_file(self, path: str, target: Path) -> None:
+        with self._errors(path):
+            shutil.copyfile(self.root / checked(path), target)
+
+    def names(self, path: str) -> list[str]:
+        try:
+            found = [one.name for one in os.scandir(self.root / checked(path))]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        return sorted(name for name in found if not name.startswith("."))
+
+    def size(self, path: str) -> int | None:
+        try:
+            return (self.root / checked(path)).stat().st_size
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def age_s(self, path: str, now_s: float) -> float:
+        try:
+            return max(0.0, now_s - (self.root / checked(path)).stat().st_mtime)
+        except FileNotFoundError:
+            return 0.0
+
+    def remove(self, path: str) -> None:
+        with self._errors(path):
+            (self.root / checked(path)).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _draft(self, target: Path) -> Iterator[Path]:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        draft = target.with_name(f".{uuid.uuid4().hex}.tmp")
+        try:
+            yield draft
+        finally:
+            draft.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _errors(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise NotFoundError(f"{self.root / path} is not there") from None
+        except PermissionError as error:
+            raise NotAllowedError(f"{self.root / path}: {error.strerror}; ask for the right to write there") from None
+        except OSError as error:
+            raise EcoRayError(f"{self.root / path}: {error.strerror or error}") from None
+
+
+class FsspecStore:
+    """An object store behind fsspec. That an object is there whole or not at all is the store's own promise."""
+
+    def __init__(self, url: str, filesystem: Any, root: str) -> None:
+        self.url = url
+        self._fs = filesystem
+        self._root = root.rstrip("/")
+
+    def read(self, path: str, most_bytes: int) -> bytes:
+        with self._errors(path):
+            data: bytes = self._fs.cat_file(self._at(path), start=0, end=most_bytes + 1)
+        if len(data) > most_bytes:
+            raise EcoRayError(f"{self.url}/{path} is larger than {most_bytes} bytes; it is nothing that we wrote")
+        return data
+
+    def put_new(self, path: str, data: bytes) -> bool:
+        with self._errors(path):
+            try:
+                self._fs.pipe_file(self._at(path), data, mode="create")
+            except FileExistsError:
+                return False
+        return True
+
+    def put(self, path: str, data: bytes) -> None:
+        with self._errors(path):
+            self._fs.pipe_file(self._at(path), data)
+
+    def put_file(self, path: str, source: Path, *, move: bool = False) -> None:
+        with self._errors(path):
+            self._fs.put_file(str(source), self._at(path))
+
+    def get_file(self, path: str, target: Path) -> None:
+        with self._errors(path):
+            self._fs.get_file(self._at(path), str(target))
+
+    def names(self, path: str) -> list[str]:
+        with self._errors(path):
+            try:
+                self._fs.invalidate_cache()
+                found = self._fs.ls(self._at(path), detail=False)
+            except FileNotFoundError:
+                return []
+        return sorted({one.rstrip("/").rpartition("/")[2] for one in found} - {""})
+
+    def size(self, path: str) -> int | None:
+        with self._errors(path):
+            try:
+                return int(self._fs.size(self._at(path)))
+            except FileNotFoundError:
+                return None
+
+    def age_s(self, path: str, now_s: float) -> float:
+        with self._errors(path):
+            try:
+                return max(0.0, now_s - float(self._fs.modified(self._at(path)).timestamp()))
+            except (FileNotFoundError, NotImplementedError):
+                return 0.0
+
+    def remove(self, path: str) -> None:
+        with self._errors(path), contextlib.suppress(FileNotFoundError):
+            self._fs.rm_file(self._at(path))
+
+    def _at(self, path: str) -> str:
+        return f"{self._root}/{checked(path)}"
+
+    @contextlib.contextmanager
+    def _errors(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except EcoRayError:
+            raise
+        except FileNotFoundError:
+            raise NotFoundError(f"{self.url}/{path} is not there") from None
+        except PermissionError as error:
+            raise NotAllowedError(f"{self.url}/{path}: {error}; check the credentials") from None
+        except Exception as error:  # each store has errors of its own
+            raise UnreachableError(
+                f"{self.url}/{path}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            ) from None
+
+
+def _write(draft: Path, data: bytes) -> None:
+    with draft.open("xb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(path: Path) -> None:
+    """Make a file, or the names in a directory, outlive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,326 @@
+"""Versions of models: immutable, checked on every read, with aliases that remember where they were.
+
+    models/NAME/versions/N.json         one manifest per version, written once
+    models/NAME/deleted/N.json          that version N was deleted; its manifest stays
+    models/NAME/aliases/ALIAS/N.json    the N-th move of an alias; the last one counts
+    blobs/AA/SHA256                     bytes under their digest, shared by all versions
+    pushes/ID.json                      a push that is under way: what it will refer to
+    gc.lock                             a collection of garbage that is under way
+
+A version exists from the moment in which its manifest does, and a manifest is written only when its blobs are there.
+Whatever dies on the way leaves blobs that nobody refers to, which `gc` takes away (blobs.py).
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
+from eco_ray.models.blobs import Blobs, Collected, sha256_of
+from eco_ray.models.manifest import (
+    MAX_BYTES,
+    PICKLES,
+    SAFE_FORMATS,
+    AliasEvent,
+    Blob,
+    Deletion,
+    Manifest,
+    Training,
+    checked_name,
+    parse_reference,
+)
+from eco_ray.models.object_store import ObjectStore, open_store
+
+#: a version stands alone at least so often, so that a pull needs one other version at most
+_ALONE_EVERY = 10
+#: how often a place is tried that somebody else took in the same moment
+_TRIES = 100
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is told of a version when it is pushed."""
+
+    framework: str = ""
+    signature: Mapping[str, Any] = field(default_factory=dict)
+    metrics: Mapping[str, float | int | str | bool] = field(default_factory=dict)
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    training: Training | None = None
+    tags: Sequence[str] = ()
+
+
+class Registry:
+    """All methods raise NotFoundError for what is not there and DamagedError for what is not what was written."""
+
+    def __init__(self, store: ObjectStore | str, by: str = "", clock: Callable[[], float] = time.time) -> None:
+        """`by`: who writes, for the record."""
+        self._store = open_store(store) if isinstance(store, str) else store
+        self._by = by
+        self._clock = clock
+        self._blobs = Blobs(self._store, clock)
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._store.url
+
+    # -- reading -----------------------------------------------------------------------------------------------------
+
+    def models(self) -> list[str]:
+        """Names of all models."""
+        return self._store.names("models")
+
+    def versions(self, name: str) -> list[int]:
+        """Numbers of all versions of a model, the deleted ones too, the oldest first."""
+        return _numbers(self._store.names(f"models/{checked_name(name)}/versions"))
+
+    def deleted(self, name: str) -> set[int]:
+        """Versions of a model that were deleted."""
+        return set(_numbers(self._store.names(f"models/{checked_name(name)}/deleted")))
+
+    def aliases(self, name: str) -> dict[str, int | None]:
+        """What each alias of a model means now; None: it was removed."""
+        names = self._store.names(f"models/{checked_name(name)}/aliases")
+        return {alias: self._last_event(name, alias).version for alias in names}
+
+    def manifest(self, reference: str) -> Manifest:
+        """The record of name:VERSION or name@alias, of a deleted version too."""
+        name, version = self.resolve(reference)
+        where = f"models/{name}/versions/{version}.json"
+        try:
+            found = Manifest.from_bytes(self._store.read(where, MAX_BYTES), f"{self.url}/{where}")
+        except NotFoundError:
+            raise NotFoundError(f"no version {name}:{version} in {self.url}{self._known(name)}") from None
+        if (found.name, found.version) != (name, version):
+            raise DamagedError(f"{self.url}/{where} speaks of {found.reference}; somebody moved it")
+        return found
+
+    def resolve(self, reference: str) -> tuple[str, int]:
+        """Name and version of a reference."""
+        name, version = parse_reference(reference)
+        if isinstance(version, int):
+            return name, version
+        now = self._last_event(name, version).version
+        if now is None:
+            raise NotFoundError(f"the alias {reference} was removed; `eco-ray model history {name}` says when")
+        return name, now
+
+    def history(self, name: str, alias: str | None = None) -> list[AliasEvent]:
+        """Every move of the aliases of a model, or of one of them, the oldest first."""
+        names = [checked_name(alias, "alias")] if alias else self._store.names(f"models/{checked_name(name)}/aliases")
+        events = [self._event(name, one, number) for one in names for number in self._event_numbers(name, one)]
+        if not events and name not in self.models():
+            raise NotFoundError(f"no model {name} in {self.url}")
+        return sorted(events, key=lambda event: (event.at, event.number))
+
+    # -- writing -----------------------------------------------------------------------------------------------------
+
+    def push(
+        self, source: str | Path, name: str, about: About | None = None, *, allow_pickle: bool = False
+    ) -> Manifest:
+        """Keep a file as the next version of a model.
+
+        Safetensors files are kept in the lossless container, as a difference from an earlier version where that has the
+        same tensors. Raises NotAllowedError for a pickle, unless it is allowed.
+        """
+        source, about = Path(source), about or About()
+        kind = _format_of(source, allow_pickle)
+        checked_name(name)
+        digest, size = sha256_of(source)
+        base = self._base_of(name, digest) if kind == "safetensors" else None
+        with (
+            tempfile.TemporaryDirectory(prefix="eco_ray-push-") as folder,
+            self._blobs.announced(base.blobs() if base else set()),
+        ):
+            if base is not None and base.sha256 == digest and self._blobs.has(base.blob):
+                packed, blob = source, base.blob  # the same bytes again: nothing to keep
+            elif kind == "safetensors":
+                packed, below = self._blobs.pack(source, base, Path(folder))
+                blob_digest, blob_size = sha256_of(packed)
+                blob = Blob(sha256=blob_digest, size=blob_size, coding="ecoz", base=below)
+            else:
+                packed, blob = source, Blob(sha256=digest, size=size, coding="raw")
+            with self._blobs.announced({blob.sha256}):
+                self._blobs.put(blob, packed, move=packed != source)
+                return self._put_manifest(
+                    name,
+                    created=self._now(),
+                    format=kind,
+                    sha256=digest,
+                    size=size,
+                    blob=blob,
+                    framework=about.framework,
+                    signature=dict(about.signature),
+                    metrics=dict(about.metrics),
+                    lineage=dict(about.lineage),
+                    training=about.training,
+                    tags=tuple(about.tags),
+                    by=self._by,
+                )
+
+    def pull(self, reference: str, target: str | Path, *, allow_pickle: bool = False) -> Manifest:
+        """Write the file of a version; it appears whole and with the bytes that were pushed, or not at all."""
+        found, target = self.manifest(reference), Path(target)
+        if found.version in self.deleted(found.name):
+            raise NotFoundError(f"{found.reference} was deleted; `eco-ray model show {found.reference}` has its record")
+        if found.format == "pickle" and not allow_pickle:
+            raise NotAllowedError(f"{found.reference} is a pickle, which runs code when it is loaded; --allow-pickle")
+        if not target.parent.is_dir():
+            raise UsageError(f"there is no directory {str(target.parent)!r}; make it, or name another one to write to")
+        with tempfile.TemporaryDirectory(prefix=".eco_ray-pull-", dir=target.parent) as folder:
+            self._blobs.make(found, Path(folder)).replace(target)
+        return found
+
+    def verify(self, reference: str) -> Manifest:
+        """Read every byte of a version again, and compare."""
+        found = self.manifest(reference)
+        with tempfile.TemporaryDirectory(prefix="eco_ray-verify-") as folder:
+            self._blobs.make(found, Path(folder))
+        return found
+
+    def promote(self, reference: str, alias: str, why: str = "") -> AliasEvent:
+        """Let an alias mean a version from now on."""
+        found = self.manifest(reference)
+        if found.version in self.deleted(found.name):
+            raise NotFoundError(f"{found.reference} was deleted; an alias cannot mean it")
+        return self._move(found.name, alias, lambda _events: (found.version, "promote"), why)
+
+    def rollback(self, name: str, alias: str, why: str = "") -> AliasEvent:
+        """Let an alias mean what it meant before; again: what it meant before that."""
+
+        def before(events: Sequence[AliasEvent]) -> tuple[int | None, str]:
+            stack: list[int | None] = []
+            for event in events:
+                if event.action == "rollback":
+                    stack.pop()
+                else:
+                    stack.append(event.version)
+            stack, gone = stack[:-1], self.deleted(name)
+            if not stack or stack[-1] is None:
+                raise NotFoundError(
+                    f"{name}@{alias} meant nothing before; `eco-ray model history {name}` shows its moves"
+                )
+            if stack[-1] in gone:
+                raise NotFoundError(
+                    f"{name}@{alias} meant version {stack[-1]} before, which was deleted; promote another"
+                )
+            return stack[-1], "rollback"
+
+        return self._move(name, alias, before, why)
+
+    def delete(self, reference: str, why: str = "") -> Manifest:
+        """Give the bytes of a version up; its record stays. Raises NotAllowedError while an alias means it."""
+        found = self.manifest(reference)
+        holds = [alias for alias, version in self.aliases(found.name).items() if version == found.version]
+        if holds:
+            raise NotAllowedError(
+                f"{found.reference} is what {', '.join(f'{found.name}@{one}' for one in holds)} means; promote another "
+                "version first"
+            )
+        gone = Deletion(version=found.version, at=self._now(), by=self._by, why=why)
+        self._store.put_new(f"models/{found.name}/deleted/{found.version}.json", gone.to_bytes())
+        return found
+
+    def gc(self, *, dry_run: bool = False) -> Collected:
+        """Remove blobs that no version needs any more. Raises NotAllowedError where another collection gets ahead."""
+        return self._blobs.collect(self._needed, dry_run=dry_run)
+
+    def _needed(self, beat: Callable[[], None]) -> set[str]:
+        """Blobs of all versions that were not deleted. A damaged manifest may need anything: it ends the collection."""
+        needed: set[str] = set()
+        for name in self.models():
+            gone = self.deleted(name)
+            for version in self.versions(name):
+                beat()
+                if version not in gone:
+                    needed |= self.manifest(f"{name}:{version}").blobs()
+        return needed
+
+    def _base_of(self, name: str, digest: str) -> Manifest | None:
+        """The newest version that stands alone, or has the same bytes, unless it is time for another one of those."""
+        gone = self.deleted(name)
+        for version in reversed(self.versions(name)[-_ALONE_EVERY + 1 :]):
+            if version in gone:
+                continue
+            try:
+                found = self.manifest(f"{name}:{version}")
+            except DamagedError:
+                continue
+            if found.blob.coding == "ecoz" and (found.blob.base is None or found.sha256 == digest):
+                return found
+        return None
+
+    # -- manifests and aliases ---------------------------------------------------------------------------------------
+
+    def _put_manifest(self, name: str, **values: Any) -> Manifest:
+        """Write it under the next number that is free; who comes second in the same moment gets the one after."""
+        for _ in range(_TRIES):
+            version = max(self.versions(name), default=0) + 1
+            made = Manifest(name=name, version=version, **values)
+            if self._store.put_new(f"models/{name}/versions/{version}.json", made.to_bytes()):
+                return made
+        raise EcoRayError(f"{name}: {_TRIES} others pushed in the same moment; try again")
+
+    def _move(
+        self, name: str, alias: str, choose: Callable[[Sequence[AliasEvent]], tuple[int | None, Any]], why: str
+    ) -> AliasEvent:
+        checked_name(alias, "alias")
+        for _ in range(_TRIES):
+            events = [self._event(name, alias, number) for number in self._event_numbers(name, alias)]
+            version, action = choose(events)
+            number = events[-1].number + 1 if events else 1
+            event = AliasEvent(
+                alias=alias, number=number, version=version, at=self._now(), action=action, by=self._by, why=why
+            )
+            if self._store.put_new(f"models/{name}/aliases/{alias}/{number}.json", event.to_bytes()):
+                return event
+        raise EcoRayError(f"{name}@{alias}: {_TRIES} others moved it in the same moment; try again")
+
+    def _event_numbers(self, name: str, alias: str) -> list[int]:
+        return _numbers(self._store.names(f"models/{checked_name(name)}/aliases/{checked_name(alias, 'alias')}"))
+
+    def _event(self, name: str, alias: str, number: int) -> AliasEvent:
+        where = f"models/{name}/aliases/{alias}/{number}.json"
+        return AliasEvent.from_bytes(self._store.read(where, MAX_BYTES), f"{self.url}/{where}")
+
+    def _last_event(self, name: str, alias: str) -> AliasEvent:
+        numbers = self._event_numbers(name, alias)
+        if not numbers:
+            raise NotFoundError(f"no alias {name}@{alias} in {self.url}{self._known(name)}")
+        return self._event(name, alias, numbers[-1])
+
+    def _known(self, name: str) -> str:
+        """What there is instead, for an error."""
+        models = self.models()
+        if name not in models:
+            return f"; it has {', '.join(models[:10])}" if models else "; it is empty"
+        return f"; {name} has versions {', '.join(map(str, self.versions(name)[-10:]))}"
+
+    def _now(self) -> str:
+        return datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def _numbers(names: Sequence[str]) -> list[int]:
+    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
+    return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit())
+
+
+def _format_of(source: Path, allow_pickle: bool) -> str:
+    if not source.is_file():
+        raise NotFoundError(f"no model file {source}")
+    known = SAFE_FORMATS.get(source.suffix)
+    if known is not None:
+        return known
+    if source.suffix not in PICKLES:
+        raise UsageError(f"{source}: a model is a file that ends in {', '.join(SAFE_FORMATS)}")
+    if not allow_pickle:
+        raise NotAllowedError(
+            f"{source} is a pickle, which runs code when it is loaded: save it as safetensors, or give --allow-pickle"
+        )
+    return PICKLES[source.suffix]

@@ -1,0 +1,97 @@
+"""One suite for every place that the registry may be kept in."""
+
+from __future__ import annotations
+
+import os
+import threading
+import uuid
+
+import pytest
+
+from eco_ray.errors import EcoRayError, NotAllowedError, NotFoundError, UsageError
+from eco_ray.models.object_store import open_store
+
+
+@pytest.fixture(params=["local", "file", "memory"])
+def store(request, tmp_path):
+    where = {"local": str(tmp_path / "r"), "file": f"file://{tmp_path}/r", "memory": f"memory://{uuid.uuid4().hex}"}
+    return open_store(where[request.param])
+
+
+def test_what_is_put_is_read(store, tmp_path):
+    assert store.put_new("a/b/one", b"1")
+    store.put("a/b/two", b"22")
+    source, back = tmp_path / "source", tmp_path / "back"
+    source.write_bytes(b"333")
+    store.put_file("a/c", source)
+    store.get_file("a/c", back)
+    assert (store.read("a/b/one", 10), store.read("a/b/two", 2), back.read_bytes()) == (b"1", b"22", b"333")
+    assert (store.names("a"), store.names("a/b"), store.names("a/none")) == (["b", "c"], ["one", "two"], [])
+    assert (store.size("a/c"), store.size("a/none")) == (3, None)
+    assert store.age_s("a/none", 1e12) == 0.0
+    store.remove("a/c")
+    store.remove("a/c")
+    assert store.size("a/c") is None
+
+
+def test_what_is_there_is_never_replaced_by_put_new(store):
+    assert store.put_new("x", b"first")
+    assert not store.put_new("x", b"second")
+    assert store.read("x", 10) == b"first"
+    store.put("x", b"third")
+    assert store.read("x", 10) == b"third"
+
+
+def test_of_many_writers_at_once_one_gets_the_place(store):
+    begin, got = threading.Barrier(8), []
+
+    def write(number):
+        begin.wait()
+        if store.put_new("models/m/versions/1.json", b"%d" % number * 1000):
+            got.append(number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (winner,) = got
+    assert store.read("models/m/versions/1.json", 10_000) == b"%d" % winner * 1000
+
+
+def test_what_is_missing_or_too_large_is_told(store, tmp_path):
+    with pytest.raises(NotFoundError):
+        store.read("none", 10)
+    with pytest.raises(NotFoundError):
+        store.get_file("none", tmp_path / "x")
+    store.put("x", b"12345")
+    with pytest.raises(EcoRayError, match="larger than 4 bytes"):
+        store.read("x", 4)
+
+
+@pytest.mark.parametrize(
+    "path", ["../x", "a/../b", "/etc/passwd", "a//b", ".a", "a/.b", "a\0b", "a b", "", "a" * 600, "a\n"]
+)
+def test_no_path_leaves_the_root(store, path):
+    for call in (lambda: store.put(path, b""), lambda: store.read(path, 1), lambda: store.names(path)):
+        with pytest.raises(UsageError):
+            call()
+
+
+def test_a_protocol_that_nobody_speaks_is_told():
+    with pytest.raises(UsageError, match="nonsense"):
+        open_store("nonsense://bucket/x")
+
+
+def test_drafts_of_a_crash_are_not_seen(tmp_path):
+    store = open_store(str(tmp_path))
+    store.put("a/x", b"1")
+    (tmp_path / "a" / ".half.tmp").write_bytes(b"half")
+    assert store.names("a") == ["x"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_place_that_is_read_only_is_told(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(NotAllowedError):
+        open_store(str(tmp_path)).put("x", b"")

@@ -1,0 +1,71 @@
+"""The registry from the command line."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save_file
+
+from eco_ray.cli.model import model
+from eco_ray.errors import DamagedError, NotAllowedError, UsageError
+
+
+@pytest.fixture
+def cli(tmp_path, monkeypatch):
+    monkeypatch.setenv("ECO_RAY_STATE_DIR", str(tmp_path / "state"))
+    save_file({"w": np.arange(4000, dtype=np.float32)}, str(tmp_path / "m.safetensors"))
+
+    def call(*args, raises=None):
+        done = CliRunner().invoke(model, [str(arg) for arg in args])
+        if raises is not None:
+            assert isinstance(done.exception, raises), done.output
+            return str(done.exception)
+        assert done.exception is None, done.exception
+        return done.stdout
+
+    return call
+
+
+def as_json(text):
+    return json.loads(text)
+
+
+def test_from_push_to_gc(cli, tmp_path):
+    file, back = tmp_path / "m.safetensors", tmp_path / "back"
+    (tmp_path / "s.json").write_text('{"inputs": []}')
+    told = ("--metric", "accuracy=0.9", "--metric", "note=x", "--lineage", "job=j-1", "--tag", "t", "--alias", "prod")
+    made = as_json(cli("push", file, "m", *told, "--signature", tmp_path / "s.json", "-o", "json"))
+    assert (made["reference"], made["metrics"]) == ("m:1", {"accuracy": 0.9, "note": "x"})
+    assert (made["lineage"], made["tags"], made["signature"]) == ({"job": "j-1"}, ["t"], {"inputs": []})
+    cli("push", file, "m")
+    cli("promote", "m:2", "prod", "--why", "newer")
+    assert as_json(cli("list", "-o", "json")) == [{"model": "m", "versions": 2, "aliases": "prod=2"}]
+    assert [row["aliases"] for row in as_json(cli("list", "m", "-o", "json"))] == [[], ["prod"]]
+    assert as_json(cli("show", "m@prod", "-o", "json"))["version"] == 2
+    assert as_json(cli("rollback", "m@prod", "-o", "json"))["version"] == 1
+    assert [row["why"] for row in as_json(cli("history", "m", "-o", "json"))] == ["", "newer", ""]
+    cli("pull", "m@prod", back)
+    assert back.read_bytes() == file.read_bytes()
+    cli("delete", "m:2")
+    assert as_json(cli("gc", "-o", "json"))["kept"] == 1
+    assert as_json(cli("verify", "-o", "json"))["ok"] is True
+    assert "m:2" in cli("list", "m")
+    assert "deleted" in cli("list", "m")
+
+
+def test_damage_is_an_exit_code_and_a_row(cli, tmp_path):
+    cli("push", tmp_path / "m.safetensors", "m")
+    (blob,) = (tmp_path / "state/models/blobs").glob("*/*")
+    blob.write_bytes(b"x")
+    assert "1 of 1 versions are damaged" in cli("verify", raises=DamagedError)
+
+
+def test_wrong_words_are_told(cli, tmp_path):
+    assert "KEY=VALUE" in cli("push", tmp_path / "m.safetensors", "m", "--metric", "accuracy", raises=UsageError)
+    assert "NAME@ALIAS" in cli("rollback", "m:1", raises=UsageError)
+    (tmp_path / "m.pt").write_bytes(b"x")
+    assert "--allow-pickle" in cli("push", tmp_path / "m.pt", "m", raises=NotAllowedError)
+    assert cli("list") == ""
