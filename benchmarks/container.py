@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 from common import describe_run, median, saved_output, table, verdict
 from container_codecs import CODECS, WORD_BYTES, apart, installed
-from container_inputs import LEARNING_RATE, STEPS, cnn_versions, minilm
+from container_inputs import LEARNING_RATES, STEPS, cnn_versions, minilm
 
 from eco_ray.models.container import pack, unpack
-from eco_ray.models.plane_coding import Backend
 
 #: whole container / whole safetensors file, with zlib
 RATIO_BARS = {"bf16": 0.6645, "fp32": 0.8216, "fp16": 0.8475, "bf16 in fp32": 0.335}
@@ -72,22 +71,34 @@ def codecs(rounds: int) -> bool:
     return all(holds)
 
 
-def delta(backend: Backend = "zlib") -> bool:
-    """A light fine-tune as a difference."""
-    before, after = cnn_versions()
+def delta() -> bool:
+    """Light fine-tunes as a difference."""
+    before, versions = cnn_versions()
+    rows, ratios = [], {}
     with tempfile.TemporaryDirectory() as folder:
         old, new, back = (Path(folder) / name for name in ("old", "new", "back"))
         old.write_bytes(before)
-        new.write_bytes(after)
-        alone = pack(old, old.with_suffix(".ecoz"), backend=backend)
-        report = pack(new, new.with_suffix(".ecoz"), base=old.with_suffix(".ecoz"), backend=backend)
-        unpack(new.with_suffix(".ecoz"), back)
-        if back.read_bytes() != after:
-            raise SystemExit("the difference did not give back the new version")
-    words = (np.frombuffer(before[-211_732:], "<u2"), np.frombuffer(after[-211_732:], "<u2"))
-    print(f"\nMNIST CNN in bf16, {STEPS} steps of SGD at rate {LEARNING_RATE:g} on real images: ", end="")
-    print(f"{100 * np.mean(words[0] != words[1]):.2f} % of the weights changed; alone it packs to {alone.ratio:.4f}\n")
-    return verdict("its difference from the version before / bf16 file", report.ratio, DELTA_BAR)
+        alone = pack(old, old.with_suffix(".ecoz"))
+        for rate, after in versions.items():
+            new.write_bytes(after)
+            ratios[rate] = pack(new, new.with_suffix(".ecoz"), base=old.with_suffix(".ecoz")).ratio
+            unpack(new.with_suffix(".ecoz"), back)
+            if back.read_bytes() != after:
+                raise SystemExit("the difference did not give back the new version")
+            changed, floor = compared(before, after)
+            rows.append((f"{rate:g}", f"{100 * changed:.1f} %", f"{ratios[rate]:.4f}", f"{floor:.4f}"))
+    print(f"\nMNIST CNN in bf16 (alone {alone.ratio:.4f}) after {STEPS} more steps of SGD, as a difference\n")
+    table(("learning rate", "weights changed", "difference / bf16 file", "entropy of the differences"), rows)
+    print()
+    return verdict(f"difference / bf16 file, rate {LEARNING_RATES[0]:g}", ratios[LEARNING_RATES[0]], DELTA_BAR)
+
+
+def compared(before: bytes, after: bytes) -> tuple[float, float]:
+    """Share of the bf16 words that changed, and order-0 entropy of what they changed by / 16 bits."""
+    words, base = (np.frombuffer(file[8 + int.from_bytes(file[:8], "little") :], "<u2") for file in (after, before))
+    _, counts = np.unique(words - base, return_counts=True)
+    shares = counts / counts.sum()
+    return float(np.mean(words != base)), float(-(shares * np.log2(shares)).sum()) / 16
 
 
 def main() -> int:
