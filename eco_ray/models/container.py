@@ -6,7 +6,8 @@
     Container.open(path)                 its tensors by name, without reading the others
 
 What is read is bounded before anything is allocated, and checked by SHA-256 before it is given out. Checksums find
-damage, not forgery: sign the file if somebody else could have written it.
+damage, not forgery: if somebody else could have written it, compare `Container.content_id` with one from a trusted
+place.
 """
 
 from __future__ import annotations

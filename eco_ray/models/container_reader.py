@@ -91,6 +91,15 @@ class Container:
         return 0 if self.index.base is None else self.index.base.depth
 
     @property
+    def content_id(self) -> str:
+        """Hexadecimal SHA-256 of the header and the tensors' digests.
+
+        If it is the one that you know from a trusted place, what is read is what was packed, names included; without
+        that, checksums find damage, not forgery.
+        """
+        return self.index.content_id.hex()
+
+    @property
     def names(self) -> list[str]:
         """Of its tensors, in the order of their bytes."""
         return list(self._by_name)

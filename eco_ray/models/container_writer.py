@@ -44,7 +44,10 @@ def write_container(
         one, place, raw = job
         dtype = one.tensor.dtype
         before = None if base is None else base.base_words(one.tensor, place)
+        # in memory a tensor may begin anywhere, and NumPy is several times slower on words that are not aligned
         words = np.frombuffer(raw, word_type(dtype.word_bytes))
+        if not words.flags.aligned:
+            words = words.copy()
         return one, *encode_chunk(words, dtype.is_float, backend, before)
 
     write(PROLOGUE)

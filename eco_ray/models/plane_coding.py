@@ -10,6 +10,7 @@ import zlib
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import cache
+from heapq import heappop, heapreplace
 from threading import local
 from typing import Any, Literal
 
@@ -61,12 +62,18 @@ def entropy_bits(plane: Plane) -> float:
 
 
 def coded_bits(plane: Plane) -> float:
-    """Bits per byte that Huffman code is expected to take, of all that is given; 0 for a constant.
-
-    Every block ends with a symbol of its own, so that only one other symbol can have a single bit.
-    """
-    largest = int(np.bincount(plane).max()) / plane.size
-    return 0.0 if largest == 1 else max(entropy_bits(plane), 2 - largest)
+    """Bits per byte that Huffman code takes, its tree aside, of all that is given; 0 for a constant."""
+    counts = np.bincount(plane)
+    weights = sorted(counts[counts > 0].tolist())
+    if len(weights) == 1:
+        return 0.0
+    weights.insert(0, 0)  # the end of a block is a symbol as well; a sorted list is a heap
+    bits = 0
+    while len(weights) > 1:
+        pair = heappop(weights) + weights[0]
+        heapreplace(weights, pair)
+        bits += pair  # every symbol below this node gets one bit more
+    return bits / plane.size
 
 
 def encode_plane(plane: Plane, backend: Backend, mask: bool = False) -> tuple[Coded, Data]:

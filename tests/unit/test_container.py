@@ -1,4 +1,5 @@
 import re
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from eco_ray.errors import DamagedError, EcoRayError, NotFoundError, UsageError
 from eco_ray.models import chunks
 from eco_ray.models.container import Container, decode, encode, pack, unpack
 from eco_ray.models.container_index import PROLOGUE, read_index
-from eco_ray.models.plane_coding import Method
+from eco_ray.models.plane_coding import Method, coded_bits, entropy_bits
 from eco_ray.models.planes import difference, join, kept_bytes, split, undo_difference
 from eco_ray.models.sources import BytesSource
 
@@ -106,6 +107,36 @@ def test_zeros_of_a_pruned_tensor_take_a_mask():
     same(pruned)
     assert len(encode(pruned)) < 0.2 * pruned.nbytes
     assert len(encode(rng.random(80_000) < 0.5)) < 80_000 / 7.5  # bools are bits
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.1, 0.3, 0.6, 0.7, 0.82, 0.9, 0.95, 0.99, 1.0])
+@pytest.mark.parametrize("kind", ["i1", "<f2", "<f4"])
+def test_the_mask_is_chosen_wherever_it_takes_clearly_fewer_bytes(zeros, kind, monkeypatch):
+    rng = np.random.default_rng(2)
+    array = rng.normal(0, 30, 100_000).astype(kind)
+    array[rng.random(array.size) < zeros] = 0
+    sizes = {}
+    for sparse in (False, True):
+        with monkeypatch.context() as forced:
+            forced.setattr(chunks, "_sparse_pays", lambda *_, sparse=sparse: sparse)
+            sizes[sparse] = len(encode(array))
+    assert len(encode(array)) <= min(sizes.values()) + 0.015 * array.size  # bytes: 0.12 bits a value
+    if kind == "i1" and zeros == 0.82:  # Huffman code takes a bit for every zero, whatever the entropy says
+        assert methods(array)[0].nonzero is not None
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.integers(0, 255), min_size=1, max_size=400), st.integers(0, 3000))
+def test_the_bits_of_huffman_code_are_those_that_it_takes(values, zeros):
+    plane = np.array(values + [0] * zeros, np.uint8)
+    told = coded_bits(plane) * plane.size
+    if np.all(plane == plane[0]):
+        assert told == 0  # no code at all
+        return
+    assert told >= max(plane.size, entropy_bits(plane) * plane.size) - 1e-6
+    coder = zlib.compressobj(1, zlib.DEFLATED, -15, 9, zlib.Z_HUFFMAN_ONLY)
+    taken = 8 * len(coder.compress(plane.data) + coder.flush())
+    assert taken <= told + 2500  # bits of the tree
 
 
 @pytest.mark.parametrize(
