@@ -64,7 +64,7 @@ class Moves:
         segment = job.plan.segments[0]
         node = self._book.nodes.get(segment.node)
         demand = job.spec.demand * segment.workers
-        free = node is not None and demand.fits_in(self._book.free(node))
+        free = node is not None and demand.reserved_on(node.capacity).fits_in(self._book.free(node))
         if node is not None and not free and self._book.is_leaving(node, now_s, 2 * self._pause_timeout_s):
             # whoever holds the place is on its way out
             return self._start_elsewhere(job, node, now_s) if self._is_late_here(job, job.plan, demand, now_s) else []
@@ -86,7 +86,10 @@ class Moves:
         if plan.end_s + now_s - plan.start_s <= job.spec.deadline_s:
             return False
         nodes = (node for node in self._book.nodes.values() if not job.spec.zones or node.zone in job.spec.zones)
-        return any(demand.fits_node(node.capacity) and demand.fits_in(self._book.free(node)) for node in nodes)
+        return any(
+            demand.fits_node(node.capacity) and demand.reserved_on(node.capacity).fits_in(self._book.free(node))
+            for node in nodes
+        )
 
     def _start_elsewhere(self, job: Job, node: Node, now_s: float) -> list[Action]:
         job = self._book.plan_away_from(node, job, now_s)
