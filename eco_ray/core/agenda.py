@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from copy import copy
 
-from eco_ray.core.cluster import Resources
+from eco_ray.core.cluster import Node, Resources
 
 _INSTANT_S = 1e-6
 
@@ -75,6 +75,9 @@ class Occupancy:
         """Ids of the jobs that live on a node."""
         return list(self._on.get(node, ()))
 
-    def held(self, node: str) -> Resources:
-        """What they hold together."""
-        return self._held.get(node, Resources())
+    def held(self, node: Node) -> Resources:
+        """What is kept for them together."""
+        if node.capacity.gpus > 0:
+            each = (self._node_of[job_id][1].reserved_on(node.capacity) for job_id in self.on(node.name))
+            return sum(each, Resources())
+        return self._held.get(node.name, Resources())

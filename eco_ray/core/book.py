@@ -89,7 +89,8 @@ class Book(Inventory):
 
     def free(self, node: Node) -> Resources:
         """What is free on a node at this moment, by the attempts that live on it."""
-        return node.capacity - self.foreign.get(node.name, Resources()) - self._occupancy.held(node.name)
+        foreign = self.foreign.get(node.name, Resources()).reserved_on(node.capacity)
+        return node.capacity - foreign - self._occupancy.held(node)
 
     def due(self, now_s: float) -> list[Job]:
         """Jobs that have to be looked at: their start or the end of their stretch has come, or they are leaving."""

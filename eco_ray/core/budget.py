@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 from eco_ray.core.fleet import Place
-from eco_ray.core.jobs import Job, Plan, Reason
+from eco_ray.core.jobs import Job, JobSpec, Plan, Reason
 from eco_ray.core.situation import Measure, Mix, NoPlan, Situation
 
 #: kinds of places that are looked at one by one for a plan within the budget
 _MOST_KINDS = 64
 #: prices of energy that are tried for a job with both budgets, and the factor up to the next while one side is open
 _BISECTIONS, _WIDER = 32, 4.0
+#: mixes of added grams and what the budgets count that are tried
+_MIXES = 10
 
 #: the plan on some places that has the least of something; None where there is no room
 Search = Callable[[Sequence[Place], Measure | Mix], Plan | None]
@@ -23,8 +26,8 @@ def within_budget(job: Job, plan: Plan, situation: Situation, places: Sequence[P
 
     With what it used before, a job must not use more than its budgets. The greenest plan may be one on a clean node
     that draws much, or one that adds little and has a large share. Then the plans with the least energy and the least
-    grams are looked for, and one on each kind of place by itself. What runs is not stopped: its grams are spent, and
-    stopping it would waste them. An intensity that is unknown forbids nothing.
+    grams are looked for, one on each kind of place by itself, and those between the least and the greenest. What runs
+    is not stopped: its grams are spent, and stopping it would waste them. An intensity that is unknown forbids nothing.
     """
     if job.live_attempt is not None or (job.spec.budget_g is None and job.spec.budget_j is None):
         return plan
@@ -50,8 +53,10 @@ def _others(limits: _Limits, places: Sequence[Place], search: Search, fitting: S
     The caller puts those that do into `fitting`.
     """
     eco = limits.job.spec.policy == "eco"
+    plans = []
     for measure in limits.measures if eco else ():
         if plan := search(places, measure):
+            plans.append(plan)
             yield plan
     if eco and len(limits.measures) == 1 and not fitting:
         return  # there is nothing with less
@@ -63,11 +68,16 @@ def _others(limits: _Limits, places: Sequence[Place], search: Search, fitting: S
         for measure in (Measure.ADDED_G, *(limits.measures if eco and not fitting else ())):
             if plan := search(alike, measure):
                 yield plan
+    price = limits.mean_price(plans) if Measure.SHARE_J in limits.measures else 0.0
     if eco and len(limits.measures) > 1 and not fitting:
-        yield from _between(limits, places, search)
+        for at, plan in _between(limits, places, search):
+            price = at
+            yield plan
+    if eco and fitting:
+        yield from _greener(limits, places, search, price)
 
 
-def _between(limits: _Limits, places: Sequence[Place], search: Search) -> Iterator[Plan]:
+def _between(limits: _Limits, places: Sequence[Place], search: Search) -> Iterator[tuple[float, Plan]]:
     """Plans between the least energy and the least grams, at prices of energy that come ever closer to what is needed.
 
     The dearer energy is, the less of it the least of both takes, and the more grams: bisection of the price.
@@ -78,15 +88,46 @@ def _between(limits: _Limits, places: Sequence[Place], search: Search) -> Iterat
         return
     for _ in range(_BISECTIONS):
         at = math.sqrt(low * high) if low > 0 and high < math.inf else step
-        plan = search(places, Mix(at))
+        plan = search(places, Mix(0.0, 1.0, at))
         if plan is None:
             return
-        yield plan
+        yield at, plan
         frugal, clean = (limits.keeps(plan, (measure,)) for measure in (Measure.SHARE_J, Measure.SHARE_G))
         if frugal == clean:
             return  # both: found; neither: nothing keeps to both
         low, high = (low, at) if frugal else (at, high)
         step = at / _WIDER if frugal else at * _WIDER
+
+
+def _greener(limits: _Limits, places: Sequence[Place], search: Search, price: float) -> Iterator[Plan]:
+    """Plans between the greenest, which breaks the budgets, and the least of what they count: bisection of the mix."""
+    share = float(Measure.SHARE_G in limits.measures)
+    low, high = 0.0, 1.0
+    for _ in range(_MIXES):
+        at = (low + high) / 2
+        plan = search(places, Mix(at, (1 - at) * share, (1 - at) * price))
+        if plan is None:
+            return
+        yield plan
+        low, high = (at, high) if limits.keeps(plan) else (low, at)
+
+
+def with_fewer_pauses(job: Job) -> Iterator[Job]:
+    """The job, and in one piece where its pauses cost something: the choice between those is not exact."""
+    yield job
+    suspend = job.spec.suspend
+    if job.pausable and suspend.allow and suspend.resume_cost_s + suspend.min_run_s > 0:
+        yield replace(job, spec=replace(job.spec, suspend=replace(suspend, allow=False)))
+
+
+def least_of(plans: Sequence[Plan | None], spec: JobSpec, situation: Situation, measure: Measure | Mix) -> Plan | None:
+    """The plan that is in time if one is, and has the least by a measure; None where there is none."""
+
+    def key(plan: Plan) -> tuple[bool, float]:
+        uses = situation.measured(plan.segments, spec, measure)
+        return plan.end_s > spec.deadline_s + 1e-6, math.inf if uses is None else uses
+
+    return min((plan for plan in plans if plan is not None), key=key, default=None)
 
 
 class _Limits:
@@ -118,6 +159,12 @@ class _Limits:
         )
         known = math.isfinite(more_g) and more_g > 0 and more_j > 0
         return more_g / more_j if known else 0.0
+
+    def mean_price(self, plans: Sequence[Plan]) -> float:
+        """Grams per joule of plans, 0 where nobody knows."""
+        spec = self.job.spec
+        joules = sum(self._situation.energy_j(plan.segments, spec) for plan in plans)
+        return sum(plan.carbon_g or 0.0 for plan in plans) / joules if joules > 0 else 0.0
 
     def held(self, tried: Sequence[Plan]) -> NoPlan:
         """What to tell a job none of whose plans keeps to its budgets."""

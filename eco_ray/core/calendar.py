@@ -58,7 +58,8 @@ class Calendar:
         if seat is None:
             return
         pool, member = seat
-        free = np.maximum((self.fleet.nodes[name].capacity - held).amounts, 0.0)
+        capacity = self.fleet.nodes[name].capacity
+        free = np.maximum((capacity - held.reserved_on(capacity)).amounts, 0.0)
         ours, before = self._held[pool][:, member], self._usable[pool][:, member, None]
         self._total[pool] += np.minimum(ours, free[:, None]) - np.minimum(ours, before)
         self._usable[pool][:, member] = free
@@ -83,6 +84,7 @@ class Calendar:
         """`fits` of one place: shape (count,)."""
         if demand.gpu_memory_gb and demand.gb_per_gpu > place.node.capacity.gb_per_gpu + _EPS:
             return np.zeros(count, dtype=np.bool_)
+        demand = demand.reserved_on(place.node.capacity)
         start, pool, member = self._reach(first, count), place.pool, place.member
         result: NDArray[np.bool_] | None = None
         for kind, amount in enumerate(demand.amounts):
@@ -112,7 +114,14 @@ class Calendar:
                         free = self._usable_total[pool][kind] - self._total[pool][kind, start : start + count]
                     else:
                         free = self._usable[pool][kind, member] - self._held[pool][kind, member, start : start + count]
-                    np.minimum(result[row], np.floor((free + _EPS) / amount), out=result[row])
+                    if kind == 1 and amount % 1:
+                        fit = [
+                            (demand * workers).reserved_on(place.node.capacity).gpus for workers in range(1, most + 1)
+                        ]
+                        room = np.searchsorted(fit, free + _EPS, side="right").astype(np.float64)
+                    else:
+                        room = np.floor((free + _EPS) / amount)
+                    np.minimum(result[row], room, out=result[row])
         workers: NDArray[np.int64] = np.maximum(result, 0.0).astype(np.int64)
         return workers
 
@@ -122,6 +131,7 @@ class Calendar:
         count = math.ceil(end_s / self.slot_s - 1e-9) - first
         start = self._reach(first, count)
         held, usable, members = self._held[pool], self._usable[pool], self.fleet.pools[pool]
+        demand = demand.reserved_on(members[0].capacity)
         wanted = [(kind, amount) for kind, amount in enumerate(demand.amounts) if amount > 0]
         stop, size = start + count, len(members)
         parts = [(low, min(low + _CHUNK, size)) for low in range(0, size, _CHUNK)]
@@ -144,7 +154,7 @@ class Calendar:
             end = math.ceil(end_s / self.slot_s - 1e-9) - self._first
             member = self.fleet.seat[node.name][1]
             self.versions[pool] += 1
-            for kind, amount in enumerate(demand.amounts):
+            for kind, amount in enumerate(demand.reserved_on(node.capacity).amounts):
                 if amount > 0:  # it fits, so all of it counts
                     self._held[pool][kind, member, first:end] += amount
                     self._total[pool][kind, first:end] += amount
@@ -152,7 +162,7 @@ class Calendar:
 
     def roomiest(self, pool: int, demand: Resources, first: int, count: int, most: int) -> list[Place]:
         """The nodes of a pool on which the demand fits in the most slots."""
-        start = self._reach(first, count)
+        start, demand = self._reach(first, count), demand.reserved_on(self.fleet.kinds[pool].capacity)
         fits = np.ones((len(self.fleet.pools[pool]), count), dtype=np.bool_)
         for kind, amount in enumerate(demand.amounts):
             if amount > 0:
@@ -230,16 +240,17 @@ class Calendar:
         start = self._reach(first, count)
         self.versions[pool] += 1
         stop, alone = start + count, len(self._usable[pool][0]) == 1
-        for kind, amount in enumerate(demand.amounts):
+        together = (demand * segment.workers).reserved_on(self.fleet.kinds[pool].capacity)
+        for kind, amount in enumerate(together.amounts):
             if amount > 0:
                 held, usable = self._held[pool][kind, member, start:stop], self._usable[pool][kind, member]
                 total = self._total[pool][kind, start:stop]
                 if alone:
-                    held += sign * amount * segment.workers
+                    held += sign * amount
                     np.minimum(held, usable, out=total)
                 else:
                     before = np.minimum(held, usable)
-                    held += sign * amount * segment.workers
+                    held += sign * amount
                     total += np.minimum(held, usable) - before
 
 

@@ -10,6 +10,9 @@ from eco_ray.core.power import PowerCurve
 
 #: what is counted of a node, in the order of `Resources.amounts`
 KINDS = 4
+#: parts of a GPU that are given out: with these, whatever adds up to so many GPUs can be put on so many. With fifths it
+#: cannot: a half, two thirds and four fifths take three
+_PARTS = (96, 48, 24, 12, 8, 6, 4, 3, 2, 1)
 #: zone of a node that says none: it has no intensity, and numbers of it are unknown
 UNKNOWN_ZONE = "unknown"
 
@@ -46,6 +49,21 @@ class Resources:
     def fits_node(self, capacity: Resources) -> bool:
         """Whether an empty node of this capacity could take this demand: all of it, and each GPU its part of it."""
         return self.fits_in(capacity) and self.gb_per_gpu <= capacity.gb_per_gpu + 1e-9
+
+    def reserved_on(self, capacity: Resources) -> Resources:
+        """What is to be kept for this demand on a node of this capacity, where nobody writes down which GPU is whose.
+
+        A part of a GPU is on one GPU, and so is its memory. It counts as the next larger of the parts of a GPU that
+        always fit together: jobs with 0.6 of a GPU, or with 25 of its 40 GB, have one each, as no two of them share it.
+        """
+        whole = math.floor(self.gpus + 1e-9)
+        part = self.gpus - whole
+        if part <= 1e-9:
+            return self
+        if not whole and capacity.gb_per_gpu > 0:
+            part = max(part, min(1.0, self.gpu_memory_gb / capacity.gb_per_gpu))
+        most = next(count for count in _PARTS if count * part <= 1 + 1e-9)
+        return Resources(self.cpus, whole + 1 / most, self.memory_gb, self.gpu_memory_gb)
 
     def __add__(self, other: Resources) -> Resources:
         return Resources(*(mine + theirs for mine, theirs in zip(self.amounts, other.amounts, strict=True)))

@@ -11,7 +11,7 @@ import numpy as np
 from eco_ray.core.choice_parts import Batch, Run
 from eco_ray.core.choices import choose
 from eco_ray.core.jobs import Segment
-from eco_ray.core.situation import Floats, Measure, Situation
+from eco_ray.core.situation import Floats, Measure, Mix, Situation
 from eco_ray.core.slots import Costs
 from eco_ray.core.task import INSTANT_S, Task
 
@@ -144,5 +144,6 @@ def power_w(task: Task, situation: Situation, workers: int) -> float:
     largest = [place for place in task.places if (spec.demand * spec.workers.max).fits_node(place.node.capacity)]
     place = largest[0] if largest else max(task.places, key=lambda one: one.node.capacity.amounts)
     demand = spec.demand * workers
-    adds = task.measure is Measure.ADDED_G
-    return max(fleet.added_w(place, demand) if adds else fleet.attributed_w(place, demand), 1e-12)
+    weight = task.measure.added if isinstance(task.measure, Mix) else float(task.measure is Measure.ADDED_G)
+    added_w, share_w = fleet.added_w(place, demand), fleet.attributed_w(place, demand)
+    return max(weight * added_w + (1 - weight) * share_w, 1e-12)

@@ -22,6 +22,11 @@ class Place:
     #: the node, or the one that stands for all
     node: Node
 
+    @property
+    def bends(self) -> bool:
+        """Whether a job adds something else beside others than alone, and workers not in proportion."""
+        return self.node.sleeps or not self.node.power.is_straight
+
 
 class Fleet:
     """Nodes that are there, in pools. Immutable: when a node joins or leaves, there is another fleet."""

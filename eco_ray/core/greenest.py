@@ -75,9 +75,10 @@ def ideal_g(task: Task, situation: Situation, cost_g: Costs) -> float:
     in_one_piece = not pauses and spec.workers.max == spec.workers.min
     odds = _odds(task, situation, cost_g) if pauses and spec.workers.max == spec.workers.min else None
     runs = cheapest_slots(cost_g, work, odds=odds) if odds is not None else None
-    slots_g = runs_g(cost_g, runs) if runs else least_g(cost_g, work, in_one_piece=in_one_piece)
-    # the last of its slots is not used whole
-    return slots_g * task.left_s / (work * task.slot_s)
+    if runs:
+        # the last of its slots is not used whole
+        return runs_g(cost_g, runs) * task.left_s / (work * task.slot_s)
+    return least_g(cost_g, task.left_s / task.slot_s, in_one_piece=in_one_piece)
 
 
 def _odds(task: Task, situation: Situation, cost_g: Costs) -> Odds | None:
@@ -111,12 +112,9 @@ def _choose(task: Task, situation: Situation, cost_g: Costs, start_g: Floats | N
     if task.current is not None:
         return None  # runs, and runs on
 
-    def one_piece(work: int, since: int) -> list[Run] | None:
-        """The lowest window that starts in slot `since` or later."""
-        found = cheapest_run(priced_g[:, since:], work, None if start_g is None else start_g[:, since:])
-        return [(row, start + since, end + since) for row, start, end in found] if found else None
-
-    return _enough(task, situation, one_piece, start_g)
+    in_slots = 1.0 / task.slot_s
+    end = (task.job.spec.deadline_s + INSTANT_S) * in_slots - task.first
+    return cheapest_run(priced_g, task.run_s * in_slots, start_g, task.passed_s * in_slots, end)
 
 
 def _fewer_moves(

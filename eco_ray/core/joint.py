@@ -156,22 +156,24 @@ class Grid:
     def _best(self, job: Job, window: Window, left_s: float) -> tuple[Offer, list[Pick] | None]:
         """Its runs, and the offer that they are from.
 
-        Where starts add grams, they are compared as a whole with one run, each zone, and the least workers: as in
-        `core/restricted.py`.
+        Where starts add grams, they are compared as a whole with one run, each zone, and the least workers; where what
+        more workers add depends on the place, with the least workers: as in `core/restricted.py`.
         """
         offer = self._offer(job.spec)
         offer.refresh()
         picks = self._choose(job, offer, window, left_s)
-        if not picks or len(picks) == 1 or not self._starts_g(job, picks):
+        starts = bool(picks) and len(picks or ()) > 1 and self._starts_g(job, picks or ()) > 0
+        if not picks or not (starts or offer.bends):
             return offer, picks
         spec, found = job.spec, [(offer, picks)]
         least = replace(spec, workers=Workers(spec.workers.min, spec.workers.min, spec.workers.speeds[:1]))
         zones = spec.zones or self._situation.fleet.zones
-        for other in (spec, least, *(replace(spec, zones=(zone,)) for zone in zones)):
+        for other in (spec, least, *(replace(spec, zones=(zone,)) for zone in zones)) if starts else (least,):
             narrow = self._offer(other)
             narrow.refresh()
             same = replace(job, spec=other)
-            for free in (same, replace(same, spec=replace(other, suspend=replace(spec.suspend, allow=False)))):
+            whole = replace(same, spec=replace(other, suspend=replace(spec.suspend, allow=False)))
+            for free in (same, whole) if starts else (same,):
                 if some := self._choose(free, narrow, window, left_s):
                     found.append((narrow, some))
         return min(found, key=lambda one: one[0].grams(one[1]) + self._starts_g(job, one[1]))

@@ -20,6 +20,9 @@ _BUSY = 0.45
 #: after each, up to the second number. In a year of 100,000 jobs, 19 of 20 rounds moved nobody
 _PATIENCE, _LONGEST_MARKET_PAUSE = 4, 3
 
+#: submissions per slot that ask others to give way in vain
+_MOST_VAIN = 2
+
 #: more jobs than this are not planned again one by one
 _MANY = 64
 
@@ -38,6 +41,9 @@ class Line:
         #: plans made together replace the old ones only if all of them save this much more [%]
         self._market_gain_pct = gain_pct / 10
         self._room_slot = -1
+        #: how many submissions asked others in vain to give way, in which slot, and ids of the late jobs that came then
+        self._vain, self._vain_slot = 0, -1
+        self._late: list[str] = []
         #: with more jobs than this they are not planned together
         self._market_limit = market_limit
         self._market_step = int(now_s // book.config.market_step_s)
@@ -68,11 +74,28 @@ class Line:
     def submitted(self, job: Job, now_s: float) -> bool:
         """A job came in: the market learns of it, and others give way where it found no place in time.
 
+        Where that was in vain a few times in a slot, who comes later in it waits for its turn: asking all takes long.
         Returns whether plans of running jobs may have changed.
         """
         self._clearing.submitted(job, now_s)
-        job = self._book.jobs.get(job.id, job)
-        return job.spec.policy == "eco" and is_late(job, job.plan) and make_room(self._book, job, now_s)
+        job, slot = self._book.jobs.get(job.id, job), self._book.calendar.slot_of(now_s)
+        if job.spec.policy != "eco" or not is_late(job, job.plan):
+            return False
+        if slot != self._vain_slot:
+            self._vain, self._vain_slot = 0, slot
+        if self._vain >= _MOST_VAIN:
+            self._late.append(job.id)
+            return False
+        made = make_room(self._book, job, now_s)
+        self._vain += not made
+        return made
+
+    def _take_late(self) -> list[Job]:
+        """Jobs that came in late and still wait for their turn, the most urgent first, as many as have one."""
+        late = [job for job_id in self._late if (job := self._book.jobs.get(job_id)) is not None and waits(job)]
+        late.sort(key=urgency)
+        self._late = [job.id for job in late[self._limit :]]
+        return late[: self._limit]
 
     def _hold_market(self, now_s: float) -> bool:
         """Plan all jobs of the policy eco together: the tightest first, as nothing else can make room for it.
@@ -191,6 +214,8 @@ class Line:
             now = [(job.plan, self._book.jobs[job.id].plan) for job in first]
             self._changed = any(new is not None and (old is None or new.end_s < old.end_s) for old, new in now)
         slot = self._book.calendar.slot_of(now_s)
+        if self._late and slot != self._room_slot:
+            moved |= self._make_room(self._take_late(), now_s)
         self._round_wanted |= self._book.freed
         self._book.freed = False
         if self._round_wanted and not self._round and slot != self._round_slot:

@@ -65,7 +65,7 @@ class Moves:
         segment = job.plan.segments[0]
         node = self._book.nodes.get(segment.node)
         demand = job.spec.demand * segment.workers
-        free = node is not None and demand.fits_in(self._book.free(node))
+        free = node is not None and demand.reserved_on(node.capacity).fits_in(self._book.free(node))
         if node is not None and not free and self._book.is_leaving(node, now_s, 2 * self._pause_timeout_s):
             other = self._elsewhere(job, job.plan, node, now_s)
             if other is None:

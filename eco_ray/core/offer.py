@@ -55,6 +55,8 @@ class Offer:
         if price_g is not None:
             self._add_prices(price_g @ np.array(demand.amounts))
         self._steps = self._levels() if self._most > self._least else None
+        #: whether what more workers add depends on the place, so that `_levels` is right for one of them alone
+        self.bends = self._steps is not None and any(place.bends for _, place in self._allowed)
         rows = len(intensity)
         #: (rows, slots): the same, inf where there is no room
         self._open_g = np.full(intensity.shape, np.inf)

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_ray.core.budget import within_budget
+from eco_ray.core.budget import least_of, with_fewer_pauses, within_budget
 from eco_ray.core.decide import NAMES, Question, decide, resumed, window
 from eco_ray.core.durations import done_so_far_s
 from eco_ray.core.fastest import fastest_segments
@@ -62,8 +62,11 @@ def plan_job(job: Job, situation: Situation, config: PlannerConfig) -> Plan | No
         )
 
     def look_again(some: Sequence[Place], measure: Measure | Mix) -> Plan | None:
-        """The plan with the least of something on some of the places."""
-        return _plan(_task(job, situation, config, some, measure), situation, config)
+        """The plan with the least of something on some of the places, with pauses or in one piece."""
+        plans = [
+            _plan(_task(one, situation, config, some, measure), situation, config) for one in with_fewer_pauses(job)
+        ]
+        return least_of(plans, spec, situation, measure)
 
     return within_budget(job, plan, situation, places, look_again)
 

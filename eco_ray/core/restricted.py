@@ -1,8 +1,9 @@
 """Plans with fewer freedoms: what starts cost over a whole plan, the choice between its slots does not see all of it.
 
 Where the checkpoint will be by then depends on the stretch before, and an elastic job chooses its hours without the
-wakes of its nodes. So the choice is compared, as a whole plan and with all of its starts, with what the job would do
-with less to choose from: in one piece, within one zone, on nodes that need not be woken, with its least workers.
+wakes of its nodes, and its workers by what they add on one of them beside nobody. So the choice is compared, as a
+whole plan and with all of its starts, with what the job would do with less to choose from: in one piece, within one
+zone, on one node, on nodes that need not be woken, with fewer workers.
 """
 
 from __future__ import annotations
@@ -20,18 +21,16 @@ from eco_ray.core.task import INSTANT_S, PRICE_WEIGHT, Task
 
 #: zones that are tried one by one at most
 _MOST_ZONES = 8
+#: places beside those of the plan that are tried one by one at most, as power curves bend in other ways there
+_MOST_BENT = 3
 
 
 def needs_comparison(task: Task, plan: Plan, situation: Situation) -> bool:
-    """Whether a plan has starts that its choice could not count: moves of a checkpoint, wakes of an elastic job."""
+    """Whether a plan has costs that its choice could not count: moves of a checkpoint; wakes or bends, if elastic."""
     spec = task.job.spec
     if spec.policy != "eco" or task.measure is not Measure.ADDED_G or plan.added_g is None:
         return False
-    zones = {segment.zone for segment in plan.segments}
-    moves = len(zones) > 1 and (task.job.checkpoint_gb or spec.checkpoint_gb) > 0
-    used = (situation.fleet.place_of(segment.node) for segment in plan.segments)
-    elastic = spec.workers.max > spec.workers.min
-    return moves or (elastic and any(_wakes(place) for place in used if place is not None))
+    return _has_starts(task, plan, situation) or _is_bent(task)
 
 
 def restrictions(task: Task, plan: Plan, situation: Situation) -> Iterator[tuple[Job, Sequence[Place]]]:
@@ -39,7 +38,7 @@ def restrictions(task: Task, plan: Plan, situation: Situation) -> Iterator[tuple
     job, some = task.job, _fewer_places(task, plan, situation)
     yield from ((job, places) for places in some)
     for other in _fewer_choices(task):
-        yield from ((other, places) for places in (task.places, *some))
+        yield from ((other, places) for places in (task.places, *(some if _has_starts(task, plan, situation) else ())))
 
 
 def is_less(new: Plan, old: Plan, task: Task, situation: Situation) -> bool:
@@ -57,11 +56,14 @@ def is_less(new: Plan, old: Plan, task: Task, situation: Situation) -> bool:
 def _fewer_places(task: Task, plan: Plan, situation: Situation) -> list[Sequence[Place]]:
     """Each zone, what is awake, and each place of the plan by itself; where it runs stays possible."""
     here = () if task.current is None else (task.places[task.current],)
+    starts = _has_starts(task, plan, situation)
     zones = list(dict.fromkeys(place.node.zone for place in (*here, *task.places)))
     pools = [at.pool for segment in plan.segments if (at := situation.fleet.place_of(segment.node)) is not None]
     awake = [place for place in task.places if not _wakes(place)]
+    if not starts:  # which of them bends least, nobody knows
+        pools += [place.pool for place in task.places[:_MOST_BENT]]
     found: list[Sequence[Place]] = [
-        *([place for place in task.places if place.node.zone == zone] for zone in zones[:_MOST_ZONES]),
+        *([place for place in task.places if place.node.zone == zone] for zone in zones[:_MOST_ZONES] if starts),
         awake,
         *([place for place in task.places if place.pool == pool] for pool in dict.fromkeys(pools)),
     ]
@@ -74,16 +76,41 @@ def _fewer_places(task: Task, plan: Plan, situation: Situation) -> list[Sequence
 
 
 def _fewer_choices(task: Task) -> Iterator[Job]:
-    """The job without pauses, with its least workers, and both."""
+    """The job without pauses, where starts cost something, with fewer workers down to its least, and both."""
     job, spec = task.job, task.job.spec
-    least = replace(spec, workers=Workers(spec.workers.min, spec.workers.min, spec.workers.speeds[:1]))
-    pauses = job.pausable and spec.suspend.allow
+    most, least = spec.workers.max, spec.workers.min
+    pauses = job.pausable and spec.suspend.allow and _pays_starts(task)
     if pauses:
         yield replace(job, spec=replace(spec, suspend=replace(spec.suspend, allow=False)))
-    if spec.workers.max > spec.workers.min and job.live_attempt is None:
-        yield replace(job, spec=least)
+    while most > least and job.live_attempt is None:
+        most = max(most // 2, least)
+        fewer = replace(spec, workers=Workers(least, most, spec.workers.speeds[: most - least + 1]))
+        yield replace(job, spec=fewer)
         if pauses:
-            yield replace(job, spec=replace(least, suspend=replace(spec.suspend, allow=False)))
+            yield replace(job, spec=replace(fewer, suspend=replace(spec.suspend, allow=False)))
+
+
+def _has_starts(task: Task, plan: Plan, situation: Situation) -> bool:
+    """Whether a plan has starts that its choice could not count: moves of a checkpoint, wakes of an elastic job."""
+    workers, zones = task.job.spec.workers, {segment.zone for segment in plan.segments}
+    if len(zones) > 1 and (task.job.checkpoint_gb or task.job.spec.checkpoint_gb) > 0:
+        return True
+    used = (situation.fleet.place_of(segment.node) for segment in plan.segments)
+    return workers.max > workers.min and any(_wakes(place) for place in used if place is not None)
+
+
+def _pays_starts(task: Task) -> bool:
+    """Whether another start may cost something."""
+    job, suspend = task.job, task.job.spec.suspend
+    costs = suspend.resume_cost_s + suspend.min_run_s + task.launch_s
+    costs += job.checkpoint_gb or job.spec.checkpoint_gb
+    return costs > 0 or any(_wakes(place) for place in task.places)
+
+
+def _is_bent(task: Task) -> bool:
+    """Whether what more workers of an elastic job add depends on the node, and on who else is there."""
+    workers = task.job.spec.workers
+    return workers.max > workers.min and any(place.bends for place in task.places)
 
 
 def _wakes(place: Place) -> bool:

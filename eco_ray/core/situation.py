@@ -55,9 +55,15 @@ class Measure(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Both budgets in one: the job's share of grams, and of energy at so many grams per joule."""
+    """A sum of what is counted: the added grams, the job's share of grams, and of energy, each with a weight."""
 
+    added: float
+    share: float
     g_per_j: float
+
+    def of(self, added_g: float, share_g: float, share_j: float) -> float:
+        """The sum, of figures in g, g and J."""
+        return self.added * added_g + self.share * share_g + self.g_per_j * share_j
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +186,8 @@ class Situation:
             return self.energy_j(segments, spec)
         carbon_g, added_g = self.plan_g(segments, spec)
         if isinstance(measure, Mix):
-            return None if carbon_g is None else carbon_g + measure.g_per_j * self.energy_j(segments, spec)
+            unknown = carbon_g is None or added_g is None
+            return None if unknown else measure.of(added_g or 0.0, carbon_g or 0.0, self.energy_j(segments, spec))
         return added_g if measure is Measure.ADDED_G else carbon_g
 
     def energy_j(self, segments: Sequence[Segment], spec: JobSpec) -> float:

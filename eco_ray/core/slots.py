@@ -7,6 +7,7 @@ exists. `work` is the number of slots of useful work. Among equal choices the ea
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,27 +43,62 @@ def earliest_run(cost_g: Costs, work: int) -> list[Run] | None:
     return [(_first_least(windows[:, start]), start, start + work)]
 
 
-def cheapest_run(cost_g: Costs, work: int, start_g: Costs | None = None) -> list[Run] | None:
-    """The contiguous run with the least carbon, over all nodes at any slot; `start_g`: what a start there adds [g]."""
-    if work > cost_g.shape[1]:
-        return None
-    windows = window_costs(cost_g, work)
+def run_costs(cost_g: Costs, length: float, passed: float = 0.0) -> Costs:
+    """Grams of a run of `length` slots, of the last of which it uses a part: shape (nodes, starts), from each slot on.
+
+    `passed`: part of the first slot that is over at a start there; the grams of that slot are those of its rest.
+    """
+    slots, touched = cost_g.shape[1], max(1, math.ceil(length - ROUNDING))
+    if touched > slots:
+        return np.empty((len(cost_g), 0))
+    total, blocked = _sums(cost_g)
+    starts = slots - touched + 1
+    runs_g: Costs = total[:, touched - 1 : slots] - total[:, :starts]
+    runs_g += cost_g[:, touched - 1 :] * (length - touched + 1)
+    runs_g[blocked[:, touched:] > blocked[:, :starts]] = np.inf
+    if passed > ROUNDING:
+        touched = max(1, math.ceil(length + passed - ROUNDING))
+        if touched > slots:
+            runs_g[:, 0] = np.inf
+        elif touched == 1:
+            runs_g[:, 0] = cost_g[:, 0] * (length / (1 - passed))
+        else:
+            runs_g[:, 0] = cost_g[:, : touched - 1].sum(axis=1) + cost_g[:, touched - 1] * (
+                length + passed - touched + 1
+            )
+    return runs_g
+
+
+def cheapest_run(
+    cost_g: Costs, length: float, start_g: Costs | None = None, passed: float = 0.0, end: float = math.inf
+) -> list[Run] | None:
+    """The contiguous run with the least carbon, over all nodes at any slot; `start_g`: what a start there adds [g].
+
+    `length`, `passed`: as in `run_costs`; end: when it has to be over, in slots.
+    """
+    total_g = run_costs(cost_g, length, passed)
     if start_g is not None:
-        windows = windows + start_g[:, : windows.shape[1]]
-    if not np.isfinite(windows).any():
+        total_g = total_g + start_g[:, : total_g.shape[1]]
+    if math.isfinite(end):
+        late = np.arange(total_g.shape[1]) + length > end + ROUNDING
+        late[:1] |= passed + length > end + ROUNDING
+        total_g = np.where(late, np.inf, total_g)
+    if not np.isfinite(total_g).any():
         return None
     # over the transpose: among equals the earliest start, then the first node
-    start, node = divmod(_first_least(windows.T.ravel()), windows.shape[0])
-    return [(node, start, start + work)]
+    start, node = divmod(_first_least(total_g.T.ravel()), len(total_g))
+    return [(node, start, start + max(1, math.ceil(length + (0.0 if start else passed) - ROUNDING)))]
 
 
-def least_g(cost_g: Costs, work: int, *, in_one_piece: bool) -> float:
+def least_g(cost_g: Costs, length: float, *, in_one_piece: bool) -> float:
     """The least grams of so many slots: a lower bound where pauses cost something. inf where they do not exist."""
+    work = max(1, math.ceil(length - ROUNDING))
     if work > cost_g.shape[1]:
         return np.inf
     if in_one_piece:
-        return float(window_costs(cost_g, work).min())
-    return float(np.partition(cost_g.min(axis=0), work - 1)[:work].sum())
+        return float(run_costs(cost_g, length).min())
+    # the last of its slots is not used whole
+    return float(np.partition(cost_g.min(axis=0), work - 1)[:work].sum()) * length / work
 
 
 @dataclass(frozen=True, slots=True)

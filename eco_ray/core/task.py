@@ -183,13 +183,16 @@ class Task:
             return np.outer(np.array(watts), lengths_s)
         cost_g = intensity * (lengths_s * (MJ_PER_J * grams(1.0, 1.0, 1.0)))
         for row, place in enumerate(self.places):
-            if self.measure is Measure.ADDED_G:
-                cost_g[row] *= situation.added_w(place, self.demand, self.first, slots)
+            share_w = situation.fleet.attributed_w(place, self.demand)
+            if self.measure is Measure.SHARE_G:
+                cost_g[row] *= share_w
                 continue
-            cost_g[row] *= situation.fleet.attributed_w(place, self.demand)
-            if isinstance(self.measure, Mix):
-                one_w = place.node.attributed_power_w(self.demand)
-                cost_g[row] += self.measure.g_per_j * one_w * lengths_s
+            added_w = situation.added_w(place, self.demand, self.first, slots)
+            if not isinstance(self.measure, Mix):
+                cost_g[row] *= added_w
+                continue
+            cost_g[row] *= self.measure.added * added_w + self.measure.share * share_w
+            cost_g[row] += self.measure.g_per_j * place.node.attributed_power_w(self.demand) * lengths_s
         return self._untied(cost_g) if isinstance(self.measure, Mix) else cost_g
 
     def _untied(self, cost_g: Floats) -> Floats:
@@ -205,7 +208,8 @@ class Task:
         None where nothing. The checkpoint is where the job ran last; what it will be later, nobody knows now. A node
         that others leave in the moment of the start has not fallen asleep.
         """
-        if self.measure is not Measure.ADDED_G:
+        weight = self.measure.added if isinstance(self.measure, Mix) else float(self.measure is Measure.ADDED_G)
+        if not weight:
             return None  # others pay for it
         extra_g: Floats | None = None
         job, calendar, slots = self.job, situation.calendar, intensity.shape[1]
@@ -227,6 +231,7 @@ class Task:
                 asleep = held[before:] & (held[:-1] if before else np.append(True, held[:-1]))
                 extra_g[row] += np.where(asleep, node.wake_j / 3.6e6 * node.pue * intensity[row], 0.0)
         if extra_g is not None:
+            extra_g *= weight
             extra_g[np.isnan(extra_g)] = np.inf  # as the work there: a sum with nan would compare as the least
         return extra_g
 

@@ -97,15 +97,42 @@ def test_what_began_before_the_first_slot_holds_what_is_left_of_it():
         (Resources(1.0, 0.0, 12.0), True),
         (Resources(1.0, 0.0, 13.0), False),
         (Resources(1.0, 0.5, 0.0, 40.0), True),
-        (Resources(1.0, 1.5, 0.0, 41.0), False),
+        (Resources(1.0, 1.5, 0.0, 61.0), False),
         (Resources(), True),
     ],
 )
 def test_every_resource_counts(demand, expected):
     calendar = a_calendar()
-    calendar.reserve(segment(0, 1), Resources(2.0, 0.5, 4.0, 40.0))
+    calendar.reserve(segment(0, 1), Resources(2.0, 0.5, 4.0, 20.0))
     assert fits(calendar, demand=demand, count=2) == [expected, True]
     assert workers_in(calendar, demand=demand, count=2, most=1) == [int(expected), 1]
+
+
+@pytest.mark.parametrize(
+    ("demand", "jobs"),
+    [
+        (Resources(0.1, 0.4, 0.0, 25.0), 2),  # a GPU has 40 GB
+        (Resources(0.1, 0.6), 2),
+        (Resources(0.1, 0.4, 0.0, 20.0), 4),
+        (Resources(0.1, 1 / 3), 6),
+        (Resources(0.1, 0.25), 8),
+    ],
+)
+def test_no_more_parts_of_gpus_are_promised_than_fit_on_them(demand, jobs):
+    calendar = a_calendar()
+    for _ in range(jobs):
+        assert fits(calendar, demand=demand, count=1) == [True]
+        calendar.reserve(segment(0, 1), demand)
+    assert fits(calendar, demand=demand, count=2) == [False, True]
+    assert workers_in(calendar, demand=demand, count=2, most=1) == [0, 1]
+
+
+def test_what_others_hold_of_a_gpu_is_kept_as_a_part_that_fits():
+    calendar = a_calendar()
+    calendar.set_foreign("big", Resources(0.0, 0.6))
+    assert fits(calendar, demand=Resources(0.1, 1.0), count=1) == [True]
+    calendar.reserve(segment(0, 1), Resources(0.1, 0.7))
+    assert fits(calendar, demand=Resources(0.1, 0.3), count=1) == [False]
 
 
 def test_ten_tenths_of_a_cpu_are_one():
@@ -294,7 +321,8 @@ def test_a_slot_holds_the_sum_of_what_touches_it(promises, slot, demand):
     inside = [(part, held) for part, held in promises if part.start_s < end_s - 1e-6 and part.end_s > start_s + 1e-6]
     edges = [abs(t - edge) for part, _ in promises for t in (part.start_s, part.end_s) for edge in (start_s, end_s)]
     assume(min(edges, default=1.0) > 1e-5)  # closer than that, rounding decides which slot it touches
-    free = BIG.capacity - sum((held * part.workers for part, held in inside), Resources())
+    kept = ((held * part.workers).reserved_on(BIG.capacity) for part, held in inside)
+    free = BIG.capacity - sum(kept, Resources())
     assert calendar.held("big", slot, 1)[0] == pytest.approx((BIG.capacity - free).amounts)
-    each = zip(demand.amounts, free.amounts, strict=True)
+    each = zip(demand.reserved_on(BIG.capacity).amounts, free.amounts, strict=True)
     assert fits(calendar, demand=demand, first=slot, count=1) == [all(not a or a <= b + 1e-9 for a, b in each)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eco_ray.core.cluster import KINDS, Node, Resources
@@ -66,6 +66,61 @@ def test_sums_of_fractions_fit():
 def test_gpu_memory_is_told_only_of_those_who_ask_for_it():
     assert str(Resources(2.0, 1.0, 8.0)) == "2 CPUs, 1 GPUs, 8 GB memory"
     assert str(Resources(0.5, 1.0, 8.0, 24.0)) == "0.5 CPUs, 1 GPUs, 8 GB memory, 24 GB GPU memory"
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory_gb", "kept"),
+    [
+        (0.0, 0.0, 0.0),
+        (0.5, 0.0, 1 / 2),
+        (1 / 3, 0.0, 1 / 3),
+        (0.33, 0.0, 1 / 3),
+        (0.4, 0.0, 1 / 2),
+        (0.6, 0.0, 1.0),  # no two of them share a GPU
+        (0.2, 0.0, 1 / 4),  # fifths do not fit together with halves and thirds
+        (0.1, 0.0, 1 / 8),
+        (0.1, 25.0, 1.0),  # 25 of 40 GB
+        (0.1, 20.0, 1 / 2),
+        (0.1, 99.0, 1.0),  # more than a GPU has: another one tells
+        (1.0, 40.0, 1.0),
+        (2.0, 50.0, 2.0),
+        (1.25, 0.0, 1.25),  # what others hold
+    ],
+)
+def test_a_part_of_a_gpu_counts_as_one_that_always_fits_with_others(gpus, memory_gb, kept):
+    demand = Resources(1.0, gpus, 2.0, memory_gb)
+    assert demand.reserved_on(STRAIGHT.capacity).amounts == pytest.approx((1.0, kept, 2.0, memory_gb))
+    assert replace(demand, gpu_memory_gb=0.0).reserved_on(Resources(4.0, 2.0)).gpus >= min(gpus, 2.0)
+
+
+def can_be_put(parts, gpus):
+    """Whether parts of (GPU, GB) have room on GPUs of 40 GB, each on one: by trying all."""
+    if not parts:
+        return True
+    (share, memory_gb), *rest = parts
+    for i, (free, free_gb) in enumerate(gpus):
+        if share <= free + 1e-9 and memory_gb <= free_gb + 1e-9 and gpus[i] not in gpus[:i]:
+            after = [*gpus[:i], (free - share, free_gb - memory_gb), *gpus[i + 1 :]]
+            if can_be_put(rest, after):
+                return True
+    return False
+
+
+gpu_share = st.one_of(st.sampled_from([1 / 2, 1 / 3, 1 / 4, 1 / 5, 1 / 6, 0.4, 0.3, 0.6, 1.0]), st.floats(0.02, 1.0))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(1, 3), st.lists(st.tuples(gpu_share, st.sampled_from([0.0, 0.0, 5.0, 13.0, 20.0, 25.0])), max_size=14)
+)
+def test_what_is_kept_can_be_put_on_single_gpus(count, asked):
+    capacity, taken, parts = Resources(99.0, count, 99.0, 40.0 * count), 0.0, []
+    for share, memory_gb in asked:
+        kept = Resources(1.0, share, 0.0, memory_gb).reserved_on(capacity).gpus
+        if taken + kept <= count + 1e-9:
+            taken += kept
+            parts.append((share, memory_gb))
+    assert can_be_put(sorted(parts, reverse=True), [(1.0, 40.0)] * count)
 
 
 amounts = st.builds(Resources, *[st.floats(0, 1e4)] * KINDS)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from orchestrator_world import (
     CANCEL,
@@ -19,8 +21,9 @@ from orchestrator_world import (
     suspended,
     waiting,
 )
-from planning_cases import HOUR_S, T0, hourly
+from planning_cases import HOUR_S, T0, a_node, hourly
 
+from eco_ray.core.cluster import Resources
 from eco_ray.core.events import AttemptStarted, NodeLost
 from eco_ray.errors import NotFoundError, UsageError
 
@@ -313,3 +316,14 @@ def test_an_attempt_that_was_over_before_it_was_seen_began_when_launches_usually
     world.now_s += ended_after_s
     world.exited(0)
     assert world.job().attempts[0].started_s == created_s + began_after_s
+
+
+@pytest.mark.parametrize("demand", [Resources(1.0, 0.4, 1.0, 25.0), Resources(1.0, 0.6, 1.0)])
+def test_no_more_jobs_with_a_part_of_a_gpu_run_than_there_are_gpus_for(demand):
+    """Two of them cannot share one: the cluster would let the third wait for ever."""
+    world = World(
+        hourly("DE", *[300] * 30), nodes={"g": replace(a_node("g"), capacity=Resources(16.0, 2.0, 64.0, 80.0))}
+    )
+    for number in range(3):
+        world.submit(f"j{number}", hours=1, demand=demand)
+    assert len(world.launched) == 2

@@ -209,3 +209,32 @@ def test_parts_of_slots_make_no_difference_but_of_one_slot(by_zone, hours, slack
     tight_g, loose_g = (added_g(spec, series, FEW, ()) for spec in (tight, loose))
     slot_g = (400 - 50) * max(node.added_power_w(Resources(1.0), Resources()) for node in FEW) * SLOT_S / 3.6e6
     assert loose_g <= tight_g + slot_g
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.tuples(grams, grams),
+    st.floats(0.1, 4),
+    st.floats(0, 4),
+    st.floats(0, 3000),
+    st.sampled_from([{}, {"launch": 40}]),
+)
+def test_in_one_piece_no_start_at_a_slot_edge_nor_at_once_is_better(by_zone, hours, slack, passed_s, costs):
+    """The last slot counts as far as it is used."""
+    series = [hourly(zone, *values) for zone, values in zip(ZONES, by_zone, strict=True)]
+    now_s, launch_s = T0 + passed_s, float(costs.get("launch", 0))
+    run_s = hours * HOUR_S + launch_s
+    spec = a_spec(hours, 0.0, **no_suspension(deadline_s=min(now_s + run_s + slack * HOUR_S, T0 + 8 * HOUR_S)))
+    situation = a_situation(*series, nodes=FEW, now_s=now_s, launch_s=launch_s)
+    starts_s = [now_s, *(T0 + slot * SLOT_S for slot in range(32) if T0 + slot * SLOT_S > now_s)]
+    every_g = [
+        situation.plan_g([Segment(node.name, node.zone, start_s, start_s + run_s)], spec)[1]
+        for node in FEW
+        for start_s in starts_s
+        if start_s + run_s <= spec.deadline_s
+    ]
+    if not every_g:
+        return  # it comes late
+    found = plan_job(a_job(spec, now_s=now_s), situation, CONFIG)
+    assert isinstance(found, Plan)
+    assert found.added_g == pytest.approx(min(every_g), rel=1e-6)

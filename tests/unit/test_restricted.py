@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from orchestrator_world import World
 from planning_cases import CONFIG, HOUR_S, T0, a_job, a_node, a_situation, a_spec, hourly
 
 from eco_ray.core.alternatives import alternatives
+from eco_ray.core.cluster import Resources
 from eco_ray.core.dry_run import dry_run
 from eco_ray.core.jobs import Attempt, AttemptState, Plan, SuspendRule, Workers
 from eco_ray.core.joint import Grid
 from eco_ray.core.planner import plan_job
+from eco_ray.core.power import PowerCurve
 
 #: clean in turn, by a tenth: what moves each hour emits least
 DE, FR = hourly("DE", *[300, 330] * 18), hourly("FR", *[330, 300] * 18)
@@ -123,3 +128,52 @@ def test_jobs_that_are_planned_together_do_not_wake_a_node_again_and_again(worke
     assert isinstance(alone, Plan)
     assert len(found.segments) == 1
     assert found.added_g == pytest.approx(alone.added_g, rel=0.01)
+
+
+def bent(name, *watts, **changes):
+    curve = PowerCurve(tuple(np.linspace(0, 1, len(watts))), watts, "test")
+    return replace(a_node(name, cpus=2.0), power=curve, **changes)
+
+
+TWO = Workers(1, 2, (1.0, 1.6))
+
+
+@pytest.mark.parametrize(
+    ("nodes", "foreign"),
+    [
+        ([bent("a", 50.0, 95.0, 100.0), bent("b", 50.0, 55.0, 100.0)], {}),  # the ratio of one, the watts of the other
+        ([replace(a_node("a", cpus=4.0), sleeps=True)], {"a": Resources(0.5)}),  # others keep it on
+        ([bent("a", 50.0, 60.0, 100.0)], {}),
+    ],
+)
+@pytest.mark.parametrize("rule", RULES)
+def test_more_workers_are_not_taken_where_the_least_add_less(nodes, foreign, rule):
+    situation, spec = a_situation(DE, nodes=nodes, foreign=foreign), a_spec(2, 24, suspend=rule, workers=TWO)
+    found = plan(spec, situation)
+    assert found.added_g <= plan(replace(spec, workers=Workers()), situation).added_g + 1e-9
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.sampled_from([55.0, 60.0, 75.0, 90.0, 99.0]), min_size=1, max_size=3),
+    st.lists(st.sampled_from([100.0, 200.0, 400.0]), min_size=12, max_size=12),
+    st.floats(0.2, 4),
+    st.sampled_from(RULES),
+    st.sampled_from([(), (1.0, 1.6, 2.0), (1.0, 1.9, 2.7)]),
+)
+def test_no_plan_with_fewer_workers_adds_less_whatever_bends(middles, values, hours, rule, throughput):
+    nodes = [replace(bent(f"n{i}", 50.0, middle, 100.0), sleeps=i == 1) for i, middle in enumerate(middles)]
+    nodes = [replace(node, capacity=Resources(4.0, 0.0, 8.0)) for node in nodes]
+    situation, job = a_situation(hourly("DE", *values), nodes=nodes), a_job(a_spec(hours, 12, suspend=rule))
+    spec = replace(job.spec, workers=Workers(1, 3, throughput))
+    least = plan(job.spec, situation)
+    assert plan(spec, situation).added_g <= least.added_g * (1 + 1e-9)
+
+
+def test_jobs_that_are_planned_in_one_go_take_no_more_workers_where_the_least_add_less():
+    nodes = [bent("a", 50.0, 95.0, 100.0), bent("b", 50.0, 55.0, 100.0)]
+    found = [
+        Grid([job], a_situation(DE, nodes=nodes), CONFIG).plan(job)
+        for job in (a_job(a_spec(2, 24, workers=workers)) for workers in (TWO, Workers()))
+    ]
+    assert found[0].added_g == pytest.approx(found[1].added_g)

@@ -68,6 +68,23 @@ def test_lowest_window(rows, work, expected):
 
 
 @pytest.mark.parametrize(
+    ("row", "length", "passed", "end", "expected"),
+    [
+        ([4, 4, 4, 2, 9], 1.1, 0.0, X, [(0, 3, 5)]),  # a tenth of the dear slot
+        ([4, 4, 4, 2, 9], 1.9, 0.0, X, [(0, 2, 4)]),  # whole slots would be the same
+        ([4, 4, 4, 2, 9], 1.1, 0.0, 4.0, [(0, 2, 4)]),  # over by the end of slot 3
+        ([4, 4, 4, 4, 4], 1.1, 0.5, X, [(0, 1, 3)]),  # 2 of the half slot, 2.4 of the next: 4.4 as anywhere, but later
+        ([1, 2, 9, 9, 9], 1.2, 0.5, X, [(0, 0, 2)]),  # 1 of the half slot, 0.7 of the next
+        ([1, 4, 9, 9, 9], 0.25, 0.5, X, [(0, 0, 1)]),  # half of the half slot
+        ([1, 9], 1.6, 0.5, X, None),
+        ([1, 9], 1.6, 0.0, X, [(0, 0, 2)]),
+    ],
+)
+def test_lowest_window_of_a_part_of_slots(row, length, passed, end, expected):
+    assert cheapest_run(costs(row), length, None, passed, end) == expected
+
+
+@pytest.mark.parametrize(
     ("rows", "work", "rule", "expected"),
     [
         # the two cheapest slots
