@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from common import describe_run, median, saved_output, table, verdict
 from container_codecs import CODECS, WORD_BYTES, apart, installed
-from container_inputs import LEARNING_RATES, STEPS, cnn_versions, minilm
+from container_inputs import LIGHT, STEPS, cnn_versions, minilm
 
 from eco_ray.models.container import pack, unpack
 
@@ -90,7 +90,7 @@ def delta() -> bool:
     print(f"\nMNIST CNN in bf16 (alone {alone.ratio:.4f}) after {STEPS} more steps of SGD, as a difference\n")
     table(("learning rate", "weights changed", "difference / bf16 file", "entropy of the differences"), rows)
     print()
-    return verdict(f"difference / bf16 file, rate {LEARNING_RATES[0]:g}", ratios[LEARNING_RATES[0]], DELTA_BAR)
+    return verdict(f"difference / bf16 file, rate {LIGHT:g}", ratios[LIGHT], DELTA_BAR)
 
 
 def compared(before: bytes, after: bytes) -> tuple[float, float]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import re
+import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 
     from eco_ray.core.ports import WorkMeter
     from eco_ray.models.compress import Figures, Variant
+    from eco_ray.models.manifest import Manifest
     from eco_ray.models.recipe import Recipe
+    from eco_ray.models.registry import Registry
 
 
 @click.command()
@@ -48,6 +51,7 @@ if TYPE_CHECKING:
 @click.option(
     "--cpu", default="cascade-lake", show_default=True, help="CPU family of the power model, where nothing measures."
 )
+@click.option("--registry", metavar="URL", help="Where NAME:V is, and its variant goes [STATE_DIR/models].")
 @common_options
 def compress(
     model: str,
@@ -58,9 +62,13 @@ def compress(
     exports: tuple[Path, ...],
     seed: int,
     cpu: str,
+    registry: str | None,
     settings: Settings,
 ) -> None:
-    """Compress MODEL by a recipe; accuracy, bytes, latency and joules of each step side by side."""
+    """Compress MODEL by a recipe; accuracy, bytes, latency and joules of each step side by side.
+
+    MODEL is a file, or NAME:V or NAME@ALIAS of the registry: then the result is the next version of NAME.
+    """
     import torch
 
     from eco_ray.models.compress import judge, variants
@@ -73,18 +81,22 @@ def compress(
     steps = load_recipe(recipe)
     _check_paths(steps, out, exports)
     meter = _meter(cpu)
-    found = find_model(model)
-    loaded, _ = load_model(found)
+    parent = find_version(model, settings, registry)
+    found = None if parent else find_model(model)
+    loaded = _load(parent) if parent else load_model(str(found))[0]
     images = load_images(data)
     torch.set_num_threads(1)  # CPU time is then comparable between runtimes, and energy is of one CPU
     candidates = list(variants(loaded, steps, images, seed))
     figures = judge(candidates, images, meter)
     refusal = figures[-1].refusal(max_accuracy_drop)
     written = [] if refusal else _write(candidates[-1], figures[-1], recipe, images.test_pixels[:2], out, exports)
+    registered = None
+    if parent and not refusal:
+        registered = _register(parent, candidates[-1], figures[0], figures[-1], recipe, images.name)
     emit(
         settings,
         {
-            "model": str(found),
+            "model": parent.manifest.reference if parent else str(found),
             "recipe": recipe,
             "data": images.name,
             "test_images": len(images.test_labels),
@@ -93,6 +105,7 @@ def compress(
             "refusal": refusal,
             "variants": [_document(each, max_accuracy_drop) for each in figures],
             "written": [str(path) for path in written],
+            "registered": registered,
         },
         _rows(figures, max_accuracy_drop),
     )
@@ -105,12 +118,14 @@ def compress(
         click.echo(f"energy, +-{100 * last.error_rel:.0f} %: {last.source}", err=True)
         for path in written:
             click.echo(f"wrote {path}", err=True)
+        if registered:
+            click.echo(f"registered {registered}", err=True)
     if refusal:
         raise EcoRayError(f"refused: {refusal}")
 
 
 def find_model(reference: str) -> Path:
-    """The file that MODEL names. Raises NotFoundError for a missing one, UsageError for a reference of a registry."""
+    """The file that MODEL names. Raises NotFoundError for a missing one, UsageError for one that is no model's."""
     from eco_ray.models.export import EXPORTERS
 
     path = Path(reference)
@@ -121,9 +136,57 @@ def find_model(reference: str) -> Path:
         raise UsageError(f"{path} is an exported program; give the .safetensors file that it was made from")
     if path.is_file():
         return path
-    if re.fullmatch(r"[^/:@]+(:\d+|@[^/:@]+)", reference):
-        raise UsageError(f"{reference!r} names a version in a registry, and there is none yet; give the path of a file")
     raise NotFoundError(f"no model file {reference}; train one with `python jobs/train_mnist.py --out FILE`")
+
+
+@dataclass(frozen=True)
+class Parent:
+    """The version that is compressed, and where it is."""
+
+    registry: Registry
+    manifest: Manifest
+
+
+def find_version(reference: str, settings: Settings, url: str | None) -> Parent | None:
+    """The version of the registry that MODEL names; None where it names a file."""
+    from eco_ray.cli.model_registry import open_registry
+
+    if Path(reference).is_file() or not re.fullmatch(r"[^/:@]+(:\d+|@[^/:@]+)", reference):
+        return None
+    registry = open_registry(settings, url)
+    return Parent(registry, registry.manifest(reference))
+
+
+def _load(parent: Parent) -> nn.Module:
+    from eco_ray.models.weights import load_model
+
+    with tempfile.TemporaryDirectory(prefix="eco_ray-compress-") as folder:
+        file = Path(folder) / f"model.{parent.manifest.format}"
+        parent.registry.pull(parent.manifest.reference, file)
+        return load_model(find_model(str(file)))[0]
+
+
+def _register(parent: Parent, variant: Variant, before: Figures, after: Figures, recipe: str, data: str) -> str:
+    """Push a variant as the next version of its model, with where it comes from and what was measured."""
+    from eco_ray.models.registry import About
+
+    measured: dict[str, float | int | str | bool] = {
+        "accuracy": after.accuracy,
+        "accuracy_drop_points": after.accuracy_drop_points,
+        "packed_bytes": after.packed_bytes,
+        "packed_bytes_before": before.packed_bytes,
+        "latency_ms": after.latency_ms,
+        "latency_ms_before": before.latency_ms,
+        "energy_j": after.energy_j,
+        "energy_j_before": before.energy_j,
+        "energy_nature": str(after.nature),
+    }
+    lineage = {"parent": parent.manifest.reference, "recipe": recipe, "variant": after.variant, "test_data": data}
+    about = About(parent.manifest.framework, parent.manifest.signature, measured, lineage)
+    with tempfile.TemporaryDirectory(prefix="eco_ray-compress-") as folder:
+        file = Path(folder) / ("model.onnx" if variant.model is None else "model.safetensors")
+        _write(variant, after, recipe, None, file, ())
+        return parent.registry.push(file, parent.manifest.name, about).reference
 
 
 def _meter(cpu: str) -> WorkMeter:

@@ -14,7 +14,8 @@ from compress_cases import make_images, train
 from safetensors.torch import load_file, save_file
 
 from eco_ray.cli.model_compress import compress as command
-from eco_ray.cli.model_compress import find_model
+from eco_ray.cli.model_compress import find_model, find_version
+from eco_ray.config import load_settings
 from eco_ray.core.ports import WorkEnergy
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
@@ -25,6 +26,7 @@ from eco_ray.models.compress import Figures, Variant, accuracy, judge, sparsify,
 from eco_ray.models.datasets import load_images
 from eco_ray.models.fine_tune import fine_tune
 from eco_ray.models.recipe import Recipe, load_recipe, recipe_names
+from eco_ray.models.registry import About, Registry
 from eco_ray.models.weights import load_model, save_model
 
 
@@ -296,11 +298,38 @@ def test_what_a_model_may_be_named_by(tmp_path):
     path = tmp_path / "m:3"
     path.write_text("")
     assert find_model(str(path)) == path
-    for name in ("digits:3", "digits@live"):
-        with pytest.raises(UsageError, match=f"'{name}' names a version in a registry"):
-            find_model(name)
     with pytest.raises(NotFoundError, match="no model file"):
         find_model("missing.safetensors")
+
+
+def test_a_version_of_the_registry_becomes_the_parent_of_the_next(model, data_file, tmp_path):
+    path, where = tmp_path / "m.safetensors", str(tmp_path / "registry")
+    save_model(model, path, {})
+    registry = Registry(where)
+    registry.push(path, "digits", About(framework="torch", signature={"inputs": ["image"]}))
+    done = run("digits:1", "--recipe", "bf16", "--registry", where, "--data", data_file, "-o", "json")
+    told = json.loads(done.stdout)
+    assert (told["model"], told["registered"], told["accepted"]) == ("digits:1", "digits:2", True)
+    made = registry.manifest("digits:2")
+    assert made.lineage["parent"] == "digits:1"
+    assert (made.lineage["recipe"], made.framework, made.signature) == ("bf16", "torch", {"inputs": ["image"]})
+    assert made.metrics["packed_bytes"] < made.metrics["packed_bytes_before"]
+    assert made.metrics["energy_nature"] in ("measured", "modelled", "assumed")
+    registry.pull("digits:2", tmp_path / "back.safetensors")
+    load_model(tmp_path / "back.safetensors")
+    with pytest.raises(NotFoundError, match="no version digits:9"):
+        find_version("digits:9", load_settings({}), where)
+
+
+def test_a_variant_that_is_refused_is_not_registered(model, data_file, tmp_path):
+    path, where = tmp_path / "m.safetensors", str(tmp_path / "registry")
+    save_model(model, path, {})
+    Registry(where).push(path, "digits")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("prune: {method: magnitude, sparsity: 0.99, scope: global}")
+    done = run("digits:1", "--recipe", recipe, "--max-accuracy-drop", 0, "--registry", where, "--data", data_file)
+    assert "refused" in str(done.exception)
+    assert Registry(where).versions("digits") == [1]
 
 
 @pytest.mark.parametrize(
