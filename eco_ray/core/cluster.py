@@ -56,6 +56,8 @@ class Resources:
         A part of a GPU is on one GPU, and so is its memory. It counts as the next larger of the parts of a GPU that
         always fit together: jobs with 0.6 of a GPU, or with 25 of its 40 GB, have one each, as no two of them share it.
         """
+        if not self.gpus:
+            return self
         whole = math.floor(self.gpus + 1e-9)
         part = self.gpus - whole
         if part <= 1e-9:
