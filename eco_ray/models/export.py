@@ -78,6 +78,9 @@ EXPORTERS: dict[str, Callable[[nn.Module, Tensor, Path], None]] = {
     ".onnx": export_onnx,
 }
 
+#: schemes of quantize.py whose ONNX files no runtime takes
+NOT_ONNX = ("bf16", "int4-weight-only", "int8-dynamic")
+
 
 def export_model(model: nn.Module, example: Tensor, path: Path) -> None:
     """Write the format of the path's suffix, the whole file or none. Raises UsageError for another suffix."""

@@ -83,7 +83,7 @@ def shrink(weight: Tensor, lambda_: float, operator: ShrinkOperator = "soft") ->
     if not 0 <= lambda_ < float("inf"):
         raise UsageError(f"lambda {lambda_:g} is not a finite number of at least 0; give one such as 0.005")
     if operator == "soft":
-        return weight.sign() * (weight.abs() - lambda_).clamp(min=0)
+        return weight.sign() * (weight.abs() - lambda_).clamp(min=0) + 0.0  # -0.0 is another number to a coder
     if operator == "sign":
         return weight - lambda_ * weight.sign()
     raise UsageError(f"unknown shrinkage {operator!r}; give soft or sign")
