@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from eco_ray.errors import EcoRayError, UsageError
+from eco_ray.whole_file import draft_of
 
 #: largest batch of an exported program
 MAX_BATCH = 4096
@@ -94,7 +95,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises EcoRayError for a place that cannot be written.
     """
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    part = draft_of(path, path.suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()  # torch's own error for a wrong place would be a RuntimeError without the path

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 from container_cases import safetensors, weights
@@ -142,3 +144,22 @@ def test_what_a_link_led_to_is_replaced_by_a_difference_that_finds_its_base(base
     (tmp_path / "link.ecoz").symlink_to(tmp_path / "deep" / "er" / "old")
     pack(version(tmp_path / "v1.st", 1), tmp_path / "link.ecoz", base=base)
     unpack(tmp_path / "link.ecoz", tmp_path / "back.st")
+
+
+def test_two_who_write_one_file_at_once_leave_a_whole_one(base, tmp_path):
+    sources = [version(tmp_path / f"s{seed}.st", seed) for seed in (1, 2)]
+    target, began = tmp_path / "one.ecoz", threading.Barrier(2)
+
+    def write(source):
+        began.wait()
+        for _ in range(3):
+            pack(source, target)
+
+    threads = [threading.Thread(target=write, args=(source,)) for source in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    unpack(target, tmp_path / "back.st")
+    assert (tmp_path / "back.st").read_bytes() in [source.read_bytes() for source in sources]
+    assert not list(tmp_path.glob(".*.tmp"))
