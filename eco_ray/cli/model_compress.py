@@ -83,6 +83,8 @@ def compress(
     meter = _meter(cpu)
     parent = find_version(model, settings, registry)
     found = None if parent else find_model(model)
+    if found and out is not None and out.exists() and out.samefile(found):
+        raise UsageError(f"--out {out} is the model itself; give another path")
     loaded = _load(parent) if parent else load_model(str(found))[0]
     images = load_images(data)
     torch.set_num_threads(1)  # CPU time is then comparable between runtimes, and energy is of one CPU
