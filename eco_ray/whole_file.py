@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
+
+
+def draft_of(path: Path, suffix: str = ".tmp") -> Path:
+    """A name beside a file that no other writer uses: not another thread, nor a pod where each process is number 1."""
+    return path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{suffix}")
 
 
 @contextmanager
@@ -19,7 +25,7 @@ def whole_file(path: Path, mode: int = 0o666) -> Iterator[TextIO]:
         with path.open("w", newline="", encoding="utf-8") as file:
             yield file
         return
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = draft_of(path)
     try:
         opened = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
         with os.fdopen(opened, "w", newline="", encoding="utf-8") as file:
@@ -41,7 +47,7 @@ def whole_binary_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
     After an error the old file, or none, is there. Raises OSError.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    draft = draft_of(path)
     try:
         with draft.open("wb") as file:
             yield file, draft

@@ -19,7 +19,7 @@ from eco_ray.config import Settings
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from eco_ray.core.ports import WorkMeter
     from eco_ray.models.compress import Figures, Variant
@@ -83,13 +83,15 @@ def compress(
     meter = _meter(cpu)
     parent = find_version(model, settings, registry)
     found = None if parent else find_model(model)
+    if found and out is not None and out.exists() and out.samefile(found):
+        raise UsageError(f"--out {out} is the model itself; give another path")
     loaded = _load(parent) if parent else load_model(str(found))[0]
     images = load_images(data)
     torch.set_num_threads(1)  # CPU time is then comparable between runtimes, and energy is of one CPU
     candidates = list(variants(loaded, steps, images, seed))
     figures = judge(candidates, images, meter)
     refusal = figures[-1].refusal(max_accuracy_drop)
-    written = [] if refusal else _write(candidates[-1], figures[-1], recipe, images.test_pixels[:2], out, exports)
+    written = [] if refusal else _write(candidates[-1], figures[-1], recipe, _two(images.test_pixels), out, exports)
     registered = None
     if parent and not refusal:
         registered = _register(parent, candidates[-1], figures[0], figures[-1], recipe, images.name)
@@ -122,6 +124,11 @@ def compress(
             click.echo(f"registered {registered}", err=True)
     if refusal:
         raise EcoRayError(f"refused: {refusal}")
+
+
+def _two(pixels: Tensor) -> Tensor:
+    """Two images as an example: with one, an export may take the number for a constant."""
+    return pixels[:2] if len(pixels) > 1 else pixels.repeat(2, 1, 1, 1)
 
 
 def find_model(reference: str) -> Path:
@@ -200,7 +207,7 @@ def _meter(cpu: str) -> WorkMeter:
 
 def _check_paths(recipe: Recipe, out: Path | None, exports: tuple[Path, ...]) -> None:
     """Raise UsageError for what the result cannot be written as, EcoRayError where the extra `onnx` is needed."""
-    from eco_ray.models.export import EXPORTERS, need_onnx
+    from eco_ray.models.export import EXPORTERS, NOT_ONNX, need_onnx
     from eco_ray.models.recipe import ONNXRUNTIME_INT8
 
     scheme = recipe.quantize.scheme if recipe.quantize else "the result"
@@ -210,6 +217,8 @@ def _check_paths(recipe: Recipe, out: Path | None, exports: tuple[Path, ...]) ->
     for path in exports:
         if path.suffix not in EXPORTERS:
             raise UsageError(f"--export {path}: give a path that ends in {', '.join(EXPORTERS)}")
+        if path.suffix == ".onnx" and scheme in NOT_ONNX:
+            raise UsageError(f"--export {path}: ONNX runtimes do not run {scheme} models of torch; give FILE.pt2")
         if scheme == ONNXRUNTIME_INT8:
             raise UsageError(f"--export takes torch models; {scheme} is written by --out FILE.onnx")
     if ".onnx" in {suffix, *(path.suffix for path in exports)}:

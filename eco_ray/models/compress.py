@@ -121,7 +121,7 @@ def sparsify(model: nn.Module, recipe: Recipe, data: LabelledImages, seed: int =
         prune.apply_masks(model, _masks(model, how))
     if tune is None:
         return
-    masks = prune.zero_masks(model)
+    start = masks = prune.zero_masks(model)
     ended = False
 
     def after_step(done: float, rate: float) -> None:
@@ -130,7 +130,8 @@ def sparsify(model: nn.Module, recipe: Recipe, data: LabelledImages, seed: int =
             prune.shrink_model(model, rate * shrink.lambda_, shrink.operator)
         if how and how.gradual and not ended:
             share = min(1.0, done / _PRUNING_SHARE)
-            masks, ended = _masks(model, how, share), share == 1
+            masks = {name: mask & start[name] for name, mask in _masks(model, how, share).items()}
+            ended = share == 1
         prune.apply_masks(model, masks)
 
     fine_tune(model, data, tune.epochs, tune.learning_rate, seed, after_step)

@@ -108,9 +108,9 @@ def pack(
             header = _read_header(file)
         except DamagedError as error:
             raise DamagedError(f"{str(source)!r} is no sound safetensors file: {error}") from None
-        _check_target(target, source, *([base] if base is not None else []))
         below = None if base is None else Container.open(base)
         try:
+            _check_target(target, source, *(below.paths if below is not None else ()))
             reference = None if below is None else _reference(below, Path(str(base)), target, workers)
             with _written(target) as (out, draft):
                 first = _LENGTH_BYTES + len(header)
@@ -133,7 +133,7 @@ def unpack(
     """
     source, target = Path(source), Path(target)
     with Container.open(source, base) as container:
-        _check_target(target, source, *([base] if base is not None else []))
+        _check_target(target, *container.paths)
         header, stored = container.index.header, container.index.stored
         size = _LENGTH_BYTES + len(header) + sum(one.tensor.byte_count for one in stored)
         _check_room(target, size)
@@ -175,10 +175,20 @@ def _reference(below: Container, base: Path, target: Path, workers: int) -> Base
             pass
     except DamagedError as error:
         raise DamagedError(f"{str(base)!r}: {error}") from None
-    hint = os.path.relpath(base.resolve(), target.resolve().parent)
+    hint = os.path.relpath(base.resolve(), target.parent.resolve())
+    if not _is_utf8(hint):
+        raise UsageError(f"the path of the base, {hint!r}, is not UTF-8; rename it")
     if len(hint.encode()) > MAX_HINT_BYTES:
         raise UsageError(f"the path of the base has {len(hint)} characters; the limit is {MAX_HINT_BYTES} bytes")
     return BaseRef(below.index.content_id, hint, below.depth + 1)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _compare(draft: Path, below: Container | None, index: Index, workers: int) -> None:

@@ -35,7 +35,11 @@ class Container:
         self.index: Index = read_index(source)
         self._source = source
         self._by_name = {one.tensor.name: one for one in self.index.stored}
-        self._base = None if base is None else self._checked(base)
+        #: files of it and of the versions below that `open` opened
+        self.paths: tuple[Path, ...] = ()
+        self._base = base
+        if base is not None and self.index.base is not None:
+            _check(base, self.index.base)
 
     @classmethod
     def open(cls, path: str | Path, base: str | Path | None = None) -> Self:
@@ -43,35 +47,28 @@ class Container:
 
         Raises NotFoundError if one of them is missing or another version, DamagedError if one is not what it says.
         """
-        path = Path(path)
+        return cls._open(Path(path), base, None)
+
+    @classmethod
+    def _open(cls, path: Path, base: str | Path | None, expected: BaseRef | None) -> Self:
         source = FileSource(path)
         try:
             container = cls(source)
         except DamagedError as error:
             source.close()
             raise DamagedError(f"{str(path)!r} is damaged: {error}") from None
-        wanted = container.index.base
-        if wanted is None:
-            return container
+        container.paths = (path,)
         try:
-            below = Container.open(_find_base(path, wanted, base))
-            container._base = below
-            container._checked(below)
+            if expected is not None:
+                _check(container, expected)  # before its own base is looked for: a file may name itself
+            wanted = container.index.base
+            if wanted is not None:
+                below = container._base = Container._open(_find_base(path, wanted, base), None, wanted)
+                container.paths += below.paths
         except BaseException:
             container.close()
             raise
         return container
-
-    def _checked(self, base: Container) -> Container:
-        wanted = self.index.base
-        if wanted is None:
-            return base
-        if base.index.content_id != wanted.content_id or base.depth != wanted.depth - 1:
-            raise NotFoundError(
-                f"the base {wanted.hint!r} is not the version that this container is a difference from: it is content "
-                f"{base.index.content_id.hex()[:12]}..., not {wanted.content_id.hex()[:12]}...: see --base"
-            )
-        return base
 
     def close(self) -> None:
         """Close its file, and those of the versions below that `open` opened."""
@@ -185,6 +182,20 @@ def _verified(stored: Stored, decoded: Iterator[Words]) -> Iterator[Words]:
         yield words
     if sha.digest() != stored.digest:
         raise DamagedError(f"tensor {stored.tensor.name[:80]!r} is damaged: it does not have its SHA-256")
+
+
+def _check(base: Container, wanted: BaseRef) -> None:
+    """Raise NotFoundError unless it is the version that is wanted, however it was coded."""
+    if base.index.content_id != wanted.content_id:
+        raise NotFoundError(
+            f"the base {wanted.hint!r} is not the version that this container is a difference from: it is content "
+            f"{base.index.content_id.hex()[:12]}..., not {wanted.content_id.hex()[:12]}...: see --base"
+        )
+    if base.depth >= wanted.depth:  # each version below stands on fewer
+        raise NotFoundError(
+            f"the base {wanted.hint!r} stands on {base.depth} versions, more than the {wanted.depth - 1} that it stood "
+            "on: pack it anew without --base"
+        )
 
 
 def _find_base(path: Path, wanted: BaseRef, given: str | Path | None) -> Path:

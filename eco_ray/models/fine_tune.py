@@ -30,9 +30,11 @@ def fine_tune(
     """
     model.train()
     optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
-    steps, rows_count = epochs * (len(data.train_labels) // BATCH), len(data.train_labels)
+    rows_count = len(data.train_labels)
+    batches = max(1, rows_count // BATCH)  # few images are one small batch
+    steps = epochs * batches
     for step in range(steps):
-        epoch, batch = divmod(step, rows_count // BATCH)
+        epoch, batch = divmod(step, batches)
         # drawn from the step alone, as in jobs/train_mnist.py
         order = np.random.default_rng([seed, epoch]).permutation(rows_count)
         rows = torch.from_numpy(order[batch * BATCH : (batch + 1) * BATCH])

@@ -11,6 +11,7 @@ from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from eco_ray.errors import EcoRayError, UsageError
 
@@ -20,7 +21,16 @@ ShrinkOperator = Literal["soft", "sign"]
 
 
 def prunable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The weights of the model's Linear and Conv2d layers by name, in the model's order. Embeddings stay dense."""
+    """The weights of the model's Linear and Conv2d layers by name, in the model's order. Embeddings stay dense.
+
+    Raises UsageError for a layer whose weight is computed anew at each call: what is written there is lost.
+    """
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d) and is_parametrized(layer, "weight"):
+            raise UsageError(
+                f"the weight of layer {name or type(layer).__name__} is parametrised (weight_norm or the like); first: "
+                "torch.nn.utils.parametrize.remove_parametrizations(layer, 'weight')"
+            )
     return {
         f"{name}.weight" if name else "weight": cast(nn.Parameter, layer.weight)
         for name, layer in model.named_modules()
@@ -83,7 +93,7 @@ def shrink(weight: Tensor, lambda_: float, operator: ShrinkOperator = "soft") ->
     if not 0 <= lambda_ < float("inf"):
         raise UsageError(f"lambda {lambda_:g} is not a finite number of at least 0; give one such as 0.005")
     if operator == "soft":
-        return weight.sign() * (weight.abs() - lambda_).clamp(min=0)
+        return weight.sign() * (weight.abs() - lambda_).clamp(min=0) + 0.0  # -0.0 is another number to a coder
     if operator == "sign":
         return weight - lambda_ * weight.sign()
     raise UsageError(f"unknown shrinkage {operator!r}; give soft or sign")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eco_ray.errors import EcoRayError, UsageError
+from eco_ray.models.prune import prunable
 
 #: smallest scale: an all-zero channel has none of its own, and 0 / 0 would be NaN in every answer
 MIN_SCALE = torch.finfo(torch.float32).tiny
@@ -218,6 +219,13 @@ def quantize_model(model: nn.Module, scheme: str, *, per_channel: bool = True) -
     found = [(n, m) for n, m in modules if isinstance(m, nn.Linear | nn.Conv2d) and not isinstance(m, kept)]
     if not found or isinstance(model, nn.Linear | nn.Conv2d):
         raise UsageError(f"a {type(model).__name__} holds no Linear or Conv2d layers to quantise")
+    prunable(model)  # refuses weights that are computed at each call
+    for name, layer in found:
+        if type(layer).forward not in (nn.Linear.forward, nn.Conv2d.forward):
+            raise UsageError(
+                f"layer {name} is a {type(layer).__name__} with a forward of its own, which a quantised layer would "
+                "lose; let it hold a plain Linear or Conv2d"
+            )
     small = {
         layer: (linear if isinstance(layer, nn.Linear) else conv)(layer, per_channel=per_channel) for _, layer in found
     }
@@ -225,6 +233,8 @@ def quantize_model(model: nn.Module, scheme: str, *, per_channel: bool = True) -
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, small[layer])
     for _, module in modules:
+        if isinstance(module, nn.TransformerEncoder):
+            module.enable_nested_tensor = module.use_nested_tensor = False  # its own kind of batch, for float weights
         if isinstance(module, nn.TransformerEncoderLayer):
             module.activation_relu_or_gelu = 0  # else a fused kernel, which wants float weights, goes past our layers
     model.quantisation = scheme  # type: ignore[assignment]  # a plain word, read by quantisation_of

@@ -20,6 +20,8 @@ from eco_ray.errors import DamagedError, UsageError
 
 #: of the JSON; 200,000 tensors take less
 MAX_HEADER_BYTES = 32 << 20
+#: commas and opening brackets of the JSON, each of which may become an object of Python: 200,000 tensors have fewer
+MAX_HEADER_PARTS = 2_000_000
 #: what every version of NumPy allows
 MAX_DIMENSIONS = 32
 
@@ -130,6 +132,9 @@ def parse_header(raw: bytes) -> list[Tensor]:
     """
     if len(raw) > MAX_HEADER_BYTES:
         raise DamagedError(f"a header of {len(raw)} bytes is above the limit of {MAX_HEADER_BYTES}")
+    parts = sum(map(raw.count, (b"[", b"{", b",")))
+    if parts > MAX_HEADER_PARTS:
+        raise DamagedError(f"a header of {parts} parts is above the limit of {MAX_HEADER_PARTS}")
     try:
         document = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:

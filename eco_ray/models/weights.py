@@ -23,6 +23,7 @@ from eco_ray import __version__
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
 from eco_ray.models.cnn import SmallCNN
 from eco_ray.models.quantize import SCHEMES, quantisation_of, quantize_model
+from eco_ray.whole_file import draft_of
 
 FORMAT = "eco_ray.weights/1"
 #: name in the file -> makes the untrained model
@@ -57,7 +58,7 @@ def save_model(model: torch.nn.Module, path: str | Path, metadata: Mapping[str, 
     if scheme := quantisation_of(model):
         header["quantisation"] = scheme
     header["sha256"] = _digest(header, tensors)
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
+    part = draft_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, metadata=header)

@@ -294,6 +294,47 @@ def test_the_seed_is_of_the_fine_tuning(model, tmp_path, monkeypatch):
     assert seen == [7]
 
 
+def test_few_images_prune_as_well(model, tmp_path):
+    """Fewer than a batch: the step that prunes came after no batch at all."""
+    few = load_images(str(make_images(tmp_path, train=40)))
+    pruned = copy.deepcopy(model)
+    steps_of.sparsify(pruned, load_recipe("prune80-int8"), few)
+    assert prune.sparsity_of(pruned) == pytest.approx(0.8, abs=0.01)
+
+
+def test_what_shrinkage_made_zero_stays_so_while_pruning_grows(model, data):
+    both = recipe(
+        shrink={"lambda": 0.05, "operator": "soft", "when": "after"},
+        prune={"method": "magnitude", "sparsity": 0.5, "scope": "global", "gradual": True},
+        fine_tune={"epochs": 1, "learning_rate": 0.001},
+    )
+    shrunk = copy.deepcopy(model)
+    prune.shrink_model(shrunk, 0.05)
+    zeros = prune.zero_masks(shrunk)
+    assert prune.sparsity_of(shrunk) > 0.6
+    made = copy.deepcopy(model)
+    steps_of.sparsify(made, both, data)
+    assert all((weight[~zeros[name]] == 0).all() for name, weight in prune.prunable(made).items())
+
+
+@pytest.mark.parametrize("label", [-1, 10])
+def test_labels_of_no_class_are_refused(tmp_path, label):
+    path = make_images(tmp_path, train=64)
+    parts = load_file(path)
+    parts["train_labels"][0] = label
+    save_file(parts, path)
+    with pytest.raises(UsageError, match="give 0 to 9"):
+        load_images(str(path))
+
+
+def test_one_test_image_is_enough_for_an_export(model, tmp_path):
+    path, out = tmp_path / "m.safetensors", tmp_path / "m.pt2"
+    save_model(model, path, {})
+    done = run(path, "--recipe", "int8", "--data", make_images(tmp_path, test=1), "--export", out)
+    assert done.exception is None
+    assert torch.export.load(out).module()(torch.zeros(5, 1, 28, 28)).shape == (5, 10)
+
+
 def test_what_a_model_may_be_named_by(tmp_path):
     path = tmp_path / "m:3"
     path.write_text("")
@@ -350,6 +391,9 @@ def test_a_model_in_another_form_says_what_to_give_instead(tmp_path, suffix, cur
         (("--recipe", "prune80", "--out", "x"), r"--out x: the result is written as \.safetensors"),
         (("--recipe", "int8-onnxruntime", "--out", "x.safetensors"), r"onnxruntime-int8 is written as \.onnx"),
         (("--recipe", "int8-onnxruntime", "--export", "x.pt2"), "--export takes torch models"),
+        (("--recipe", "bf16", "--export", "x.onnx"), "do not run bf16 models"),
+        (("--recipe", "int4", "--export", "x.onnx"), "do not run int4-weight-only models"),
+        (("--recipe", "int8-dynamic", "--export", "x.onnx"), "do not run int8-dynamic models"),
         (("--recipe", "int8", "--max-accuracy-drop", "nan"), "nan is no number of points; give 0 to 100"),
         (("--recipe", "int8", "--cpu", "z80"), "unknown CPU family 'z80'"),
     ],

@@ -1,3 +1,5 @@
+import threading
+
 import numpy as np
 import pytest
 from container_cases import safetensors, weights
@@ -90,3 +92,74 @@ def test_damage_in_the_base_is_found_when_packing_and_when_unpacking(base, tmp_p
         with pytest.raises(DamagedError):
             write(tmp_path / "out")
         assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def chain(base, tmp_path):
+    """v0, v1 on it, v2 on that."""
+    pack(version(tmp_path / "v1.st", 1), tmp_path / "v1.ecoz", base=base)
+    pack(version(tmp_path / "v2.st", 2), tmp_path / "v2.ecoz", base=tmp_path / "v1.ecoz")
+    return [tmp_path / f"v{number}.ecoz" for number in range(3)]
+
+
+@pytest.mark.parametrize("below", [0, 1])
+def test_no_version_of_the_chain_is_written_over(chain, tmp_path, below):
+    before = [path.read_bytes() for path in chain]
+    with pytest.raises(UsageError, match="is read and would be written"):
+        unpack(chain[2], chain[below])
+    with pytest.raises(UsageError, match="is read and would be written"):
+        pack(version(tmp_path / "v3.st", 3), chain[below], base=chain[2])
+    assert [path.read_bytes() for path in chain] == before
+
+
+def test_a_chain_is_rescued_by_a_version_that_is_packed_alone(chain, tmp_path):
+    pack(tmp_path / "v1.st", chain[1])
+    chain[0].unlink()
+    unpack(chain[2], tmp_path / "back.st")
+    assert (tmp_path / "back.st").read_bytes() == (tmp_path / "v2.st").read_bytes()
+
+
+def test_a_container_in_the_place_of_its_own_base_is_told(chain, tmp_path):
+    chain[1].replace(chain[0])
+    with pytest.raises(NotFoundError, match="not the version"):
+        unpack(chain[0], tmp_path / "back.st")
+
+
+def test_a_missing_base_is_told_where_something_is_at_the_target(chain, tmp_path):
+    with pytest.raises(NotFoundError, match="no file"):
+        pack(tmp_path / "v1.st", chain[1], base=tmp_path / "none.ecoz")
+    with pytest.raises(NotFoundError, match="no file"):
+        unpack(chain[1], tmp_path / "v1.st", base=tmp_path / "none.ecoz")
+
+
+def test_a_base_whose_name_is_no_text_is_refused(base, tmp_path):
+    odd = base.rename(tmp_path / "v\udcff.ecoz")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        pack(version(tmp_path / "v1.st", 1), tmp_path / "v1.ecoz", base=odd)
+
+
+def test_what_a_link_led_to_is_replaced_by_a_difference_that_finds_its_base(base, tmp_path):
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    (tmp_path / "deep" / "er" / "old").write_text("")
+    (tmp_path / "link.ecoz").symlink_to(tmp_path / "deep" / "er" / "old")
+    pack(version(tmp_path / "v1.st", 1), tmp_path / "link.ecoz", base=base)
+    unpack(tmp_path / "link.ecoz", tmp_path / "back.st")
+
+
+def test_two_who_write_one_file_at_once_leave_a_whole_one(base, tmp_path):
+    sources = [version(tmp_path / f"s{seed}.st", seed) for seed in (1, 2)]
+    target, began = tmp_path / "one.ecoz", threading.Barrier(2)
+
+    def write(source):
+        began.wait()
+        for _ in range(3):
+            pack(source, target)
+
+    threads = [threading.Thread(target=write, args=(source,)) for source in sources]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    unpack(target, tmp_path / "back.st")
+    assert (tmp_path / "back.st").read_bytes() in [source.read_bytes() for source in sources]
+    assert not list(tmp_path.glob(".*.tmp"))

@@ -15,6 +15,7 @@ from eco_ray.models.container_index import PROLOGUE, Index, read_index, write_in
 from eco_ray.models.container_writer import write_container
 from eco_ray.models.plane_coding import Method
 from eco_ray.models.sources import BytesSource
+from eco_ray.models.tensor_header import parse_header
 
 
 def container_of(backend="zlib"):
@@ -109,3 +110,9 @@ def test_damage_of_a_difference_is_found(backend, tmp_path):
         path.write_bytes(data)
     unpack(new, tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == (tmp_path / "new").read_bytes()
+
+
+def test_a_header_that_would_become_very_many_objects_is_refused_unread():
+    """32 MB of it deflate to 32 kB, and took 840 MB before they were refused."""
+    with pytest.raises(DamagedError, match="parts is above the limit"):
+        parse_header(b'{"a":[' + b"[]," * 3_000_000 + b"[]]}")

@@ -92,6 +92,12 @@ def test_soft_thresholding_gives_exact_zeros_and_the_sign_step_does_not(seed, la
     assert (sign[inside] * weight[inside] < 0).all()
 
 
+def test_soft_thresholding_makes_no_negative_zeros():
+    """They are other bits: a quarter more bytes for the coder."""
+    made = shrink(torch.tensor([-0.5, -0.01, 0.01, -0.0]), 0.1)
+    assert not torch.signbit(made[1:]).any()
+
+
 def test_soft_thresholding_of_zero_stays_zero_and_lambda_0_changes_nothing():
     weight = torch.tensor([-1.0, 0.0, 0.5])
     assert torch.equal(shrink(weight, 0.0), weight)

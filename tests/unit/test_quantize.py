@@ -11,6 +11,7 @@ from torch import nn
 
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.models.cnn import SmallCNN
+from eco_ray.models.prune import prunable
 from eco_ray.models.quantize import (
     MIN_SCALE,
     SCHEMES,
@@ -208,3 +209,31 @@ def test_mistakes_are_refused():
     for value in (float("nan"), float("inf")):
         with pytest.raises(EcoRayError, match="not all finite"):
             quantize_int8(torch.tensor([[1.0, value]]))
+
+
+class Doubled(nn.Linear):
+    """A layer with a forward of its own."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+def test_layers_that_would_silently_become_others_are_refused():
+    with pytest.raises(UsageError, match="Doubled with a forward of its own"):
+        quantize_model(nn.Sequential(Doubled(4, 4)), "int8-weight-only")
+    normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
+    with pytest.raises(UsageError, match="layer 0 is parametrised"):
+        quantize_model(normed, "int8-weight-only")
+    with pytest.raises(UsageError, match="layer 0 is parametrised"):
+        prunable(normed)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_an_encoder_with_padding_is_quantised(scheme):
+    torch.manual_seed(0)
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(32, 4, 64, batch_first=True), 2).eval()
+    x, padding = torch.randn(2, 5, 32), torch.tensor([[False] * 5, [False] * 3 + [True] * 2])
+    with torch.no_grad():
+        expected = encoder(x, src_key_padding_mask=padding)
+        found = quantize_model(encoder, scheme)(x, src_key_padding_mask=padding)
+    assert torch.nn.functional.cosine_similarity(found[0].flatten(), expected[0].flatten(), 0) > 0.95
