@@ -29,7 +29,7 @@ from eco_ray.times import parse_instant
 SUBMITTED_AT = "2026-07-05T12:40Z"
 #: how long before that the clock begins, for controller and agents to start: so much [wall s] and so many times what a
 #: rehearsal of it took, so that a slow machine tells the same story
-_SETTLE_S, _REHEARSALS = 1.5, 1.3
+_SETTLE_S, _REHEARSALS = 1.5, 1.0
 DEFAULT_SPEED = 600.0
 JOBS = ("train_mnist", "linear_regression", "softmax_regression")
 MODEL_JOB, MODEL_NAME, MODEL_VERSION = "train-mnist", "mnist", 1
