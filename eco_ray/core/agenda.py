@@ -54,6 +54,8 @@ class Occupancy:
         self._node_of: dict[str, tuple[str, Resources]] = {}
         self._on: dict[str, dict[str, None]] = {}
         self._held: dict[str, Resources] = {}
+        #: how many of them have parts of GPUs
+        self._with_parts: dict[str, int] = {}
 
     def put(self, job_id: str, node: str | None, demand: Resources) -> None:
         """A job lives on that node; None: nowhere."""
@@ -66,10 +68,12 @@ class Occupancy:
             del here[job_id]
             # from an empty node all of it is gone, to the last bit
             self._held[before[0]] = self._held[before[0]] - before[1] if here else Resources()
+            self._with_parts[before[0]] -= before[1].has_parts
         if node is not None:
             self._node_of[job_id] = node, demand
             self._on.setdefault(node, {})[job_id] = None
             self._held[node] = self._held.get(node, Resources()) + demand
+            self._with_parts[node] = self._with_parts.get(node, 0) + demand.has_parts
 
     def on(self, node: str) -> list[str]:
         """Ids of the jobs that live on a node."""
@@ -77,7 +81,7 @@ class Occupancy:
 
     def held(self, node: Node) -> Resources:
         """What is kept for them together."""
-        if node.capacity.gpus > 0:
+        if self._with_parts.get(node.name):
             each = (self._node_of[job_id][1].reserved_on(node.capacity) for job_id in self.on(node.name))
             return sum(each, Resources())
         return self._held.get(node.name, Resources())

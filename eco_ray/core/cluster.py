@@ -50,18 +50,21 @@ class Resources:
         """Whether an empty node of this capacity could take this demand: all of it, and each GPU its part of it."""
         return self.fits_in(capacity) and self.gb_per_gpu <= capacity.gb_per_gpu + 1e-9
 
+    @property
+    def has_parts(self) -> bool:
+        """Whether it takes a part of a GPU."""
+        return self.gpus > 0 and self.gpus - math.floor(self.gpus + 1e-9) > 1e-9
+
     def reserved_on(self, capacity: Resources) -> Resources:
         """What is to be kept for this demand on a node of this capacity, where nobody writes down which GPU is whose.
 
         A part of a GPU is on one GPU, and so is its memory. It counts as the next larger of the parts of a GPU that
         always fit together: jobs with 0.6 of a GPU, or with 25 of its 40 GB, have one each, as no two of them share it.
         """
-        if not self.gpus:
+        if not self.has_parts:
             return self
         whole = math.floor(self.gpus + 1e-9)
         part = self.gpus - whole
-        if part <= 1e-9:
-            return self
         if not whole and capacity.gb_per_gpu > 0:
             part = max(part, min(1.0, self.gpu_memory_gb / capacity.gb_per_gpu))
         most = next(count for count in _PARTS if count * part <= 1 + 1e-9)
