@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -52,8 +53,8 @@ class Blobs:
         packed = folder / "new.ecoz"
         if base is not None and base.blob.base is None and self.has(base.blob):
             below = folder / "base.ecoz"
-            self.get(base.blob, below)
-            with contextlib.suppress(UsageError):
+            with contextlib.suppress(UsageError, DamagedError):  # then it stands alone
+                self.get(base.blob, below)
                 if container.pack(source, packed, base=below).ratio < _WORTH * base.blob.size / base.size:
                     return packed, base.blob.sha256
         container.pack(source, packed)
@@ -63,12 +64,30 @@ class Blobs:
         """Whether it is there, by its size."""
         return self._store.size(_path(blob.sha256)) == blob.size
 
+    def is_sound(self, found: Manifest, folder: Path) -> bool:
+        """Whether what is kept still makes the file of a version; every byte is read."""
+        try:
+            self.make(found, folder).unlink()
+        except DamagedError:
+            return False
+        return True
+
     def put(self, blob: Blob, source: Path, *, move: bool) -> None:
-        """Keep a blob; one that is there is not sent again. `move`: the file may go."""
-        if not self.has(blob):
+        """Keep a blob; one that is there is read, and replaced if it is damaged. `move`: the file may go."""
+        if not self._is_kept(blob):
             self._store.put_file(_path(blob.sha256), source, move=move)
         if not self.has(blob):
             raise EcoRayError(f"{self._store.url} did not keep {blob.size} bytes of blob {blob.sha256[:12]}; try again")
+
+    def _is_kept(self, blob: Blob) -> bool:
+        if not self.has(blob):
+            return False
+        with tempfile.TemporaryDirectory(prefix="eco_ray-push-") as folder:
+            try:
+                self.get(blob, Path(folder) / "kept")
+            except DamagedError:
+                return False
+        return True
 
     def get(self, blob: Blob, target: Path) -> None:
         """Fetch a blob, and compare it with its digest. Raises DamagedError."""

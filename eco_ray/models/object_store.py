@@ -237,7 +237,7 @@ class FsspecStore:
         with self._errors(path):
             try:
                 return max(0.0, now_s - float(self._fs.modified(self._at(path)).timestamp()))
-            except (FileNotFoundError, NotImplementedError):
+            except (FileNotFoundError, NotImplementedError):  # some file systems of fsspec keep no times
                 return 0.0
 
     def remove(self, path: str) -> None:

@@ -138,7 +138,7 @@ class Registry:
             tempfile.TemporaryDirectory(prefix="eco_ray-push-") as folder,
             self._blobs.announced(base.blobs() if base else set()),
         ):
-            if base is not None and base.sha256 == digest and self._blobs.has(base.blob):
+            if base is not None and base.sha256 == digest and self._blobs.is_sound(base, Path(folder)):
                 packed, blob = source, base.blob  # the same bytes again: nothing to keep
             elif kind == "safetensors":
                 packed, below = self._blobs.pack(source, base, Path(folder))
@@ -147,7 +147,8 @@ class Registry:
             else:
                 packed, blob = source, Blob(sha256=digest, size=size, coding="raw")
             with self._blobs.announced({blob.sha256}):
-                self._blobs.put(blob, packed, move=packed != source)
+                if base is None or blob is not base.blob:
+                    self._blobs.put(blob, packed, move=packed != source)
                 return self._put_manifest(
                     name,
                     created=self._now(),

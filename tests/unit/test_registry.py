@@ -327,6 +327,16 @@ def test_a_damaged_blob_is_told_and_gives_nothing(registry, where, push, tmp_pat
         registry.pull("m:1", target)
 
 
+@pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
+def test_who_pushes_the_bytes_of_a_damaged_version_again_keeps_sound_ones(registry, where, push, tmp_path, suffix):
+    made, store = push(weights(0), suffix=suffix), open_store(where)
+    kept = store.read(blob_path(made), 1 << 20)
+    store.put(blob_path(made), kept[:100] + b"\0" * 100 + kept[200:])  # of the same size
+    again = push(weights(0), suffix=suffix)
+    assert pulled(registry, again.reference, tmp_path) == weights(0)
+    assert registry.verify("m:1") == made  # both are of the same blob
+
+
 @pytest.mark.parametrize(
     "harm",
     [
