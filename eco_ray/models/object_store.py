@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from eco_ray.errors import EcoRayError, NotAllowedError, NotFoundError, UnreachableError, UsageError
+from eco_ray.whole_file import sync
 
 #: bytes that are copied at once
 CHUNK_BYTES = 1 << 20
@@ -114,7 +115,7 @@ class LocalStore:
                 os.link(draft, target)  # unlike a rename, it fails where something is
             except FileExistsError:
                 return False
-            _sync(target.parent)
+            sync(target.parent)
         return True
 
     def put(self, path: str, data: bytes) -> None:
@@ -130,9 +131,9 @@ class LocalStore:
                 shutil.move(source, draft)
             else:
                 shutil.copyfile(source, draft)
-            _sync(draft)
+            sync(draft)
             draft.replace(target)
-            _sync(target.parent)
+            sync(target.parent)
 
     def get_file(self, path: str, target: Path) -> None:
         with self._errors(path):
@@ -268,12 +269,3 @@ def _write(draft: Path, data: bytes) -> None:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _sync(path: Path) -> None:
-    """Make a file, or the names in a directory, outlive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -30,6 +30,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from eco_ray.errors import EcoRayError, UsageError
+from eco_ray.whole_file import sync
 
 FORMAT = "eco_ray.checkpoint/1"
 #: how many complete checkpoints are kept; the older one stands in for a damaged newest one
@@ -116,7 +117,7 @@ class CheckpointStore:
                 size = file.tell()
                 still_allowed()
                 part.rename(path)
-            _sync_directory(self.directory)
+            sync(self.directory)
             latest = {"file": path.name, "sha256": digest, "bytes": size, **about}
             write_atomically(self.directory / "latest", json.dumps(latest))
         except OSError as error:
@@ -176,14 +177,6 @@ def _removed_on_error(path: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
         raise
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 # --- the tree: JSON scalars and lists stand for themselves, everything else is {kind: value} ----------------------
