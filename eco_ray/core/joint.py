@@ -72,6 +72,8 @@ class Grid:
         if market is not None and len(market.price_g) == len(self._places):
             self._price_g = market.by_slot(self._slot_s, self._first, self._count)[1] * PRICE_WEIGHT
         self._offers: dict[tuple[object, ...], Offer] = {}
+        #: by job
+        self._own: dict[str, Offer] = {}
         self._wakes = any(place.node.sleeps and place.node.wake_j > 0 for place in self._places)
 
     def _intensities(self) -> Floats:
@@ -103,7 +105,7 @@ class Grid:
     def added_g(self, job: Job, plan: Plan) -> float | None:
         """What a plan adds, by what is known now [g]; None where a node or the intensity is gone."""
         seats, total_g = self._situation.fleet.seat, 0.0
-        watts = self._offer(job.spec).watts
+        watts = self._own_offer(job).watts
         for segment in plan.segments:
             seat = seats.get(segment.node)
             start_s, end_s = segment.start_s - self._origin_s, segment.end_s - self._origin_s
@@ -140,7 +142,7 @@ class Grid:
             exposure = self._exposure(pick.row, pick.start_s, pick.end_s)
             watts, added_w = offer.watts[pick.row, segment.workers]
             carbon_g, added_g = carbon_g + exposure * watts, added_g + exposure * added_w
-        ideal_g = self._offer(spec).least_g(window, left_s, in_one_piece=not (job.pausable and spec.suspend.allow))
+        ideal_g = self._own_offer(job).least_g(window, left_s, in_one_piece=not (job.pausable and spec.suspend.allow))
         return Plan(
             segments,
             carbon_g,
@@ -159,7 +161,7 @@ class Grid:
         Where starts add grams, they are compared as a whole with one run, each zone, and the least workers; where what
         more workers add depends on the place, with the least workers: as in `core/restricted.py`.
         """
-        offer = self._offer(job.spec)
+        offer = self._own_offer(job)
         offer.refresh()
         picks = self._choose(job, offer, window, left_s)
         starts = bool(picks) and len(picks or ()) > 1 and self._starts_g(job, picks or ()) > 0
@@ -201,7 +203,9 @@ class Grid:
         slots = None
         if job.pausable and spec.suspend.allow:
             # a part of a slot that is too short for a run is left out
-            short = window.room_s[0] < min(again_s + starts.min_run_s, self._slot_s) and len(window.room_s) > 1
+            short = (
+                window.first_room_s < min(again_s + starts.min_run_s, self._slot_s) and window.stop > window.first + 1
+            )
             some = window.from_next_slot() if short else window
             slots = offer.cheapest_slots(some, left_s, starts)
         if slots is not None:
@@ -216,6 +220,13 @@ class Grid:
             return offer.spread(window, picks) if slots.tied else picks
         whole = offer.cheapest_run(window, left_s, starts.first_s)
         return whole and whole[0]
+
+    def _own_offer(self, job: Job) -> Offer:
+        """What there is for a job: its id is found faster than all that it asks for, and is looked up several times."""
+        found = self._own.get(job.id)
+        if found is None:
+            found = self._own[job.id] = self._offer(job.spec)
+        return found
 
     def _offer(self, spec: JobSpec) -> Offer:
         """What there is for jobs that ask for the same as this one."""
@@ -246,12 +257,11 @@ class Grid:
 
     def _exposure(self, row: int, start_s: float, end_s: float) -> float:
         """kWh-grams per watt of running there all that time, which counts from the first slot."""
-        return (self._upto(row, end_s) - self._upto(row, start_s)) / 3.6e6
-
-    def _upto(self, row: int, time_s: float) -> float:
-        summed, position = self._summed[row], time_s / self._slot_s
-        slot = min(int(position), len(summed) - 2)
-        return summed[slot] + (summed[slot + 1] - summed[slot]) * (position - slot)
+        summed, slot_s, last = self._summed[row], self._slot_s, self._count - 1
+        start, end = start_s / slot_s, end_s / slot_s
+        first, final = min(int(start), last), min(int(end), last)
+        before = summed[first] + (summed[first + 1] - summed[first]) * (start - first)
+        return (summed[final] + (summed[final + 1] - summed[final]) * (end - final) - before) / 3.6e6
 
     def _run_now_g(self, offer: Offer, begin_s: float, left_s: float) -> float | None:
         """Grams of running at once in the home zone; None where its intensity is unknown."""
@@ -262,7 +272,8 @@ class Grid:
         row, workers = situation.fleet.seat[home.name][0], offer.spec.workers.min
         now_s = situation.now_s - self._origin_s
         last = min(int((now_s + left_s) / self._slot_s), self._count - 1)
-        if not math.isfinite(self._intensity[row, last]):
+        if self._intensity[row, last] == np.inf:
             return None
-        watts = situation.fleet.attributed_w(self._places[row], offer.demand(workers))
+        known = offer.watts.get((row, workers))
+        watts = known[0] if known else situation.fleet.attributed_w(self._places[row], offer.demand(workers))
         return self._exposure(row, now_s, now_s + left_s) * watts

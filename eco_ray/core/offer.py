@@ -50,8 +50,9 @@ class Offer:
             self._rate_g[row] = intensity[row] * (situation.added_w(place, demand, *span) / 3.6e6)
             for count, held in self._demands.items():
                 self.watts[row, count] = fleet.attributed_w(place, held), fleet.added_w(place, held)
-        #: by slot: the least of them as if all were free, and without prices
+        #: by slot: the least of them as if all were free, and without prices; their running sums
         self._ideal_g = self._rate_g.min(axis=0, initial=np.inf)
+        self._ideal_sums = np.append(0.0, np.cumsum(self._ideal_g))
         if price_g is not None:
             self._add_prices(price_g @ np.array(demand.amounts))
         self._steps = self._levels() if self._most > self._least else None
@@ -79,12 +80,9 @@ class Offer:
     def refresh(self) -> None:
         """Look at the places that were taken, or given back, since the last time."""
         calendar, stale = self._calendar, False
-        demand, versions = self._demands[self._least], calendar.versions
-        for row, place in self._allowed:
-            version = versions[row]
-            if self._seen[row] == version:
-                continue
-            self._seen[row] = version
+        demand, seen, versions = self._demands[self._least], self._seen, calendar.versions
+        for row, place in [one for one in self._allowed if seen[one[0]] != versions[one[0]]]:
+            seen[row] = versions[row]
             fits, most = calendar.open_slots(place, demand, *self._span), None
             if self._steps is not None:
                 most = calendar.most_workers([place], self.spec.demand, *self._span, self._most)[0]
@@ -111,7 +109,12 @@ class Offer:
     def _rank(self) -> None:
         self._row = self._open_g.argmin(axis=0)
         self._best_g = self._open_g.min(axis=0)
-        self._sums: dict[int, Floats] = {}
+        known = self._best_g < np.inf
+        first = int(known.argmax())
+        #: when the first place is free [s from the first slot]; inf: never
+        self.open_s = first * self._calendar.slot_s if known[first] else math.inf
+        #: by additional workers, shape (rows, slots) and (rows, slots + 1): grams of a slot, and their running sums
+        self._by_level: dict[int, tuple[Floats, Floats]] = {}
         self._best_sums: Floats | None = None
         if self._steps is not None:
             ratio, _ = self._steps
@@ -120,18 +123,15 @@ class Offer:
             more = self._more[self._row, np.arange(len(self._row))]
             self._each_g[np.arange(len(ratio)) > more[:, None]] = np.inf
 
-    def _summed(self, rate: Floats) -> Floats:
-        """Running sums over slots, from 0: (rows, slots + 1). A slot without room counts as `_shut_g`."""
-        sums = np.zeros((len(rate), rate.shape[1] + 1))
-        np.add.accumulate(np.minimum(rate, self._shut_g), axis=1, out=sums[:, 1:])
-        return sums
-
-    @property
-    def open_s(self) -> float:
-        """When the first place is free [s from the first slot]; inf: never."""
-        known = self._best_g < np.inf
-        first = int(known.argmax())
-        return first * self._slot_s if known[first] else math.inf
+    def _with_more(self, level: int) -> tuple[Floats, Floats]:
+        """What slots cost where so many more workers fit, and running sums; without room it counts as `_shut_g`."""
+        found = self._by_level.get(level)
+        if found is None:
+            rate = self._open_g if not level else np.where(self._more >= level, self._open_g, np.inf)
+            sums = np.zeros((len(rate), rate.shape[1] + 1))
+            np.add.accumulate(np.minimum(rate, self._shut_g), axis=1, out=sums[:, 1:])
+            found = self._by_level[level] = rate, sums
+        return found
 
     @property
     def _slot_s(self) -> float:
@@ -146,8 +146,9 @@ class Offer:
         if work > len(rate):
             return 0.0
         if in_one_piece and self._steps is None:
-            total = np.append(0.0, np.cumsum(rate))
-            return float((total[work:] - total[:-work]).min()) * work_s / work
+            sums = self._ideal_sums
+            windows = sums[window.first + work : window.stop + 1] - sums[window.first : window.stop + 1 - work]
+            return float(windows.min()) * work_s / work
         return float(np.partition(rate, work - 1)[:work].sum()) * work_s / work
 
     def cheapest_slots(self, window: Window, work_s: float, starts: Starts) -> Slots | None:
@@ -156,7 +157,7 @@ class Offer:
         With more workers: slots and additional workers in the order of grams per additional work, as CarbonScaler does
         (SIGMETRICS'24). The dearest slot may be more than is needed: `picks` leaves that out.
         """
-        rate, room_s = self._best_g[window.first : window.stop], window.room_s
+        rate, room_s = self._best_g[window.first : window.stop], window.room_s()
         price, gain_s = rate, room_s
         if self._steps is not None:
             price = self._each_g[window.first : window.stop].ravel()
@@ -234,10 +235,7 @@ class Offer:
         slot_s, length = window.slot_s, run_s / window.slot_s
         if window.end_s - run_s < window.begin_s - _INSTANT_S:
             return None
-        rate = self._open_g if not level else np.where(self._more >= level, self._open_g, np.inf)
-        sums = self._sums.get(level)
-        if sums is None:
-            sums = self._sums[level] = self._summed(rate)
+        rate, sums = self._with_more(level)
         best_g, row, begin_s = math.inf, 0, 0.0
         # from the edges of slots: so many whole slots, and a part of one more
         whole = math.ceil(length - 1e-9) - 1
@@ -253,11 +251,9 @@ class Offer:
             row = int(cost_g.argmin())
             best_g, begin_s = float(cost_g[row]), window.begin_s
         if high > low:
-            cost_g = np.minimum(rate[:, low + whole : high + whole], self._shut_g) * (length - whole)
+            cost_g = rate[:, low + whole : high + whole] * (length - whole)
             cost_g += sums[:, low + whole : high + whole]
             cost_g -= sums[:, low:high]
-            # the part of the last slot may be so small that being shut does not show
-            cost_g[rate[:, low + whole : high + whole] == np.inf] = np.inf
             least = float(cost_g.min())
             if least < min(best_g * (1 - _EQUAL), self._shut_g / 2):
                 # over the transpose: among equals the earliest start, then the first place

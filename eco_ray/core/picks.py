@@ -28,17 +28,23 @@ class Window(NamedTuple):
     first: int
     stop: int
     slot_s: float
-    #: (stop - first,): seconds of each of its slots
-    room_s: Floats
 
     @classmethod
     def of(cls, begin_s: float, end_s: float, slot_s: float) -> Window:
         """The window over these times."""
-        first, stop = int(begin_s / slot_s + 1e-9), math.ceil(end_s / slot_s - 1e-9)
-        room_s = np.full(stop - first, slot_s)
-        room_s[0] -= begin_s - first * slot_s
-        room_s[-1] -= stop * slot_s - end_s
-        return cls(begin_s, end_s, first, stop, slot_s, room_s)
+        return cls(begin_s, end_s, int(begin_s / slot_s + 1e-9), math.ceil(end_s / slot_s - 1e-9), slot_s)
+
+    @property
+    def first_room_s(self) -> float:
+        """Seconds of its first slot."""
+        return min((self.first + 1) * self.slot_s, self.end_s) - self.begin_s
+
+    def room_s(self) -> Floats:
+        """Seconds of each of its slots: shape (stop - first,)."""
+        room_s = np.full(self.stop - self.first, self.slot_s)
+        room_s[0] -= self.begin_s - self.first * self.slot_s
+        room_s[-1] -= self.stop * self.slot_s - self.end_s
+        return room_s
 
     def from_next_slot(self) -> Window:
         """The same without the first slot."""
