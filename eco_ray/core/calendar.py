@@ -127,13 +127,37 @@ class Calendar:
 
     def find(self, pool: int, start_s: float, end_s: float, demand: Resources, near: int | None = None) -> Node | None:
         """The first node of a pool with room all the time, `near` (an index) before all others; None where none has."""
-        first = max(self.slot_of(start_s), self._first)
+        start, stop, wanted = self._asked(pool, start_s, end_s, demand)
+        member = self._member(pool, start, stop, wanted, near)
+        return None if member is None else self.fleet.pools[pool][member]
+
+    def take(self, pool: int, start_s: float, end_s: float, demand: Resources) -> Node | None:
+        """`find`, and reserve what was found: the demand is that of all workers."""
+        start, stop, wanted = self._asked(pool, start_s, end_s, demand)
+        member = self._member(pool, start, stop, wanted, None)
+        if member is None:
+            return None
+        self.versions[pool] += 1
+        for kind, amount in wanted:  # it fits, so all of it counts
+            self._held[pool][kind, member, start:stop] += amount
+            self._total[pool][kind, start:stop] += amount
+        return self.fleet.pools[pool][member]
+
+    def _asked(
+        self, pool: int, start_s: float, end_s: float, demand: Resources
+    ) -> tuple[int, int, list[tuple[int, float]]]:
+        """Where a time is in the arrays, and how much of which kind is asked for on a node of a pool."""
+        first = max(math.floor(start_s / self.slot_s + 1e-9), self._first)
         count = math.ceil(end_s / self.slot_s - 1e-9) - first
         start = self._reach(first, count)
-        held, usable, members = self._held[pool], self._usable[pool], self.fleet.pools[pool]
-        demand = demand.reserved_on(members[0].capacity)
-        wanted = [(kind, amount) for kind, amount in enumerate(demand.amounts) if amount > 0]
-        stop, size = start + count, len(members)
+        amounts = demand.reserved_on(self.fleet.kinds[pool].capacity).amounts
+        return start, start + count, [one for one in enumerate(amounts) if one[1] > 0]
+
+    def _member(
+        self, pool: int, start: int, stop: int, wanted: Sequence[tuple[int, float]], near: int | None
+    ) -> int | None:
+        """The first member of a pool with room all the time, `near` before all others."""
+        held, usable, size = self._held[pool], self._usable[pool], len(self.fleet.pools[pool])
         parts = [(low, min(low + _CHUNK, size)) for low in range(0, size, _CHUNK)]
         for low, high in parts if near is None else [(near, near + 1), *parts]:
             fits: NDArray[np.bool_] | None = None
@@ -143,22 +167,8 @@ class Calendar:
                 fits = room if fits is None else fits & room
             found = int(fits.argmax()) if fits is not None else 0
             if fits is None or fits[found]:
-                return members[low + found]
+                return low + found
         return None
-
-    def take(self, pool: int, start_s: float, end_s: float, demand: Resources) -> Node | None:
-        """`find`, and reserve what was found: the demand is that of all workers."""
-        node = self.find(pool, start_s, end_s, demand)
-        if node is not None:
-            first = max(self.slot_of(start_s), self._first) - self._first
-            end = math.ceil(end_s / self.slot_s - 1e-9) - self._first
-            member = self.fleet.seat[node.name][1]
-            self.versions[pool] += 1
-            for kind, amount in enumerate(demand.reserved_on(node.capacity).amounts):
-                if amount > 0:  # it fits, so all of it counts
-                    self._held[pool][kind, member, first:end] += amount
-                    self._total[pool][kind, first:end] += amount
-        return node
 
     def roomiest(self, pool: int, demand: Resources, first: int, count: int, most: int) -> list[Place]:
         """The nodes of a pool on which the demand fits in the most slots."""
