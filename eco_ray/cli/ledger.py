@@ -1,4 +1,4 @@
-"""`eco-ray ledger query | verify | correct | export`: the energy ledger."""
+"""`eco-ray ledger query | verify | correct | export | transfers`: the energy ledger."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from eco_ray.core.ledger import Correction
 from eco_ray.core.ledger_sums import BY, PLACES, LedgerSum, ledger_sums
 from eco_ray.core.units import MJ_PER_J, Nature
 from eco_ray.errors import NotFoundError, UsageError
-from eco_ray.times import parse_instant
+from eco_ray.times import iso_utc, parse_instant
 from eco_ray.whole_file import whole_file
 
 
@@ -180,6 +180,32 @@ def export(format_: str, start_s: float | None, end_s: float | None, out: Path |
     except OSError as error:
         raise UsageError(f"the export cannot be written to {out}: {error.strerror}; give another --out") from error
     click.echo(f"{count} rows in {out}", err=True)
+
+
+@ledger.command()
+@_span()
+@common_options
+def transfers(start_s: float | None, end_s: float | None, settings: Settings) -> None:
+    """What pushes and pulls of models moved, and the energy of the network for it: an estimate, in no other sum."""
+    from eco_ray.store import open_store
+
+    _check_span(start_s, end_s)
+    found = open_store(settings.store_url, create=False).transfers(start_s, end_s)
+    rows = [
+        {
+            "time": iso_utc(one.time_s),
+            "model": one.owner_id,
+            "direction": one.direction,
+            "place": one.place,
+            "moved_bytes": one.moved_bytes,
+            "reused_bytes": one.reused_bytes,
+            "energy_j": one.energy_mj / MJ_PER_J,
+            "nature": one.nature.value,
+            "source": one.source,
+        }
+        for one in found
+    ]
+    emit(settings, rows, rows, "nothing was pushed or pulled")
 
 
 def _check_span(start_s: float | None, end_s: float | None) -> None:

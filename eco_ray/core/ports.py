@@ -18,6 +18,7 @@ from eco_ray.core.ledger import (
     Overlap,
     OwnerInterval,
 )
+from eco_ray.core.transfers import Transfer
 from eco_ray.core.units import Nature
 
 
@@ -318,6 +319,14 @@ class Store(Protocol):
 
     def overlaps(self) -> tuple[Overlap, ...]:
         """Lives of a node's agent that overlap in time, at most a hundred pairs."""
+        ...
+
+    def add_transfers(self, transfers: Iterable[Transfer]) -> int:
+        """Append what was moved; ids that are already there are left out. Returns how many were new."""
+        ...
+
+    def transfers(self, start_s: float | None = None, end_s: float | None = None) -> list[Transfer]:
+        """What was moved in [start_s, end_s), oldest first."""
         ...
 
     def add_series(self, series: IntensitySeries) -> None:

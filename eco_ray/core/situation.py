@@ -21,10 +21,6 @@ from eco_ray.core.units import MJ_PER_J, grams
 
 Floats = NDArray[np.float64]
 
-#: energy of moving data between sites [J/GB]: 0.001 kWh/GB within one provider's network (Cloud Carbon Footprint,
-#: methodology 2.x, after Aslan et al. 2018 extrapolated)
-TRANSFER_J_PER_GB = 3600.0
-
 
 @dataclass(frozen=True, slots=True)
 class PlannerConfig:

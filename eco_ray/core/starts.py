@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from eco_ray.core.jobs import Job, Plan, Segment
 from eco_ray.core.records import changed
-from eco_ray.core.situation import TRANSFER_J_PER_GB, Situation
+from eco_ray.core.situation import Situation
+from eco_ray.core.transfers import TRANSFER_J_PER_GB
 from eco_ray.core.units import MJ_PER_J, grams
 
 #: shorter than any time that matters [s]

@@ -16,8 +16,9 @@ from eco_ray.core.fleet import Place
 from eco_ray.core.jobs import Job, Segment
 from eco_ray.core.lengths import needed, needed_after
 from eco_ray.core.outlook import Outlook
-from eco_ray.core.situation import TRANSFER_J_PER_GB, Floats, Measure, Mix, Situation
+from eco_ray.core.situation import Floats, Measure, Mix, Situation
 from eco_ray.core.slots import Odds, Run
+from eco_ray.core.transfers import TRANSFER_J_PER_GB
 from eco_ray.core.units import MJ_PER_J, grams
 
 #: part of the market's prices that a job pays: at the full price it would not care whether it gets a scarce slot

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.ports import JobSummary, LogEntry
+from eco_ray.core.transfers import Transfer
 from eco_ray.store import rows
 from eco_ray.store.codec import from_json, job_from_json, to_json
 from eco_ray.store.memory_ledger import MemoryLedger
@@ -23,6 +25,8 @@ class MemoryStore(MemoryLedger):
         #: by id; a dictionary keeps the place of a key that is set again, so this is the order of insertion
         self._jobs: dict[str, Row] = {}
         self._log: dict[str, list[LogEntry]] = {}
+        #: by id
+        self._transfers: dict[str, Row] = {}
         #: by zone and time
         self._series: dict[str, dict[float, Row]] = {}
 
@@ -87,6 +91,21 @@ class MemoryStore(MemoryLedger):
         with self._lock:
             entries = list(self._log.get(job_id, ()))
         return sorted(entries, key=lambda entry: entry.time_s)
+
+    def add_transfers(self, transfers: Iterable[Transfer]) -> int:
+        """Append what was moved; ids that are already there are left out. Returns how many were new."""
+        given = {transfer.id: rows.transfer_row(transfer) for transfer in transfers}
+        with self._lock:
+            new = {key: row for key, row in given.items() if key not in self._transfers}
+            self._transfers.update(new)
+        return len(new)
+
+    def transfers(self, start_s: float | None = None, end_s: float | None = None) -> list[Transfer]:
+        """What was moved in [start_s, end_s), oldest first."""
+        with self._lock:
+            found = [rows.transfer_of(row) for row in self._transfers.values()]
+        after, before = -math.inf if start_s is None else start_s, math.inf if end_s is None else end_s
+        return sorted((one for one in found if after <= one.time_s < before), key=lambda one: (one.time_s, one.id))
 
     def add_series(self, series: IntensitySeries) -> None:
         """Keep the actual intensity used for accounting; steps already there for zone and time stay as they are."""

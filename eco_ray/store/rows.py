@@ -6,10 +6,13 @@ Both adapters use these, so that memory refuses what a database refuses. The key
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from eco_ray.core.intensity import SignalKind
 from eco_ray.core.ledger import MAX_ERROR_REL, MAX_G_PER_KWH, MAX_PUE, MAX_TIME_S, OWNER_KINDS, check_times
+from eco_ray.core.transfers import DIRECTIONS, Transfer
+from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.store.codec import job_to_json, to_json
 from eco_ray.store.kinds import MAX_BIGINT, MAX_MJ
@@ -147,6 +150,32 @@ def correction_rows(correction: Correction) -> tuple[Row, list[Row]]:
         "intensity_kind": _signal_kind(correction.intensity_kind, what),
     }
     return row, shares
+
+
+def transfer_row(transfer: Transfer) -> Row:
+    """A row of `transfers`."""
+    what = f"transfer {transfer.id!r:.80}"
+    if transfer.direction not in DIRECTIONS:
+        raise EcoRayError(f"the direction of {what} is {transfer.direction!r:.80}: give one of {', '.join(DIRECTIONS)}")
+    if not 0 <= _finite(transfer.time_s, f"time_s of {what}") <= MAX_TIME_S:
+        raise EcoRayError(f"time_s of {what} is {transfer.time_s:g}, limits 0 to {MAX_TIME_S:.0f}: check the clock")
+    return {
+        "id": key(transfer.id, "id of a transfer"),
+        "time_s": float(transfer.time_s),
+        "owner_id": key(transfer.owner_id, f"owner id of {what}"),
+        "direction": transfer.direction,
+        "place": shown(transfer.place),
+        "moved_bytes": _integer(transfer.moved_bytes, f"moved_bytes of {what}", MAX_MJ, " bytes"),
+        "reused_bytes": _integer(transfer.reused_bytes, f"reused_bytes of {what}", MAX_MJ, " bytes"),
+        "energy_mj": _energy(transfer.energy_mj, f"energy of {what}"),
+        "nature": Nature(transfer.nature).value,
+        "source": shown(transfer.source),
+    }
+
+
+def transfer_of(row: Mapping[str, Any]) -> Transfer:
+    """The transfer of a row."""
+    return Transfer(**{**row, "nature": Nature(row["nature"])})
 
 
 def series_rows(series: IntensitySeries) -> list[Row]:

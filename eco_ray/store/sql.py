@@ -23,6 +23,7 @@ from eco_ray.core.ledger import (
     OwnerInterval,
 )
 from eco_ray.core.ports import JobSummary, LogEntry
+from eco_ray.core.transfers import Transfer
 from eco_ray.errors import UsageError
 from eco_ray.store import ledger_chain, ledger_read, ledger_write, rows, tables
 from eco_ray.store.codec import from_json, job_from_json, to_json
@@ -187,6 +188,30 @@ class SqlStore:
         """Lives of a node's agent that overlap in time, at most a hundred pairs."""
         with self._ledger() as connection:
             return ledger_read.overlaps(connection)
+
+    def add_transfers(self, transfers: Iterable[Transfer]) -> int:
+        """Append what was moved; ids that are already there are left out. Returns how many were new."""
+        given = {transfer.id: rows.transfer_row(transfer) for transfer in transfers}
+        if not given:
+            return 0
+        t = tables.transfers.c
+        insert = self._insert(tables.transfers).on_conflict_do_nothing(index_elements=["id"])
+        with self._database.writing() as connection:
+            there = set(connection.execute(select(t.id).where(t.id.in_(given))).scalars())
+            new = [row for row in given.values() if row["id"] not in there]
+            self._insert_many(connection, insert, new, t.id)
+        return len(new)
+
+    def transfers(self, start_s: float | None = None, end_s: float | None = None) -> list[Transfer]:
+        """What was moved in [start_s, end_s), oldest first."""
+        t = tables.transfers.c
+        query = select(tables.transfers).order_by(t.time_s, t.id)
+        if start_s is not None:
+            query = query.where(t.time_s >= start_s)
+        if end_s is not None:
+            query = query.where(t.time_s < end_s)
+        with self._database.reading() as connection:
+            return [rows.transfer_of(dict(row)) for row in connection.execute(query).mappings()]
 
     def add_series(self, series: IntensitySeries) -> None:
         """Keep the actual intensity used for accounting; steps already there for zone and time stay as they are."""

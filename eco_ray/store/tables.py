@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 #: what this code reads and writes; kept in `meta` under SCHEMA_KEY
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 SCHEMA_KEY = "schema_version"
 #: key of the ledger's head in `meta`: how many entries, id and hash of the last one
 HEAD_KEY = "ledger_head"
@@ -171,6 +171,22 @@ correction_shares = Table(
     Column("energy_mj", BigInteger, nullable=False),
     # new in schema 3
     Column("part", Text, nullable=False, server_default=""),
+)
+
+#: new in schema 5
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("time_s", Double, nullable=False, index=True),
+    Column("owner_id", Text, nullable=False),
+    Column("direction", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("moved_bytes", BigInteger, nullable=False),
+    Column("reused_bytes", BigInteger, nullable=False),
+    Column("energy_mj", BigInteger, nullable=False),
+    Column("nature", Text, nullable=False),
+    Column("source", Text, nullable=False),
 )
 
 series = Table(

@@ -42,6 +42,9 @@ def upgrade(connection: Connection, version: int, label: str) -> int:
             connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {column}")
     if version == 1:
         _chain_the_ledger(connection, label)
+    else:
+        tables.transfers.create(connection)
+        guards.append_only(connection, [tables.transfers.name])
     for index in tables.intervals.indexes:
         connection.execute(CreateIndex(index, if_not_exists=True))
     connection.execute(

@@ -14,6 +14,7 @@ from store_samples import T0_S, a_batch, an_interval
 
 from eco_ray.core.ledger import Correction, Share
 from eco_ray.core.ports import Store
+from eco_ray.core.transfers import transferred
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.store import guards, open_store
 from eco_ray.store.database import Database
@@ -35,6 +36,7 @@ def filled(url: str) -> Store:
     store.add_intervals(a_batch(0, "boot"))
     store.add_corrections([Correction("n1", "boot", 3, "why", "ann", T0_S, shares=(Share("job", "a", 1, -1),))])
     store.add_intervals(a_batch(1, "boot"))
+    store.add_transfers([transferred("a", T0_S, "m:1", "push", "s3://models", 9, 0, remote=True)])
     assert store.verify_chain().ok
     return store
 

@@ -12,6 +12,7 @@ from sqlalchemy import inspect
 from store_samples import T0_S, an_interval
 
 from eco_ray.core.ledger import Correction, Share
+from eco_ray.core.transfers import transferred
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError
 from eco_ray.store import open_store, upgrade
@@ -138,6 +139,7 @@ def test_a_ledger_of_schema_2_keeps_its_hashes_and_takes_replicas(shared_url: st
         for table, column in [("shares", "part"), ("shares", "requests"), ("shares", "items"),
                               ("correction_shares", "part")]:  # fmt: skip
             connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
+        connection.exec_driver_sql("DROP TABLE transfers")
         connection.exec_driver_sql("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
     store.close()
     again = open_store(shared_url, create=False)
@@ -154,12 +156,31 @@ def test_a_ledger_of_schema_3_keeps_its_hashes_and_finds_lives_by_its_new_index(
     head = store.verify_chain().head
     with store._database.writing() as connection:  # type: ignore[attr-defined]
         connection.exec_driver_sql("DROP INDEX ix_intervals_node_end_s")
+        connection.exec_driver_sql("DROP TABLE transfers")
         connection.exec_driver_sql("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
     store.close()
     again = open_store(shared_url, create=False)
     assert (again.verify_chain().head, again.verify_chain().problems) == (head, ())
     with again._database.reading() as connection:  # type: ignore[attr-defined]
         assert "ix_intervals_node_end_s" in {one["name"] for one in inspect(connection).get_indexes("intervals")}
+    again.close()
+
+
+def test_a_ledger_of_schema_4_takes_transfers(shared_url: str) -> None:
+    store = open_store(shared_url)
+    store.add_intervals([an_interval()])
+    head = store.verify_chain().head
+    with store._database.writing() as connection:  # type: ignore[attr-defined]
+        connection.exec_driver_sql("DROP TABLE transfers")
+        connection.exec_driver_sql("UPDATE meta SET value = '4' WHERE key = 'schema_version'")
+    store.close()
+    again = open_store(shared_url, create=False)
+    assert again.verify_chain().head == head
+    moved = transferred("a", T0_S, "mnist:1", "push", "s3://models", 10**9, 5, remote=True)
+    assert again.add_transfers([moved]) == 1
+    assert again.transfers() == [moved]
+    with pytest.raises(EcoRayError, match="never changed"), again._database.writing() as connection:  # type: ignore[attr-defined]
+        connection.exec_driver_sql("UPDATE transfers SET energy_mj = 0")
     again.close()
 
 

@@ -23,6 +23,7 @@ from eco_ray.cli.output import emit
 from eco_ray.config import Settings
 from eco_ray.core.intensity import SignalKind
 from eco_ray.core.ledger import Interval, Sample, Share
+from eco_ray.core.transfers import transferred
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
 from eco_ray.store import guards, open_store, verify_export
@@ -280,3 +281,17 @@ def test_grams_of_different_kinds_are_not_added(state: Path) -> None:
     assert (line["operational_g"], line["intensity_kinds"]) == (None, [KIND, "marginal"])
     assert line["energy_j"] == 121
     assert {key[0] for key in sums(state, "--by", "kind")} == {KIND, "marginal"}
+
+
+def test_transfers_are_listed_with_their_estimate(state: Path) -> None:
+    assert "nothing was pushed or pulled" in run(state, "transfers").output
+    store = open_store(str(state / "eco_ray.db"))
+    store.add_transfers([transferred("a", T0, "m:2", "pull", "s3://models", 10**9, 500, remote=True)])
+    store.close()
+    (row,) = json.loads(run(state, "transfers", "-o", "json").output)
+    assert row == {
+        "time": "2025-11-22T08:00:00Z", "model": "m:2", "direction": "pull", "place": "s3://models",
+        "moved_bytes": 10**9, "reused_bytes": 500, "energy_j": 3600.0, "nature": "assumed",
+        "source": "3600 J/GB, Cloud Carbon Footprint",
+    }  # fmt: skip
+    assert json.loads(run(state, "transfers", "--to", "2025-11-22T08:00Z", "-o", "json").output) == []
