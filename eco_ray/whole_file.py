@@ -12,7 +12,8 @@ from typing import BinaryIO, TextIO
 
 def draft_of(path: Path, suffix: str = ".tmp") -> Path:
     """A name beside a file that no other writer uses: not another thread, nor a pod where each process is number 1."""
-    return path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{suffix}")
+    # 40 characters are 160 bytes at most, and a name may have 255
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}{suffix}")
 
 
 @contextmanager
