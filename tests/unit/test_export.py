@@ -138,6 +138,17 @@ def test_onnxruntime_gets_the_pruned_model_of_a_recipe(tmp_path):
     assert torch.cosine_similarity(small.logits(pixels), pruned.logits(pixels)).min() > 0.99
 
 
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_onnxruntime_int8_names_what_is_not_finite(part):
+    from eco_ray.models.onnx_backend import onnx_int8
+
+    model = small_cnn(None)
+    with torch.no_grad():
+        getattr(model.classifier[3], part).view(-1)[0] = float("nan")
+    with pytest.raises(EcoRayError, match=rf"classifier\.3\.{part} holds values that are not finite"):
+        onnx_int8(model, EXAMPLE)
+
+
 @pytest.mark.usefixtures("_onnx")
 def test_a_layer_of_zeros_stays_finite_on_onnxruntime():
     from eco_ray.models.onnx_backend import onnx_int8
