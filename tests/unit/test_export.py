@@ -144,11 +144,11 @@ def _onnx():
 
 @pytest.mark.usefixtures("_onnx")
 def test_onnx_of_one_model_is_one_file(tmp_path):
-    from eco_ray.models.onnx_backend import onnx_int8
+    from eco_ray.models.onnx_backend import quantize_onnx
 
     model = small_cnn(None)
     assert_alike(lambda path: export_model(model, EXAMPLE, path), ".onnx", tmp_path)
-    assert_alike(lambda path: onnx_int8(model, EXAMPLE).write(path), "-int8.onnx", tmp_path)
+    assert_alike(lambda path: quantize_onnx(tmp_path / "first.onnx", path), "-int8.onnx", tmp_path)
 
 
 @pytest.mark.usefixtures("_onnx")
