@@ -1,4 +1,4 @@
-"""Weights in fewer bits: int8 (weight-only, dynamic), int4 by groups, bf16. Plain torch; onnxruntime is in `onnx.py`.
+"""Weights in fewer bits: int8 (weight-only, dynamic), int4 by groups, bf16. Plain torch; see also `onnx_backend.py`.
 
 `quantize_model` puts layers in place of Linear and Conv2d whose `state_dict` holds the small tensors, so a quantised
 model is saved, loaded and hashed like any other. A scheme is a name of SCHEMES.
