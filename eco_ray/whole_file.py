@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +14,29 @@ from typing import BinaryIO, TextIO
 
 def draft_of(path: Path, suffix: str = ".tmp") -> Path:
     """A name beside a file that no other writer uses: not another thread, nor a pod where each process is number 1."""
-    return path.with_name(f".{path.name[:100]}.{secrets.token_hex(8)}{suffix}")
+    # 40 characters are 160 bytes at most, and a name may have 255
+    return path.with_name(f".{path.name[:40]}.{secrets.token_hex(8)}{suffix}")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there; a name that is too long for one, for which pathlib raises OSError, names none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def check_place(path: Path) -> None:
+    """Raise OSError where `path` cannot be made a file, missing directories included. Nothing is left of the try."""
+    folder = there = path.parent.resolve()
+    while not there.exists():
+        there = there.parent
+    with tempfile.TemporaryDirectory(prefix=".", dir=there) as made:
+        tried = Path(made) / folder.relative_to(there) / path.name
+        tried.parent.mkdir(parents=True, exist_ok=True)
+        tried.touch()
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
 
 
 @contextmanager

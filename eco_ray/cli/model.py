@@ -52,7 +52,7 @@ def pack(
 @click.option("--workers", type=click.IntRange(1, 64), help="Threads [cores, 8 at most].")
 @click.pass_context
 def unpack(context: click.Context, source: Path, target: Path, base: Path | None, workers: int | None) -> None:
-    """Write the safetensors file that was packed, every byte as it was; no file if any byte is wrong (exit code 1)."""
+    """Write the safetensors file that was packed, every byte as it was; if any byte is wrong none, nor an old one."""
     from eco_ray.models import container
 
     _tell(context, container.unpack(source, target, base=base, workers=workers))

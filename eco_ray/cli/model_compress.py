@@ -17,6 +17,7 @@ from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
 from eco_ray.config import Settings
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
+from eco_ray.whole_file import check_place, is_file
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -141,7 +142,7 @@ def find_model(reference: str) -> Path:
         raise UsageError(f"{path} is packed; first: eco-ray model unpack {path} -o {plain}")
     if path.suffix in EXPORTERS:
         raise UsageError(f"{path} is an exported program; give the .safetensors file that it was made from")
-    if path.is_file():
+    if is_file(path):
         return path
     raise NotFoundError(f"no model file {reference}; train one with `python jobs/train_mnist.py --out FILE`")
 
@@ -158,7 +159,7 @@ def find_version(reference: str, settings: Settings, url: str | None) -> Parent 
     """The version of the registry that MODEL names; None where it names a file."""
     from eco_ray.cli.model_registry import open_registry
 
-    if Path(reference).is_file() or not re.fullmatch(r"[^/:@]+(:\d+|@[^/:@]+)", reference):
+    if is_file(Path(reference)) or not re.fullmatch(r"[^/:@]+(:\d+|@[^/:@]+)", reference):
         return None
     registry = open_registry(settings, url)
     return Parent(registry, registry.manifest(reference))
@@ -206,7 +207,10 @@ def _meter(cpu: str) -> WorkMeter:
 
 
 def _check_paths(recipe: Recipe, out: Path | None, exports: tuple[Path, ...]) -> None:
-    """Raise UsageError for what the result cannot be written as, EcoRayError where the extra `onnx` is needed."""
+    """Raise UsageError for what the result cannot be written as, EcoRayError where it cannot be written.
+
+    Also where the extra `onnx` is needed: all this before minutes of training.
+    """
     from eco_ray.models.export import EXPORTERS, NOT_ONNX, need_onnx
     from eco_ray.models.recipe import ONNXRUNTIME_INT8
 
@@ -221,6 +225,11 @@ def _check_paths(recipe: Recipe, out: Path | None, exports: tuple[Path, ...]) ->
             raise UsageError(f"--export {path}: ONNX runtimes do not run {scheme} models of torch; give FILE.pt2")
         if scheme == ONNXRUNTIME_INT8:
             raise UsageError(f"--export takes torch models; {scheme} is written by --out FILE.onnx")
+    for option, place in (*([("--out", out)] if out else []), *(("--export", path) for path in exports)):
+        try:
+            check_place(place)
+        except OSError as error:
+            raise EcoRayError(f"{option} {place} cannot be written: {error.strerror}; give another path") from None
     if ".onnx" in {suffix, *(path.suffix for path in exports)}:
         need_onnx()
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,18 +25,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eco_ray.errors import DamagedError, EcoRayError, UsageError
-from eco_ray.models.container_index import (
-    MAX_CHAIN,
-    MAX_HINT_BYTES,
-    BaseRef,
-    Index,
-)
+from eco_ray.models.container_index import MAX_CHAIN, MAX_HINT_BYTES, PROLOGUE, BaseRef, Index
 from eco_ray.models.container_reader import MAX_ARRAY_BYTES, Container
 from eco_ray.models.container_writer import write_container
 from eco_ray.models.in_order import usual_workers
 from eco_ray.models.plane_coding import Backend, Data
 from eco_ray.models.sources import BytesSource, FileSource
-from eco_ray.models.tensor_header import MAX_HEADER_BYTES, dtype_of, make_header, parse_header
+from eco_ray.models.tensor_header import check_size, dtype_of, make_header, parse_header
 from eco_ray.whole_file import whole_binary_file
 
 __all__ = ["MAX_ARRAY_BYTES", "Container", "Report", "decode", "encode", "pack", "unpack"]
@@ -98,42 +94,45 @@ def pack(
     """Write a safetensors file as a container; it is read back and compared before it takes its place.
 
     `base`: a container of an older version, from which only the difference is kept; it is needed to unpack.
-    Raises DamagedError if the source is no sound safetensors file, UsageError if the chain of versions becomes
-    too long, NotFoundError for a missing file, EcoRayError if the target cannot be written.
+    Raises DamagedError if the source is no sound safetensors file (then no older file is left at the target),
+    UsageError if it is beyond the limits of the format or the chain of versions becomes too long, NotFoundError for a
+    missing file, EcoRayError if the target cannot be written.
     """
     source, target = Path(source), Path(target)
     workers = workers or usual_workers()
-    with FileSource(source) as file:
-        try:
-            header = _read_header(file)
-        except DamagedError as error:
-            raise DamagedError(f"{str(source)!r} is no sound safetensors file: {error}") from None
-        below = None if base is None else Container.open(base)
-        try:
-            _check_target(target, source, *(below.paths if below is not None else ()))
+    with contextlib.ExitStack() as opened:
+        file = opened.enter_context(FileSource(source))
+        _check_target(target, source)
+        below = None
+        if base is not None:
+            below = opened.enter_context(Container.open(base))
+            _check_target(target, *below.paths)
+        with _none_after_damage(target):
+            header = _header_of(source, file)
             reference = None if below is None else _reference(below, Path(str(base)), target, workers)
             with _written(target) as (out, draft):
                 first = _LENGTH_BYTES + len(header)
                 index = write_container(out.write, header, file, first, below, reference, backend, workers)
                 out.flush()
                 _compare(draft, below, index, workers)
-        finally:
-            if below is not None:
-                below.close()
     return Report(len(index.stored), file.size, target.stat().st_size, 0 if reference is None else reference.depth)
 
 
 def unpack(
     source: str | Path, target: str | Path, *, base: str | Path | None = None, workers: int | None = None
 ) -> Report:
-    """Write the safetensors file that was packed, every byte as it was; nothing is written if any byte is wrong.
+    """Write the safetensors file that was packed, every byte as it was.
 
     `base`: the version that the container is a difference from, if it does not lie where it lay.
-    Raises DamagedError, NotFoundError for a missing file or base, EcoRayError if the target cannot be written.
+    Raises DamagedError if any byte is wrong (then no older file is left at the target), NotFoundError for a missing
+    file or base, UsageError for a target that is a container or a base that is not needed, EcoRayError if the target
+    cannot be written.
     """
     source, target = Path(source), Path(target)
-    with Container.open(source, base) as container:
-        _check_target(target, *container.paths)
+    _check_target(target, source, *([] if base is None else [Path(base)]))
+    if _is_container(target):  # perhaps a version that others stand on, or the names were swapped
+        raise UsageError(f"{str(target)!r} is a container; name another one to write to")
+    with _none_after_damage(target), Container.open(source, base) as container:
         header, stored = container.index.header, container.index.stored
         size = _LENGTH_BYTES + len(header) + sum(one.tensor.byte_count for one in stored)
         _check_room(target, size)
@@ -147,20 +146,44 @@ def unpack(
     return Report(len(stored), size, source.stat().st_size, container.depth)
 
 
+def _header_of(source: Path, file: FileSource) -> bytes:
+    """The header of a safetensors file, with errors that name it."""
+    if _is_container(source):
+        raise UsageError(f"{str(source)!r} is a container already; `eco-ray model unpack` reads it")
+    try:
+        try:
+            return _read_header(file)
+        except UsageError as error:
+            _check_sound(source)  # a damaged length may look like a large one
+            raise UsageError(f"{str(source)!r} cannot be packed: {error}") from None
+    except DamagedError as error:
+        raise DamagedError(f"{str(source)!r} is no sound safetensors file: {error}") from None
+
+
 def _read_header(file: FileSource) -> bytes:
-    """The header of a safetensors file that fits the rest of it."""
+    """The header, which fits the rest of the file. UsageError for one that is beyond our limits."""
     if file.size < _LENGTH_BYTES:
         raise DamagedError(f"{file.size} bytes are too few")
     size = int.from_bytes(file.read(0, _LENGTH_BYTES), "little")
-    if size > min(file.size - _LENGTH_BYTES, MAX_HEADER_BYTES):
-        raise DamagedError(
-            f"a header of {size} bytes is above the limit of {min(file.size - _LENGTH_BYTES, MAX_HEADER_BYTES)}"
-        )
+    if size > file.size - _LENGTH_BYTES:
+        raise DamagedError(f"a header of {size} bytes is above the limit of {file.size - _LENGTH_BYTES}")
+    check_size(size, UsageError)
     header = bytes(file.read(_LENGTH_BYTES, size))
-    told = sum(tensor.byte_count for tensor in parse_header(header))
+    told = sum(tensor.byte_count for tensor in parse_header(header, UsageError))
     if told != file.size - _LENGTH_BYTES - size:
         raise DamagedError(f"its header speaks of {told} bytes, and {file.size - _LENGTH_BYTES - size} follow it")
     return header
+
+
+def _check_sound(source: Path) -> None:
+    """DamagedError unless the library of safetensors, whose limits are other ones, takes the header."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(source, "np"):
+            pass
+    except (SafetensorError, OSError) as error:
+        raise DamagedError(" ".join(str(error).split())[:200]) from None
 
 
 def _reference(below: Container, base: Path, target: Path, workers: int) -> BaseRef:
@@ -201,13 +224,45 @@ def _compare(draft: Path, below: Container | None, index: Index, workers: int) -
             pass
 
 
-def _check_target(target: Path, *read: str | Path) -> None:
-    if target.exists() and not target.is_file():
+def _check_target(target: Path, *read: Path) -> None:
+    try:
+        found = target.stat()
+    except FileNotFoundError:
+        found = None
+    except OSError as error:
+        raise UsageError(f"{str(target)!r} cannot be written: {error.strerror}; name another one to write to") from None
+    if found and not stat.S_ISREG(found.st_mode):
         raise UsageError(f"{str(target)!r} is no regular file; name another one to write to")
-    if target.exists() and any(target.samefile(path) for path in read):
+    if found and any(_is_same(target, path) for path in read):
         raise UsageError(f"{str(target)!r} is read and would be written; name another one to write to")
     if not target.parent.is_dir():
         raise UsageError(f"there is no directory {str(target.parent)!r}; make it, or name another one to write to")
+
+
+def _is_same(target: Path, path: Path) -> bool:
+    try:
+        return target.samefile(path)
+    except OSError:  # what cannot be read is told where it is read
+        return False
+
+
+def _is_container(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == PROLOGUE[:4]
+    except OSError:
+        return False
+
+
+@contextlib.contextmanager
+def _none_after_damage(target: Path) -> Iterator[None]:
+    """After damage no older file is at the target, where it would look like what was to be written."""
+    try:
+        yield
+    except DamagedError:
+        with contextlib.suppress(OSError):
+            target.unlink(missing_ok=True)
+        raise
 
 
 def _check_room(target: Path, size: int) -> None:

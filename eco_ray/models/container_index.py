@@ -15,7 +15,7 @@ from typing import Protocol
 from eco_ray.errors import DamagedError
 from eco_ray.models.chunks import CHUNK_BYTES, Against, Chunk, plane_lengths
 from eco_ray.models.plane_coding import Coded, Method
-from eco_ray.models.tensor_header import MAX_HEADER_BYTES, Tensor, parse_header
+from eco_ray.models.tensor_header import Tensor, check_size, parse_header
 
 FORMAT_VERSION = 1
 PROLOGUE = b"ECOZ" + struct.pack("<HH", FORMAT_VERSION, 0)
@@ -200,8 +200,7 @@ def _parse(cursor: _Cursor, body_end: int) -> Index:
 
 def _read_header(cursor: _Cursor) -> bytes:
     size, coded_size = cursor.unpack("<II")
-    if size > MAX_HEADER_BYTES:
-        raise DamagedError(f"a header of {size} bytes is above the limit of {MAX_HEADER_BYTES}")
+    check_size(size)
     decoder = zlib.decompressobj(-15)
     try:
         header = decoder.decompress(cursor.take(coded_size), size + 1)

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_ray.errors import DamagedError, NotFoundError
+from eco_ray.errors import DamagedError, NotFoundError, UsageError
 from eco_ray.models.chunks import decode_chunk
 from eco_ray.models.container_index import BaseRef, Index, Source, Stored, chunk_words, read_index
 from eco_ray.models.in_order import in_order
@@ -45,7 +45,8 @@ class Container:
     def open(cls, path: str | Path, base: str | Path | None = None) -> Self:
         """Open a file, and the versions that it stands on: `base`, or where they lay when it was packed.
 
-        Raises NotFoundError if one of them is missing or another version, DamagedError if one is not what it says.
+        Raises NotFoundError if one of them is missing or another version, DamagedError if one is not what it says,
+        UsageError for a `base` that it does not need.
         """
         return cls._open(Path(path), base, None)
 
@@ -62,6 +63,8 @@ class Container:
             if expected is not None:
                 _check(container, expected)  # before its own base is looked for: a file may name itself
             wanted = container.index.base
+            if wanted is None and base is not None:
+                raise UsageError(f"{str(path)!r} stands alone and needs no base; leave --base out")
             if wanted is not None:
                 below = container._base = Container._open(_find_base(path, wanted, base), None, wanted)
                 container.paths += below.paths

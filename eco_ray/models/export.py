@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import warnings
@@ -31,11 +32,22 @@ def export_pt2(model: nn.Module, example: Tensor, path: Path) -> None:
 
     `torch.export.load(path).module()` runs it.
     """
+    program = _program(model, example)
+    program.example_inputs = None  # torch would pickle them into the file
+    made = io.BytesIO()  # of a path, torch would write its name into the file
+    torch.export.save(program, made)
+    path.write_bytes(made.getvalue())
+
+
+def _program(model: nn.Module, example: Tensor) -> torch.export.ExportedProgram:
+    """The model as a graph, without the paths of this machine, so that the same model gives the same file elsewhere."""
     batch = torch.export.Dim("batch", min=1, max=MAX_BATCH)
     with torch.no_grad():
         program = torch.export.export(model.eval(), (example,), dynamic_shapes=({0: batch},))
-    program.example_inputs = None  # torch would pickle them into the file
-    torch.export.save(program, path)
+    for module in program.graph_module.modules():
+        for node in module.graph.nodes if isinstance(module, torch.fx.GraphModule) else ():
+            node.meta.pop("stack_trace", None)
+    return program
 
 
 def export_torchscript(model: nn.Module, example: Tensor, path: Path) -> None:
@@ -52,7 +64,9 @@ def export_torchscript(model: nn.Module, example: Tensor, path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         traced = torch.jit.trace(model.eval(), example)  # type: ignore[no-untyped-call]
-        torch.jit.save(traced, path)
+        made = io.BytesIO()  # torch ends the process where the disk is full
+        torch.jit.save(traced, made)
+    path.write_bytes(made.getvalue())
 
 
 def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
@@ -60,15 +74,14 @@ def export_onnx(model: nn.Module, example: Tensor, path: Path) -> None:
     need_onnx()
     with quiet():
         torch.onnx.export(
-            model.eval(),
-            (example,),
+            _program(model, example),
+            (),
             str(path),
             dynamo=True,
             verbose=False,
             external_data=False,
             input_names=["pixels"],
             output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch", min=1, max=MAX_BATCH)},),
         )
 
 

@@ -78,7 +78,12 @@ class OnnxModel:
 
 
 def onnx_int8(model: nn.Module, example: Tensor, *, per_channel: bool = True) -> Variant:
-    """The model in onnxruntime with int8 weights, as a variant; `example`: an input of two rows or more."""
+    """The model in onnxruntime with int8 weights, as a variant; `example`: an input of two rows or more.
+
+    Raises EcoRayError for weights and biases that are not finite, and without the extra `onnx`.
+    """
+    for name, values in model.named_parameters():
+        prune.must_be_finite(name, values)
 
     def write(path: Path) -> None:
         write_whole(path, lambda part: part.write_bytes(content))

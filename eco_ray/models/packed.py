@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import zlib
 from pathlib import Path
 
-_CONTAINER = "eco_ray.models.container"
+from eco_ray.models.container import pack
+
 _PIECE_BYTES = 1 << 20
 
 
 def packed_size(path: Path) -> tuple[int, str]:
-    """Bytes of the coded file, and what coded it: the container, or Huffman codes where there is none for the file."""
-    if path.suffix == ".safetensors" and importlib.util.find_spec(_CONTAINER) is not None:
+    """Bytes of the coded file, and what coded it: the container, or Huffman codes for what it does not take."""
+    if path.suffix == ".safetensors":
         target = path.with_suffix(".ecoz")
         try:
-            importlib.import_module(_CONTAINER).pack(path, target)
-            return target.stat().st_size, "container"
+            return pack(path, target).container_bytes, "container"
         finally:
             target.unlink(missing_ok=True)
     coder = zlib.compressobj(level=9, strategy=zlib.Z_HUFFMAN_ONLY)

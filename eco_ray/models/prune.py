@@ -47,14 +47,13 @@ def magnitude_masks(weights: Mapping[str, Tensor], sparsity: float, scope: Scope
     if not 0 <= sparsity < 1:
         raise UsageError(f"sparsity {sparsity:g} is outside [0, 1); give the share of weights to drop, such as 0.8")
     for name, weight in weights.items():
-        _must_be_finite(name, weight)
+        must_be_finite(name, weight)
     if scope == "layer":
         return {name: _keep_largest(weight.detach().abs(), sparsity) for name, weight in weights.items()}
     if not weights:
         return {}
-    kept = _keep_largest(
-        torch.cat([weight.detach().abs().float().reshape(-1) for weight in weights.values()]), sparsity
-    )
+    # of different types, the widest: in a narrower one large weights would be equal, and small ones zero
+    kept = _keep_largest(torch.cat([weight.detach().abs().reshape(-1) for weight in weights.values()]), sparsity)
     parts = torch.split(kept, [weight.numel() for weight in weights.values()])
     return {name: part.view(weight.shape) for (name, weight), part in zip(weights.items(), parts, strict=True)}
 
@@ -65,7 +64,7 @@ def two_of_four_mask(weight: Tensor) -> Tensor:
     `weight`: (outputs, inputs...). Inputs left over after the last four are kept. Source: Mishra et al.,
     arXiv:2104.08378. Raises EcoRayError for weights that are not finite.
     """
-    _must_be_finite("weight", weight)
+    must_be_finite("weight", weight)
     flat = weight.detach().abs().reshape(len(weight), -1)
     whole = flat.shape[1] // 4 * 4
     fours = flat[:, :whole].reshape(len(flat), -1, 4)
@@ -138,6 +137,7 @@ def _keep_largest(size: Tensor, sparsity: float) -> Tensor:
     return kept.view(size.shape)
 
 
-def _must_be_finite(name: str, weight: Tensor) -> None:
+def must_be_finite(name: str, weight: Tensor) -> None:
+    """Raise EcoRayError that names a tensor which is not."""
     if not torch.isfinite(weight).all():
         raise EcoRayError(f"{name} holds values that are not finite; train the model again before it is compressed")

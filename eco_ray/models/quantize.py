@@ -1,4 +1,4 @@
-"""Weights in fewer bits: int8 (weight-only, dynamic), int4 by groups, bf16. Plain torch; onnxruntime is in `onnx.py`.
+"""Weights in fewer bits: int8 (weight-only, dynamic), int4 by groups, bf16. Plain torch; see also `onnx_backend.py`.
 
 `quantize_model` puts layers in place of Linear and Conv2d whose `state_dict` holds the small tensors, so a quantised
 model is saved, loaded and hashed like any other. A scheme is a name of SCHEMES.
@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from eco_ray.errors import EcoRayError, UsageError
-from eco_ray.models.prune import prunable
+from eco_ray.models.prune import must_be_finite, prunable
 
 #: smallest scale: an all-zero channel has none of its own, and 0 / 0 would be NaN in every answer
 MIN_SCALE = torch.finfo(torch.float32).tiny
+_FLOAT32_MAX = torch.finfo(torch.float32).max
 INT8_MAX = 127
 #: symmetric range of int4, -7 to 7
 INT4_MAX = 7
@@ -35,6 +36,11 @@ def scales_of(values: Tensor, highest: int, dim: int) -> Tensor:
     return (values.detach().float().abs().amax(dim, keepdim=True) / highest).clamp(min=MIN_SCALE)
 
 
+def _weight_scales(values: Tensor, highest: int, dim: int) -> Tensor:
+    # 127 x (max / 127) rounds to infinity for the largest floats
+    return scales_of(values, highest, dim).clamp(max=_FLOAT32_MAX / highest * (1 - 2**-23))
+
+
 def quantize_int8(weight: Tensor, *, per_channel: bool = True) -> tuple[Tensor, Tensor]:
     """int8 values of the weight's shape (outputs, inputs...), and scales (outputs, 1), float32.
 
@@ -42,7 +48,7 @@ def quantize_int8(weight: Tensor, *, per_channel: bool = True) -> tuple[Tensor, 
     EcoRayError for a weight that is not finite.
     """
     flat = _flat(weight)
-    scale = scales_of(flat if per_channel else flat.reshape(1, -1), INT8_MAX, 1).repeat(
+    scale = _weight_scales(flat if per_channel else flat.reshape(1, -1), INT8_MAX, 1).repeat(
         1 if per_channel else len(flat), 1
     )
     return _rounded(flat, scale, INT8_MAX).view(weight.shape), scale
@@ -64,7 +70,7 @@ def quantize_int4(weight: Tensor, group: int = INT4_GROUP) -> tuple[Tensor, Tens
     flat = _flat(weight)
     flat = functional.pad(flat, (0, -flat.shape[1] % group))
     groups = flat.view(len(flat), -1, group)
-    scale = scales_of(groups, INT4_MAX, 2)
+    scale = _weight_scales(groups, INT4_MAX, 2)
     raised = (_rounded(groups, scale, INT4_MAX) + 8).to(torch.uint8).view(len(flat), -1)
     return raised[:, 0::2] | raised[:, 1::2] << 4, scale.squeeze(2)
 
@@ -77,9 +83,10 @@ def dequantize_int4(packed: Tensor, scale: Tensor, shape: torch.Size) -> Tensor:
 
 
 def _flat(weight: Tensor) -> Tensor:
-    if not torch.isfinite(weight).all():
+    flat = weight.detach().float().reshape(len(weight), -1)
+    if not torch.isfinite(flat).all():
         raise EcoRayError("the weights to quantise are not all finite; train the model again before it is compressed")
-    return weight.detach().float().reshape(len(weight), -1)
+    return flat
 
 
 def _rounded(values: Tensor, scale: Tensor, highest: int) -> Tensor:
@@ -208,7 +215,8 @@ def quantize_model(model: nn.Module, scheme: str, *, per_channel: bool = True) -
     """Put small layers in place of every Linear and Conv2d, in place; returns the model, ready to infer.
 
     `per_channel` (of int8): a scale per output instead of one per layer. Raises UsageError for a scheme that is not in
-    SCHEMES and for a model without such layers, EcoRayError for weights that are not finite.
+    SCHEMES and for a model without such layers, EcoRayError for weights and biases that are not finite, or would not be
+    in the scheme's arithmetic.
     """
     if scheme not in SCHEMES:
         raise UsageError(f"unknown quantisation {scheme!r}; give one of {', '.join(SCHEMES)}")
@@ -226,6 +234,7 @@ def quantize_model(model: nn.Module, scheme: str, *, per_channel: bool = True) -
                 f"layer {name} is a {type(layer).__name__} with a forward of its own, which a quantised layer would "
                 "lose; let it hold a plain Linear or Conv2d"
             )
+        _check_range(name, layer, scheme)
     small = {
         layer: (linear if isinstance(layer, nn.Linear) else conv)(layer, per_channel=per_channel) for _, layer in found
     }
@@ -239,6 +248,17 @@ def quantize_model(model: nn.Module, scheme: str, *, per_channel: bool = True) -
             module.activation_relu_or_gelu = 0  # else a fused kernel, which wants float weights, goes past our layers
     model.quantisation = scheme  # type: ignore[assignment]  # a plain word, read by quantisation_of
     return model.eval()
+
+
+def _check_range(name: str, layer: nn.Module, scheme: str) -> None:
+    kept = torch.bfloat16 if scheme == "bf16" else torch.float32
+    for part, values in layer.named_parameters():
+        must_be_finite(f"{name}.{part}", values)
+        if not torch.isfinite(values.to(kept)).all():
+            raise EcoRayError(
+                f"{name}.{part} reaches {values.abs().max():g}, and {scheme} holds up to {torch.finfo(kept).max:g}; "
+                "train the model with smaller weights, or take a scheme that holds it"
+            )
 
 
 def quantisation_of(model: nn.Module) -> str | None:

@@ -49,7 +49,7 @@ class Prune(Strict):
 class Shrink(Strict):
     """L1 shrinkage of every weight."""
 
-    #: threshold in the unit of the weights (after), or times the learning rate (training)
+    #: threshold in the unit of the weights (after), or times the learning rate (training: 0.1 to 1 has an effect)
     lambda_: Amount = Field(alias="lambda", gt=0, le=1e6)
     #: soft-thresholding, or w - lambda sign(w)
     operator: Literal["soft", "sign"] = "soft"

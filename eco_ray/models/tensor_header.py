@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_ray.errors import DamagedError, UsageError
+from eco_ray.errors import DamagedError, EcoRayError, UsageError
 
 #: of the JSON; 200,000 tensors take less
 MAX_HEADER_BYTES = 32 << 20
@@ -125,16 +125,23 @@ def make_header(name: str, dtype: DType, shape: Sequence[int], byte_count: int) 
     return json.dumps({name: entry}, separators=(",", ":")).encode()
 
 
-def parse_header(raw: bytes) -> list[Tensor]:
+def check_size(size: int, beyond: type[EcoRayError] = DamagedError) -> None:
+    """Raise `beyond` for a header of more bytes than are read: our writer makes none, but other files may have one."""
+    if size > MAX_HEADER_BYTES:
+        raise beyond(f"a header of {size} bytes is above the limit of {MAX_HEADER_BYTES}; divide it into several files")
+
+
+def parse_header(raw: bytes, beyond: type[EcoRayError] = DamagedError) -> list[Tensor]:
     """The tensors that a header names, in the order of their bytes, which are without holes.
 
-    Raises DamagedError for anything that the format does not allow.
+    Raises DamagedError for anything that safetensors does not allow, `beyond` for what only our limits do not.
     """
-    if len(raw) > MAX_HEADER_BYTES:
-        raise DamagedError(f"a header of {len(raw)} bytes is above the limit of {MAX_HEADER_BYTES}")
+    check_size(len(raw), beyond)
     parts = sum(map(raw.count, (b"[", b"{", b",")))
     if parts > MAX_HEADER_PARTS:
-        raise DamagedError(f"a header of {parts} parts is above the limit of {MAX_HEADER_PARTS}")
+        raise beyond(
+            f"a header of {parts} parts is above the limit of {MAX_HEADER_PARTS}; divide it into several files"
+        )
     try:
         document = json.loads(raw.decode("utf-8"), object_pairs_hook=_without_twins)
     except (ValueError, RecursionError) as error:
@@ -146,7 +153,7 @@ def parse_header(raw: bytes) -> list[Tensor]:
         isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())
     ):
         raise DamagedError("__metadata__ is no object of texts")
-    tensors = [_tensor(name, entry) for name, entry in document.items()]
+    tensors = [_tensor(name, entry, beyond) for name, entry in document.items()]
     tensors.sort(key=lambda tensor: (tensor.start, tensor.stop))
     end = 0
     for tensor in tensors:
@@ -163,7 +170,7 @@ def _without_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _tensor(name: str, entry: Any) -> Tensor:
+def _tensor(name: str, entry: Any, beyond: type[EcoRayError]) -> Tensor:
     shown = repr(name[:80])
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
         raise DamagedError(f"tensor {shown} must have dtype, shape and data_offsets")
@@ -171,8 +178,10 @@ def _tensor(name: str, entry: Any) -> Tensor:
     if dtype is None:
         raise DamagedError(f"tensor {shown} has the unknown type {str(entry['dtype'])[:40]!r}")
     shape, offsets = entry["shape"], entry["data_offsets"]
-    if not _naturals(shape) or len(shape) > MAX_DIMENSIONS:
+    if not _naturals(shape):
         raise DamagedError(f"tensor {shown} has an impossible shape")
+    if len(shape) > MAX_DIMENSIONS:
+        raise beyond(f"tensor {shown} has {len(shape)} dimensions, above the limit of {MAX_DIMENSIONS}; reshape it")
     if not _naturals(offsets) or len(offsets) != 2:
         raise DamagedError(f"tensor {shown} has impossible data_offsets")
     bits = math.prod(shape) * dtype.bits

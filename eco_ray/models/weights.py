@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -62,7 +62,8 @@ def save_model(model: torch.nn.Module, path: str | Path, metadata: Mapping[str, 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, part, metadata=header)
-        with part.open("rb") as file:
+        with part.open("r+b") as file:
+            _sort_metadata(file)
             os.fsync(file.fileno())
         part.rename(path)
     except (OSError, SafetensorError) as error:
@@ -71,6 +72,17 @@ def save_model(model: torch.nn.Module, path: str | Path, metadata: Mapping[str, 
         raise EcoRayError(
             f"the model could not be written to {path}: {error}; free space or give another path"
         ) from error
+
+
+def _sort_metadata(file: BinaryIO) -> None:
+    """The library writes the metadata in an order that is another each time; sorted, one model is one file."""
+    size = int.from_bytes(file.read(8), "little")
+    header = json.loads(file.read(size))
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    file.seek(8)
+    file.write(text.ljust(size))  # as many bytes as before: the same parts, in another order
+    file.flush()
 
 
 def load_model(path: str | Path) -> tuple[torch.nn.Module, dict[str, Any]]:

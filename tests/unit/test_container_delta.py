@@ -105,7 +105,7 @@ def chain(base, tmp_path):
 @pytest.mark.parametrize("below", [0, 1])
 def test_no_version_of_the_chain_is_written_over(chain, tmp_path, below):
     before = [path.read_bytes() for path in chain]
-    with pytest.raises(UsageError, match="is read and would be written"):
+    with pytest.raises(UsageError, match="is a container; name another one"):
         unpack(chain[2], chain[below])
     with pytest.raises(UsageError, match="is read and would be written"):
         pack(version(tmp_path / "v3.st", 3), chain[below], base=chain[2])

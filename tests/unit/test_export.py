@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
 import sys
 import zipfile
+from pathlib import Path
 
 import pytest
 import torch
 from compress_cases import make_images
 
+import eco_ray
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.models.cnn import SmallCNN
 from eco_ray.models.compress import variants
@@ -16,6 +20,7 @@ from eco_ray.models.datasets import load_images
 from eco_ray.models.export import export_model, export_torchscript
 from eco_ray.models.quantize import SCHEMES, quantize_model
 from eco_ray.models.recipe import Recipe
+from eco_ray.models.weights import load_model, save_model
 
 EXAMPLE = torch.rand(2, 1, 28, 28)
 
@@ -44,6 +49,36 @@ def test_pt2_answers_alike_for_any_batch_and_holds_no_pickle(scheme, tmp_path):
     assert [found.name for found in path.parent.iterdir()] == ["m.pt2"]
 
 
+def assert_alike(write, suffix, folder):
+    """Two writes, one content, in which nothing is of this machine."""
+    first, second = (folder / f"{name}{suffix}" for name in ("first", "another"))
+    write(first)
+    write(second)
+    assert first.read_bytes() == second.read_bytes()
+    assert str(Path(eco_ray.__file__).parent).encode() not in first.read_bytes()
+
+
+@pytest.mark.parametrize("scheme", [None, *SCHEMES])
+def test_pt2_of_one_model_is_one_file(scheme, tmp_path):
+    model = small_cnn(scheme)
+    assert_alike(lambda path: export_model(model, EXAMPLE, path), ".pt2", tmp_path)
+
+
+@pytest.mark.parametrize("scheme", [None, *SCHEMES])
+def test_safetensors_of_one_model_is_one_file(scheme, tmp_path):
+    metadata = {"accuracy": 0.9, "recipe": 'a "\N{WHITE SMILING FACE}" \x01\\', "epochs": 3}
+    assert_alike(lambda path: save_model(small_cnn(scheme), path, metadata), ".safetensors", tmp_path)
+    code = (
+        "import sys, torch; torch.manual_seed(0); from eco_ray.models.cnn import SmallCNN\n"
+        "from eco_ray.models.weights import save_model; save_model(SmallCNN(), sys.argv[1], {'b': 1, 'a': 2})"
+    )
+    if scheme is None:
+        save_model(small_cnn(None), tmp_path / "here", {"b": 1, "a": 2})
+        subprocess.run([sys.executable, "-c", code, tmp_path / "there"], check=True)
+        assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
+    assert load_model(tmp_path / "first.safetensors")[1]["recipe"] == metadata["recipe"]
+
+
 def test_torchscript_works_and_says_that_it_is_deprecated(tmp_path):
     model, path = small_cnn("int8-weight-only"), tmp_path / "m.ts"
     with pytest.warns(DeprecationWarning, match=r"torch.jit.trace is deprecated .* write .pt2"):
@@ -67,6 +102,25 @@ def test_what_fails_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("suffix", [".pt2", ".ts", ".safetensors"])
+def test_a_disk_that_becomes_full_is_told_and_leaves_nothing(suffix, tmp_path):
+    def write(path):
+        if suffix == ".safetensors":
+            save_model(small_cnn(None), path, {})
+        else:
+            export_model(small_cnn(None), EXAMPLE, path)
+
+    write(tmp_path / f"kept{suffix}")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
+    try:
+        with pytest.raises(EcoRayError, match=r"could not be written.*; free space or give another path"):
+            write(tmp_path / f"more{suffix}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == [f"kept{suffix}"]
+
+
 @pytest.mark.parametrize("suffix", [".pt2", ".ts"])
 def test_a_place_that_cannot_be_written_says_so(suffix, tmp_path):
     (tmp_path / "file").write_text("")
@@ -86,6 +140,15 @@ def test_without_the_extra_onnx_says_how_to_get_it(tmp_path, monkeypatch):
 def _onnx():
     for name in ("onnx", "onnxruntime", "onnxscript"):
         pytest.importorskip(name)
+
+
+@pytest.mark.usefixtures("_onnx")
+def test_onnx_of_one_model_is_one_file(tmp_path):
+    from eco_ray.models.onnx_backend import quantize_onnx
+
+    model = small_cnn(None)
+    assert_alike(lambda path: export_model(model, EXAMPLE, path), ".onnx", tmp_path)
+    assert_alike(lambda path: quantize_onnx(tmp_path / "first.onnx", path), "-int8.onnx", tmp_path)
 
 
 @pytest.mark.usefixtures("_onnx")
@@ -136,6 +199,17 @@ def test_onnxruntime_gets_the_pruned_model_of_a_recipe(tmp_path):
     assert small.sparsity == pytest.approx(0.7, abs=1e-4)
     pixels = data.test_pixels[:5]
     assert torch.cosine_similarity(small.logits(pixels), pruned.logits(pixels)).min() > 0.99
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_onnxruntime_int8_names_what_is_not_finite(part):
+    from eco_ray.models.onnx_backend import onnx_int8
+
+    model = small_cnn(None)
+    with torch.no_grad():
+        getattr(model.classifier[3], part).view(-1)[0] = float("nan")
+    with pytest.raises(EcoRayError, match=rf"classifier\.3\.{part} holds values that are not finite"):
+        onnx_int8(model, EXAMPLE)
 
 
 @pytest.mark.usefixtures("_onnx")

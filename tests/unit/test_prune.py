@@ -54,6 +54,22 @@ def test_global_takes_from_the_layer_of_small_weights_and_layer_from_each():
     assert [int(mask.sum()) for mask in magnitude_masks(weights, 0.5, "layer").values()] == [50, 50]
 
 
+@pytest.mark.parametrize("scope", ["global", "layer"])
+def test_weights_are_ranked_in_their_own_precision(scope):
+    """In float32 these are equal, or beyond its range."""
+    fine = torch.tensor([[1 + 3e-12, 1 + 1e-12, 1 + 2e-12, 1.0]], dtype=torch.float64)
+    for weight in (fine, 1e300 * fine, 1e-300 * fine):
+        masks = magnitude_masks({"w": weight}, 0.5, scope)
+        assert masks["w"].tolist() == [[True, False, True, False]]
+
+
+def test_layers_of_different_types_are_ranked_together():
+    weights = {"a": torch.tensor([[1.0, 3.0]]), "b": torch.tensor([[2 + 1e-12, 1e300]], dtype=torch.float64)}
+    weights["c"] = torch.tensor([[2.0, 4.0]], dtype=torch.bfloat16)
+    masks = magnitude_masks(weights, 1 / 3)
+    assert [masks[name].tolist() for name in "abc"] == [[[False, True]], [[True, True]], [[False, True]]]
+
+
 def test_equal_weights_are_dropped_in_order_and_no_more_than_asked():
     assert magnitude_masks({"w": torch.ones(1, 5)}, 0.4)["w"].tolist() == [[False, False, True, True, True]]
 

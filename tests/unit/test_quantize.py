@@ -237,3 +237,71 @@ def test_an_encoder_with_padding_is_quantised(scheme):
         expected = encoder(x, src_key_padding_mask=padding)
         found = quantize_model(encoder, scheme)(x, src_key_padding_mask=padding)
     assert torch.nn.functional.cosine_similarity(found[0].flatten(), expected[0].flatten(), 0) > 0.95
+
+
+LARGEST = torch.finfo(torch.float32).max
+
+
+def two_layers(kept: torch.dtype = torch.float32) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 4)).to(kept)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("part", ["weight", "bias"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_named(scheme, part, value):
+    model = two_layers()
+    with torch.no_grad():
+        getattr(model[2], part).view(-1)[1] = value
+    with pytest.raises(EcoRayError, match=rf"2\.{part} holds values that are not finite"):
+        quantize_model(model, scheme)
+    assert isinstance(model[0], nn.Linear)  # none or all of them
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_what_float64_holds_and_the_scheme_does_not_is_named(scheme, part):
+    model = two_layers(torch.float64)
+    with torch.no_grad():
+        getattr(model[2], part).view(-1)[1] = -1e39
+    with pytest.raises(EcoRayError, match=rf"2\.{part} reaches 1e\+39, and {scheme} holds up to 3\.\d+e\+38"):
+        quantize_model(model, scheme)
+
+
+@pytest.mark.parametrize("part", ["weight", "bias"])
+def test_bfloat16_has_a_smaller_largest_number_than_float32(part):
+    for value, fits in ((torch.finfo(torch.bfloat16).max, True), (LARGEST, False)):
+        model = two_layers()
+        with torch.no_grad():
+            getattr(model[2], part).view(-1)[1] = value
+        if fits:
+            assert torch.isfinite(quantize_model(model, "bf16")[2].weight_float()).all()
+            continue
+        with pytest.raises(EcoRayError, match=rf"2\.{part} reaches 3\.40282e\+38, and bf16 holds up to 3\.38953e\+38"):
+            quantize_model(model, "bf16")
+
+
+@patient
+@given(steps=st.integers(0, 300), highest=st.sampled_from([127, 7]))
+def test_the_largest_weights_stay_finite(steps, highest):
+    """127 x (max / 127) rounds to infinity for the largest float."""
+    largest = torch.tensor(LARGEST)
+    for _ in range(steps):
+        largest = torch.nextafter(largest, torch.tensor(0.0))
+    weight = torch.tensor([[1.0, -1.0]]) * largest
+    if highest == 127:
+        values, scale = quantize_int8(weight)
+        back = dequantize_int8(values, scale)
+    else:
+        packed, scale = quantize_int4(weight)
+        back = dequantize_int4(packed, scale, weight.shape)
+    assert torch.isfinite(back).all()
+    assert ((back.double() - weight.double()).abs() <= scale.double() / 2).all()
+
+
+def test_weights_of_float64_that_float32_holds_as_zero_become_zero():
+    model = two_layers(torch.float64)
+    with torch.no_grad():
+        model[2].weight.fill_(1e-300)
+    assert (quantize_model(model, "int8-weight-only")[2].weight_float() == 0).all()
