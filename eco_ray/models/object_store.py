@@ -9,17 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from eco_ray.errors import EcoRayError, NotAllowedError, NotFoundError, UnreachableError, UsageError
+from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UnreachableError, UsageError
 from eco_ray.whole_file import sync
 
-#: bytes that are copied at once
-CHUNK_BYTES = 1 << 20
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*(/[A-Za-z0-9][A-Za-z0-9._@+-]*)*")
 
 
@@ -27,9 +24,11 @@ class ObjectStore(Protocol):
     """Paths are relative, of letters, digits and `._@+-`, with `/` between names that begin with a letter or digit."""
 
     url: str
+    #: whether what is read and written goes over a network
+    remote: bool
 
     def read(self, path: str, most_bytes: int) -> bytes:
-        """An object. Raises NotFoundError; EcoRayError if it is larger than `most_bytes`."""
+        """An object. Raises NotFoundError; DamagedError if it is larger than `most_bytes`."""
         ...
 
     def put_new(self, path: str, data: bytes) -> bool:
@@ -38,14 +37,6 @@ class ObjectStore(Protocol):
 
     def put(self, path: str, data: bytes) -> None:
         """Write an object; one that is there is replaced by the whole new one."""
-        ...
-
-    def put_file(self, path: str, source: Path, *, move: bool = False) -> None:
-        """Write an object from a file; one that is there is replaced by the whole new one. `move`: the file may go."""
-        ...
-
-    def get_file(self, path: str, target: Path) -> None:
-        """Write an object to a file. Raises NotFoundError."""
         ...
 
     def names(self, path: str) -> list[str]:
@@ -96,6 +87,8 @@ def checked(path: str) -> str:
 class LocalStore:
     """A directory. What a crash leaves are drafts, whose names begin with a dot and which nobody reads."""
 
+    remote = False
+
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.url = str(self.root)
@@ -104,7 +97,7 @@ class LocalStore:
         with self._errors(path), (self.root / checked(path)).open("rb") as file:
             data = file.read(most_bytes + 1)
         if len(data) > most_bytes:
-            raise EcoRayError(f"{self.root / path} is larger than {most_bytes} bytes; it is nothing that we wrote")
+            raise DamagedError(f"{self.root / path} is larger than {most_bytes} bytes; it is nothing that we wrote")
         return data
 
     def put_new(self, path: str, data: bytes) -> bool:
@@ -123,21 +116,7 @@ class LocalStore:
         with self._errors(path), self._draft(target) as draft:
             _write(draft, data)
             draft.replace(target)
-
-    def put_file(self, path: str, source: Path, *, move: bool = False) -> None:
-        target = self.root / checked(path)
-        with self._errors(path), self._draft(target) as draft:
-            if move:
-                shutil.move(source, draft)
-            else:
-                shutil.copyfile(source, draft)
-            sync(draft)
-            draft.replace(target)
             sync(target.parent)
-
-    def get_file(self, path: str, target: Path) -> None:
-        with self._errors(path):
-            shutil.copyfile(self.root / checked(path), target)
 
     def names(self, path: str) -> list[str]:
         try:
@@ -186,6 +165,8 @@ class LocalStore:
 class FsspecStore:
     """An object store behind fsspec. That an object is there whole or not at all is the store's own promise."""
 
+    remote = True
+
     def __init__(self, url: str, filesystem: Any, root: str) -> None:
         self.url = url
         self._fs = filesystem
@@ -195,7 +176,7 @@ class FsspecStore:
         with self._errors(path):
             data: bytes = self._fs.cat_file(self._at(path), start=0, end=most_bytes + 1)
         if len(data) > most_bytes:
-            raise EcoRayError(f"{self.url}/{path} is larger than {most_bytes} bytes; it is nothing that we wrote")
+            raise DamagedError(f"{self.url}/{path} is larger than {most_bytes} bytes; it is nothing that we wrote")
         return data
 
     def put_new(self, path: str, data: bytes) -> bool:
@@ -209,14 +190,6 @@ class FsspecStore:
     def put(self, path: str, data: bytes) -> None:
         with self._errors(path):
             self._fs.pipe_file(self._at(path), data)
-
-    def put_file(self, path: str, source: Path, *, move: bool = False) -> None:
-        with self._errors(path):
-            self._fs.put_file(str(source), self._at(path))
-
-    def get_file(self, path: str, target: Path) -> None:
-        with self._errors(path):
-            self._fs.get_file(self._at(path), str(target))
 
     def names(self, path: str) -> list[str]:
         with self._errors(path):
