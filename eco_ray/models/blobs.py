@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -80,9 +81,10 @@ class Blobs:
             below = folder / "base.ecoz"
             with contextlib.suppress(UsageError, DamagedError):  # then it stands alone
                 self._parts.get(base.blob, below, base.reference, fresh=True)
-                if container.pack(source, packed, base=below).ratio < _WORTH * base.blob.size / base.size:
+                made = container.pack(source, packed, base=below, durable=False)
+                if made.ratio < _WORTH * base.blob.size / base.size:
                     return base.blob
-        container.pack(source, packed)
+        container.pack(source, packed, durable=False)
         return None
 
     def _is_sound(self, found: Manifest, folder: Path) -> bool:
@@ -120,13 +122,14 @@ class Blobs:
 
         Each time it waits for a collection that may not have read that.
         """
-        path, told = f"pushes/{uuid.uuid4().hex}.json", set[str]()
+        path, told, one_at_a_time = f"pushes/{uuid.uuid4().hex}.json", set[str](), threading.Lock()
 
         def announce(paths: set[str]) -> None:
-            if not paths <= told:
-                told.update(paths)
-                self._store.put(path, json.dumps(sorted(told)).encode())
-                self._wait_for_lock()
+            with one_at_a_time:
+                if not paths <= told:
+                    told.update(paths)
+                    self._store.put(path, json.dumps(sorted(told)).encode())
+                    self._wait_for_lock()
 
         try:
             yield announce

@@ -59,7 +59,7 @@ class RegistryKey:
     def __reduce__(self) -> Never:
         raise TypeError("a registry's key stays in its process; it is not to be pickled")
 
-    def seal(self, data: bytes, digest: str, data_key: bytes | None = None) -> bytes:
+    def seal(self, data: bytes | memoryview, digest: str, data_key: bytes | None = None) -> bytes:
         """A part, sealed. `digest`: its SHA-256. `data_key`: for known answers only; a fresh one by default."""
         aes_gcm, keywrap = _library()
         data_key = data_key or secrets.token_bytes(_KEY_BYTES)

@@ -17,6 +17,8 @@ from typing import Any, Protocol
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UnreachableError, UsageError
 from eco_ray.whole_file import sync
 
+Data = bytes | memoryview
+
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*(/[A-Za-z0-9][A-Za-z0-9._@+-]*)*")
 
 
@@ -35,7 +37,7 @@ class ObjectStore(Protocol):
         """Write an object that is not there yet; False, and nothing is changed, if one is."""
         ...
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: Data) -> None:
         """Write an object; one that is there is replaced by the whole new one."""
         ...
 
@@ -111,7 +113,7 @@ class LocalStore:
             sync(target.parent)
         return True
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: Data) -> None:
         target = self.root / checked(path)
         with self._errors(path), self._draft(target) as draft:
             _write(draft, data)
@@ -187,9 +189,9 @@ class FsspecStore:
                 return False
         return True
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: Data) -> None:
         with self._errors(path):
-            self._fs.pipe_file(self._at(path), data)
+            self._fs.pipe_file(self._at(path), bytes(data))
 
     def names(self, path: str) -> list[str]:
         with self._errors(path):
@@ -237,7 +239,7 @@ class FsspecStore:
             ) from None
 
 
-def _write(draft: Path, data: bytes) -> None:
+def _write(draft: Path, data: Data) -> None:
     with draft.open("xb") as file:
         file.write(data)
         file.flush()

@@ -11,18 +11,23 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models.crypt import CURE, RegistryKey, sealed_size
+from eco_ray.models.in_order import in_order
 from eco_ray.models.manifest import MAX_PARTS, Blob, Coding, Part
-from eco_ray.models.object_store import ObjectStore
+from eco_ray.models.object_store import Data, ObjectStore
 from eco_ray.models.part_cache import PartCache
+from eco_ray.models.sources import FileSource
 
 #: bytes of a part at most; it is held in memory, twice where it is sealed
 PART_BYTES = 32 << 20
+#: parts that are under way together: one moves while another is hashed or sealed
+_AT_ONCE = 2
 
 #: called after each part: bytes that are done, of how many, and what is done
 Progress = Callable[[int, int, str], None]
@@ -56,6 +61,7 @@ class Parts:
         self._key = key
         self._cache = cache if store.remote else None
         self._progress = progress
+        self._counting = threading.Lock()
 
     @property
     def key_id(self) -> str | None:
@@ -64,19 +70,23 @@ class Parts:
 
     def put(self, source: Path, coding: Coding, base: Blob | None, announce: Callable[[set[str]], None]) -> Blob:
         """Keep a file. A part that is there is read, and replaced if it is damaged; each is announced before."""
-        total, done = source.stat().st_size, 0
-        if total > MAX_PARTS * PART_BYTES:
-            raise UsageError(f"{source} has {total} bytes; a registry keeps files of {MAX_PARTS * PART_BYTES} at most")
-        blob = Blob(coding=coding, sealed_with=self.key_id, base=base)
-        parts: list[Part] = []
-        with source.open("rb") as file:
-            while data := file.read(PART_BYTES):
+        with FileSource(source) as file:
+            if file.size > MAX_PARTS * PART_BYTES:
+                most = MAX_PARTS * PART_BYTES
+                raise UsageError(f"{source} has {file.size} bytes; a registry keeps files of {most} at most")
+            blob = Blob(coding=coding, sealed_with=self.key_id, base=base)
+
+            def put(start: int) -> Part:
+                data = file.read(start, min(PART_BYTES, file.size - start))
                 part = Part(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
                 announce({blob.path(part)})
                 self._put(blob.path(part), part, data)
+                return part
+
+            parts: list[Part] = []
+            for part in in_order(put, range(0, file.size, PART_BYTES), _AT_ONCE):
                 parts.append(part)
-                done += part.size
-                self._progress(done, total, "sending")
+                self._progress(sum(one.size for one in parts), file.size, "sending")
         return blob.model_copy(update={"parts": tuple(parts)})
 
     def get(self, blob: Blob, target: Path, what: str, *, fresh: bool) -> None:
@@ -87,21 +97,21 @@ class Parts:
         if blob.sealed_with not in {None, self.key_id}:
             have = "no key was given" if self._key is None else f"the key given is {self._key.id}"
             raise NotAllowedError(f"{what} in {self._store.url} is sealed with key {blob.sealed_with}; {have}: {CURE}")
-        done = 0
+        sealed, done = blob.sealed_with is not None, 0
         with target.open("wb") as file:
-            for part in blob.parts:
-                file.write(self._get(blob.path(part), part, blob.sealed_with is not None, fresh))
-                done += part.size
+            for data in in_order(lambda part: self._get(blob.path(part), part, sealed, fresh), blob.parts, _AT_ONCE):
+                file.write(data)
+                done += len(data)
                 self._progress(done, blob.size, what)
 
-    def _put(self, path: str, part: Part, data: bytes) -> None:
+    def _put(self, path: str, part: Part, data: Data) -> None:
         with contextlib.suppress(DamagedError):
             self._fetched(path, part, self._key is not None)
-            self.moved.reused_bytes += part.size
+            self._count(reused=_size(part, self._key is not None))
             return
         kept = data if self._key is None else self._key.seal(data, part.sha256)
         self._store.put(path, kept)
-        self.moved.sent_bytes += len(kept)
+        self._count(sent=len(kept))
         if self._store.size(path) != len(kept):
             raise EcoRayError(f"{self._store.url} did not keep the {len(kept)} bytes of {path}; try again")
 
@@ -110,7 +120,7 @@ class Parts:
         if cache is not None and (kept := cache.read(path, _size(part, sealed))) is not None:
             with contextlib.suppress(DamagedError):
                 data = self._opened(kept, part, sealed)
-                self.moved.reused_bytes += len(kept)
+                self._count(reused=len(kept))
                 return data
         kept, data = self._fetched(path, part, sealed)
         if cache is not None:
@@ -124,11 +134,17 @@ class Parts:
             kept = self._store.read(path, _size(part, sealed))
         except NotFoundError:
             raise DamagedError(f"{path} is missing in {url}; restore it from a copy") from None
-        self.moved.received_bytes += len(kept)
+        self._count(received=len(kept))
         try:
             return kept, self._opened(kept, part, sealed)
         except DamagedError as error:
             raise DamagedError(f"{path} in {url} has other bytes ({len(kept)}) than were written: {error}") from None
+
+    def _count(self, sent: int = 0, received: int = 0, reused: int = 0) -> None:
+        with self._counting:
+            self.moved.sent_bytes += sent
+            self.moved.received_bytes += received
+            self.moved.reused_bytes += reused
 
     def _opened(self, kept: bytes, part: Part, sealed: bool) -> bytes:
         if sealed and self._key is not None:
