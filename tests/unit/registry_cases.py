@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from safetensors.numpy import save
 
+from eco_ray.models.blobs import Blobs
+from eco_ray.models.parts import Parts
+
 WRITES = ("put", "put_new", "remove")
 
 
@@ -14,6 +17,11 @@ def weights(seed, rows=64, changed=0):
     made = {"a": chance.normal(size=(rows, 32)).astype(np.float32), "b": chance.normal(size=32).astype(np.float16)}
     made["a"].ravel()[:changed] += 0.5
     return save(made)
+
+
+def objects(store):
+    """Where all parts are, open and sealed ones."""
+    return Blobs(store, Parts(store), Clock())._all()
 
 
 class Clock:
