@@ -3,7 +3,7 @@
 A collection of garbage must not meet a push that is about to refer to an old part. So a push first writes down what it
 will refer to, then looks for a lock; a collection first takes the lock, then reads what pushes wrote. One of the two
 always sees the other: the push waits, or its parts stay. No clock of another machine is trusted: a lock is dead once
-its beat has not changed for a minute.
+its beat has not changed for a minute, and how old a push is the store itself tells, by what it wrote later.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _READ_BYTES = 1 << 20
 _WORTH = 0.9
 #: how often the lock of a collection changes, and how long it may stay the same [s]
 _BEAT_S, DEAD_LOCK_S = 5.0, 60.0
-#: what a push wrote down is forgotten after so long, by the clocks of two machines: days apart they are not [s]
+#: what a push wrote down last, or left half-written, is forgotten after so long, by the clock of the store [s]
 DEAD_PUSH_S = 7 * 24 * 3600.0
 
 
@@ -49,10 +49,9 @@ class Collected:
 class Blobs:
     """The blobs of a registry."""
 
-    def __init__(self, store: ObjectStore, parts: Parts, clock: Callable[[], float]) -> None:
+    def __init__(self, store: ObjectStore, parts: Parts) -> None:
         self._store = store
         self._parts = parts
-        self._clock = clock
 
     def keep(
         self, source: Path, kind: Format, digest: str, base: Manifest | None, announce: Announce, folder: Path
@@ -141,7 +140,11 @@ class Blobs:
         if dry_run:
             return self._collect(needed(lambda: None), lambda: None, dry_run=True)
         with self._locked() as beat:
-            announced = self._announced_ones()  # before manifests are read: a push ends after its manifest is there
+            dead_s = (self._store.written_s(_LOCK) or 0.0) - DEAD_PUSH_S
+            self._store.sweep(dead_s)
+            announced = self._announced_ones(
+                dead_s
+            )  # before manifests are read: a push ends after its manifest is there
             return self._collect(needed(beat) | announced, beat, dry_run=False)
 
     def _collect(self, needed: set[str], beat: Callable[[], None], *, dry_run: bool) -> Collected:
@@ -160,12 +163,13 @@ class Blobs:
         roots = ["blobs", *(f"sealed/{key}" for key in names("sealed"))]
         return [f"{root}/{begin}/{one}" for root in roots for begin in names(root) for one in names(f"{root}/{begin}")]
 
-    def _announced_ones(self) -> set[str]:
-        """What pushes that are under way will refer to."""
+    def _announced_ones(self, dead_s: float) -> set[str]:
+        """What pushes that are under way will refer to; those that said nothing since `dead_s` are dead."""
         found: set[str] = set()
         for one in self._store.names("pushes"):
             path = f"pushes/{one}"
-            if self._store.age_s(path, self._clock()) > DEAD_PUSH_S:
+            written_s = self._store.written_s(path)
+            if written_s is not None and written_s < dead_s:
                 self._store.remove(path)
                 continue
             with contextlib.suppress(NotFoundError):  # it ended since it was listed

@@ -49,12 +49,16 @@ class ObjectStore(Protocol):
         """Bytes of an object; None: it is not there."""
         ...
 
-    def age_s(self, path: str, now_s: float) -> float:
-        """How long ago an object was written [s]; 0 where nobody knows, or it is gone."""
+    def written_s(self, path: str) -> float | None:
+        """When an object was written, by the clock of the store [s]; None where nobody knows, or it is gone."""
         ...
 
     def remove(self, path: str) -> None:
         """Take an object away; no error if it is gone."""
+        ...
+
+    def sweep(self, before_s: float) -> None:
+        """Take away what writers left half-written before that time, by the clock of the store [s]."""
         ...
 
 
@@ -133,20 +137,26 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def age_s(self, path: str, now_s: float) -> float:
+    def written_s(self, path: str) -> float | None:
         try:
-            return max(0.0, now_s - (self.root / checked(path)).stat().st_mtime)
+            return (self.root / checked(path)).stat().st_mtime
         except FileNotFoundError:
-            return 0.0
+            return None
 
     def remove(self, path: str) -> None:
         with self._errors(path):
             (self.root / checked(path)).unlink(missing_ok=True)
 
+    def sweep(self, before_s: float) -> None:
+        for draft in self.root.rglob(_draft_name("*")):
+            with contextlib.suppress(FileNotFoundError):
+                if draft.stat().st_mtime < before_s:
+                    draft.unlink()
+
     @contextlib.contextmanager
     def _draft(self, target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = target.with_name(f".{uuid.uuid4().hex}.tmp")
+        draft = target.with_name(_draft_name(uuid.uuid4().hex))
         try:
             yield draft
         finally:
@@ -209,16 +219,19 @@ class FsspecStore:
             except FileNotFoundError:
                 return None
 
-    def age_s(self, path: str, now_s: float) -> float:
+    def written_s(self, path: str) -> float | None:
         with self._errors(path):
             try:
-                return max(0.0, now_s - float(self._fs.modified(self._at(path)).timestamp()))
+                return float(self._fs.modified(self._at(path)).timestamp())
             except (FileNotFoundError, NotImplementedError):  # some file systems of fsspec keep no times
-                return 0.0
+                return None
 
     def remove(self, path: str) -> None:
         with self._errors(path), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._at(path))
+
+    def sweep(self, before_s: float) -> None:
+        """Nothing is half-written there."""
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{checked(path)}"
@@ -237,6 +250,10 @@ class FsspecStore:
             raise UnreachableError(
                 f"{self.url}/{path}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
             ) from None
+
+
+def _draft_name(stem: str) -> str:
+    return f".{stem}.tmp"
 
 
 def _write(draft: Path, data: Data) -> None:

@@ -77,7 +77,7 @@ class Registry:
         self._by = by
         self._clock = clock
         self._parts = Parts(self._store, key, cache, progress)
-        self._blobs = Blobs(self._store, self._parts, clock)
+        self._blobs = Blobs(self._store, self._parts)
 
     @property
     def url(self) -> str:

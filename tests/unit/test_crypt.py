@@ -7,6 +7,7 @@ import hashlib
 import os
 import pickle
 import traceback
+from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives import keywrap
@@ -58,6 +59,8 @@ def test_the_format_is_the_one_in_docs_registry_md():
         "07d3cb49fb27799a4104db058f2901adb864d8e06e63e1d968741530cae864688088c1975a18a07"
     )
     assert KEY.open(made, digest_of(part), len(part)) == part
+    docs = Path(__file__).parents[2] / "docs" / "registry.md"
+    assert made.hex() in "".join(docs.read_text().split())
 
 
 @settings(max_examples=150, deadline=None)

@@ -276,7 +276,7 @@ def test_a_push_waits_for_a_collection_and_keeps_what_that_took(registry, where,
         assert pushing.is_alive()  # it waits for the lock
         return set()
 
-    blobs = blobs_module.Blobs(store, parts_module.Parts(store), Clock())
+    blobs = blobs_module.Blobs(store, parts_module.Parts(store))
     removed = blobs.collect(needed, dry_run=False).removed
     pushing.join(20.0)
     assert begun.is_set()
