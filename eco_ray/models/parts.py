@@ -98,11 +98,15 @@ class Parts:
             have = "no key was given" if self._key is None else f"the key given is {self._key.id}"
             raise NotAllowedError(f"{what} in {self._store.url} is sealed with key {blob.sealed_with}; {have}: {CURE}")
         sealed, done = blob.sealed_with is not None, 0
-        with target.open("wb") as file:
-            for data in in_order(lambda part: self._get(blob.path(part), part, sealed, fresh), blob.parts, _AT_ONCE):
-                file.write(data)
-                done += len(data)
-                self._progress(done, blob.size, what)
+        parts = in_order(lambda part: self._get(blob.path(part), part, sealed, fresh), blob.parts, _AT_ONCE)
+        try:
+            with target.open("wb") as file:
+                for data in parts:
+                    file.write(data)
+                    done += len(data)
+                    self._progress(done, blob.size, what)
+        except OSError as error:
+            raise EcoRayError(f"{what} cannot be written to {target.parent}: {error.strerror}; make room") from None
 
     def _put(self, path: str, part: Part, data: Data) -> None:
         with contextlib.suppress(DamagedError):

@@ -14,6 +14,7 @@ Whatever dies on the way leaves parts that nobody refers to, which `gc` takes aw
 
 from __future__ import annotations
 
+import heapq
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -131,12 +132,13 @@ class Registry:
         return name, now
 
     def history(self, name: str, alias: str | None = None) -> list[AliasEvent]:
-        """Every move of the aliases of a model, or of one of them, the oldest first."""
+        """Every move of the aliases of a model, or of one, the oldest first; of one alias whatever clocks said."""
         names = [checked_name(alias, "alias")] if alias else self._store.names(f"models/{checked_name(name)}/aliases")
-        events = [self._event(name, one, number) for one in names for number in self._event_numbers(name, one)]
+        moves = [[self._event(name, one, number) for number in self._event_numbers(name, one)] for one in names]
+        events = list(heapq.merge(*moves, key=lambda event: event.at))  # keeps the order of each alias
         if not events and name not in self.models():
             raise NotFoundError(f"no model {name} in {self.url}")
-        return sorted(events, key=lambda event: (event.at, event.number))
+        return events
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

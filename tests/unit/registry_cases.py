@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 from safetensors.numpy import save
 
 from eco_ray.models.blobs import Blobs
+from eco_ray.models.object_store import LocalStore
 from eco_ray.models.parts import Parts
 
 WRITES = ("put", "put_new", "remove")
@@ -88,3 +95,23 @@ class Failing:
             return call(*args, **how)
 
         return failing
+
+
+class Far(Deadly):
+    """A directory that passes for a store far away, and lives."""
+
+    def __init__(self, root):
+        super().__init__(LocalStore(root), 10**9, False, remote=True)
+
+
+def kill(root, what, calls, at, file, how="before"):
+    """Let a process (registry_child.py) do something until it kills itself; whether it did."""
+    here = Path(__file__).parent
+    words = [str(root), what, calls, str(at), how, str(root.parent / "cache"), str(file)]
+    done = subprocess.run(
+        [sys.executable, str(here / "registry_child.py"), *words],
+        env={**os.environ, "PYTHONPATH": f"{here}:{here.parent.parent}"},
+        timeout=60,
+    )
+    assert done.returncode in {0, -signal.SIGKILL}
+    return done.returncode != 0

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import os
 import random
-import signal
-import subprocess
-import sys
 import threading
 import uuid
-from pathlib import Path
 
 import pytest
-from registry_cases import Deadly, Killed, objects, weights
+from registry_cases import Deadly, Far, Killed, kill, objects, weights
 
 from eco_ray.errors import DamagedError, EcoRayError
 from eco_ray.models import parts as parts_module
-from eco_ray.models.object_store import LocalStore, open_store
+from eco_ray.models.object_store import open_store
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.registry import Registry
 
@@ -232,26 +228,6 @@ def test_several_use_the_cache_at_once(far, file, tmp_path):
 
 
 # -- real deaths -------------------------------------------------------------------------------------------------------
-
-
-def kill(root, what, calls, at, file, after="before", cache="cache"):
-    """Let a process do something until it kills itself; whether it did."""
-    here = Path(__file__).parent
-    words = [str(root), what, calls, str(at), after, str(root.parent / cache), str(file)]
-    done = subprocess.run(
-        [sys.executable, str(here / "registry_child.py"), *words],
-        env={**os.environ, "PYTHONPATH": f"{here}:{here.parent.parent}"},
-        timeout=60,
-    )
-    assert done.returncode in {0, -signal.SIGKILL}
-    return done.returncode != 0
-
-
-class Far(Deadly):
-    """A directory that passes for a store far away, and lives."""
-
-    def __init__(self, root):
-        super().__init__(LocalStore(root), 10**9, False, remote=True)
 
 
 def test_a_process_that_is_killed_half_way_leaves_the_rest_to_the_next(file, tmp_path):
