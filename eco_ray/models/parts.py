@@ -37,6 +37,8 @@ Progress = Callable[[int, int, str], None]
 class Moved:
     """Bytes of parts, as they are kept, since a registry was opened."""
 
+    #: whether they went over a network
+    remote: bool
     #: that were written to the store
     sent_bytes: int = 0
     #: that were read from the store, also to compare what is there
@@ -56,7 +58,7 @@ class Parts:
         progress: Progress = lambda _done, _total, _what: None,
     ) -> None:
         """`key`: seals what is put. `cache`: used where the store is far away."""
-        self.moved = Moved()
+        self.moved = Moved(store.remote)
         self._store = store
         self._key = key
         self._cache = cache if store.remote else None

@@ -84,10 +84,15 @@ def test_what_moved_is_told(cli, tmp_path):
     file, back = tmp_path / "m.safetensors", tmp_path / "back"
     made = as_json(cli("push", file, "m", "--registry", url, "-o", "json"))
     size = sum(part["size"] for part in made["blob"]["parts"])
-    assert made["moved"] == {"sent_bytes": size, "received_bytes": 0, "reused_bytes": 0}
+    assert made["moved"] == {"remote": True, "sent_bytes": size, "received_bytes": 0, "reused_bytes": 0}
     for received in (size, 0):
         found = as_json(cli("pull", "m:1", back, "--registry", url, "-o", "json"))
-        assert found["moved"] == {"sent_bytes": 0, "received_bytes": received, "reused_bytes": size - received}
+        assert found["moved"] == {
+            "remote": True,
+            "sent_bytes": 0,
+            "received_bytes": received,
+            "reused_bytes": size - received,
+        }
     assert len(list((tmp_path / "state/cache/models").iterdir())) == 1
     assert cli("pull", "m:1", back, "--registry", url).split()[-2:] == ["0", str(size)]
 

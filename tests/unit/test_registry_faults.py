@@ -174,7 +174,8 @@ def test_a_pull_to_a_disk_that_is_full_is_told_and_leaves_what_was_there(tmp_pat
 
 
 def test_a_push_to_a_disk_that_is_full_is_told(tmp_path, file):
-    registry, source = begun(tmp_path / "registry", file), file(2)
+    registry, source = begun(tmp_path / "registry", file), tmp_path / "new.onnx"
+    source.write_bytes(FILES[2][::-1])
     with no_file_beyond(PART_BYTES // 2), pytest.raises(EcoRayError, match="File too large"):
         registry.push(source, "m")
     check(registry, tmp_path)
