@@ -148,7 +148,7 @@ class Blobs:
             return self._collect(needed(beat) | announced, beat, dry_run=False)
 
     def _collect(self, needed: set[str], beat: Callable[[], None], *, dry_run: bool) -> Collected:
-        found = self._all()
+        found = self._all(beat)
         unused, freed = [path for path in found if path not in needed], 0
         for path in unused:
             freed += self._store.size(path) or 0
@@ -157,11 +157,14 @@ class Blobs:
                 self._store.remove(path)
         return Collected(tuple(unused), freed, len(found) - len(unused))
 
-    def _all(self) -> list[str]:
+    def _all(self, beat: Callable[[], None]) -> list[str]:
         """Where there are parts, open and sealed ones."""
-        names = self._store.names
-        roots = ["blobs", *(f"sealed/{key}" for key in names("sealed"))]
-        return [f"{root}/{begin}/{one}" for root in roots for begin in names(root) for one in names(f"{root}/{begin}")]
+        names, found = self._store.names, list[str]()
+        for root in ["blobs", *(f"sealed/{key}" for key in names("sealed"))]:
+            for begin in names(root):
+                beat()
+                found += [f"{root}/{begin}/{one}" for one in names(f"{root}/{begin}")]
+        return found
 
     def _announced_ones(self, dead_s: float) -> set[str]:
         """What pushes that are under way will refer to; those that said nothing since `dead_s` are dead."""
@@ -183,9 +186,12 @@ class Blobs:
             return None
 
     def _wait_for_lock(self) -> None:
-        """Until no collection is under way, or the one that is has been dead for a while."""
+        """Until no collection is under way. One that stood still for a while loses the lock, and ends if it lives."""
         seen, since = self._lock(), time.monotonic()
-        while seen is not None and time.monotonic() - since < DEAD_LOCK_S:
+        while seen is not None:
+            if time.monotonic() - since > DEAD_LOCK_S:
+                self._store.remove(_LOCK)
+                return
             time.sleep(0.2)
             now = self._lock()
             if now != seen:
@@ -198,7 +204,6 @@ class Blobs:
         held = f"{mine} 0".encode()
         if not self._store.put_new(_LOCK, held):
             self._wait_for_lock()
-            self._store.remove(_LOCK)
             if not self._store.put_new(_LOCK, held):
                 raise NotAllowedError(f"another collection has just begun in {self._store.url}; wait for its end")
 

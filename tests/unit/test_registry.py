@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 
 import pytest
@@ -293,6 +294,23 @@ def test_a_collection_that_was_killed_holds_nobody_up_for_long(registry, where, 
     parts = [registry.manifest(f"m:{version}").blob.paths() for version in (1, 2)]
     assert Registry(where).gc().kept == len(parts[0] | parts[1])
     assert store.size("gc.lock") is None
+
+
+def test_a_collection_that_stood_still_while_a_push_went_on_ends_and_removes_nothing(
+    registry, where, push, monkeypatch
+):
+    monkeypatch.setattr(blobs_module, "DEAD_LOCK_S", 0.5)
+    store = open_store(where)
+
+    def needed(_beat):
+        began = time.monotonic()
+        assert len(push(weights(0)).blob.parts) > 2
+        assert time.monotonic() - began < 2 * blobs_module.DEAD_LOCK_S  # waited once, not for each part
+        return set()
+
+    with pytest.raises(NotAllowedError, match="taken over"):
+        blobs_module.Blobs(store, parts_module.Parts(store)).collect(needed, dry_run=False)
+    registry.verify("m:1")
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
