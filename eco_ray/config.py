@@ -89,15 +89,19 @@ class Settings(BaseSettings):
     sample_period_s: SamplePeriod = Field(default=1.0, alias="sample_period")
     #: directory or fsspec URL of the model registry; None: `models` in the state directory
     registry_url: str | None = None
+    #: file with the key that new versions are sealed with; None: ECO_RAY_REGISTRY_KEY, or they are not sealed
+    registry_key_file: Path | None = None
+    #: what pulls from a registry far away keep on this machine for the next ones [GB]; 0: nothing
+    registry_cache_gb: Whole = Field(default=10, ge=0, le=100_000)
     #: largest snapshot of a work directory [MB]
     max_package_mb: Whole = Field(default=100, ge=1, le=10_000)
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
-    @field_validator("state_dir", mode="after")
+    @field_validator("state_dir", "registry_key_file", mode="after")
     @classmethod
-    def _absolute(cls, value: Path) -> Path:
-        return value.expanduser().absolute()
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
 
     @classmethod
     def settings_customise_sources(

@@ -66,17 +66,19 @@ def write_whole(path: Path, text: str, mode: int = 0o666) -> None:
 
 
 @contextmanager
-def whole_binary_file(path: Path) -> Iterator[tuple[BinaryIO, Path]]:
+def whole_binary_file(path: Path, *, durable: bool = True) -> Iterator[tuple[BinaryIO, Path]]:
     """A binary file to write in pieces, and where its draft lies; it takes its place at the end of the block, on disk.
 
-    After an error the old file, or none, is there. Raises OSError.
+    After an error the old file, or none, is there. `durable`: False for a file that need not outlive this process.
+    Raises OSError.
     """
     draft = draft_of(path)
     try:
         with draft.open("wb") as file:
             yield file, draft
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
 import json
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import click
 
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
+from eco_ray.cli.progress import transfer_bar
 from eco_ray.config import Settings
 from eco_ray.errors import UsageError
 
@@ -25,11 +27,25 @@ _WHY = click.option("--why", default="", help="For the record.")
 _PICKLE = click.option("--allow-pickle", is_flag=True, help="Pickles run code when they are loaded.")
 
 
-def open_registry(settings: Settings, url: str | None = None) -> Registry:
-    """The registry of an option, of the settings, or of the state directory."""
+def open_registry(
+    settings: Settings, url: str | None = None, progress: Callable[[int, int, str], None] | None = None
+) -> Registry:
+    """The registry of an option, of the settings, or of the state directory; with the key that is set.
+
+    Raises UsageError for what is no key.
+    """
+    from eco_ray.models.crypt import find_key
+    from eco_ray.models.part_cache import PartCache
     from eco_ray.models.registry import Registry
 
-    return Registry(url or settings.registry_url or str(settings.state_dir / "models"), by=_user())
+    most_bytes = settings.registry_cache_gb * 10**9
+    return Registry(
+        url or settings.registry_url or str(settings.state_dir / "models"),
+        by=_user(),
+        key=find_key(settings.registry_key_file),
+        cache=PartCache(settings.state_dir / "cache" / "models", most_bytes) if most_bytes else None,
+        progress=progress or (lambda _done, _total, _what: None),
+    )
 
 
 def _user() -> str:
@@ -80,11 +96,12 @@ def push(
         lineage=dict(map(_pair, lineage)),
         tags=tags,
     )
-    where = open_registry(settings, registry)
-    made = where.push(file, name, about, allow_pickle=allow_pickle)
+    with transfer_bar(settings) as bar:
+        where = open_registry(settings, registry, bar)
+        made = where.push(file, name, about, allow_pickle=allow_pickle)
     if alias:
         where.promote(made.reference, alias)
-    emit(settings, _document(made), [_row(made, where)])
+    emit(settings, {**_document(made), **_moved(where)}, [{**_row(made, where), **_moved_row(where)}])
 
 
 @click.command(name="list")
@@ -146,9 +163,11 @@ def history(name: str, alias: str | None, registry: str | None, settings: Settin
 @_registry_option
 def pull(reference: str, target: Path, allow_pickle: bool, registry: str | None, settings: Settings) -> None:
     """Write the file of a version to FILE; every byte is compared with what was pushed."""
-    where = open_registry(settings, registry)
-    found = where.pull(reference, target, allow_pickle=allow_pickle)
-    emit(settings, {**_document(found), "file": str(target)}, [_row(found, where)])
+    with transfer_bar(settings) as bar:
+        where = open_registry(settings, registry, bar)
+        found = where.pull(reference, target, allow_pickle=allow_pickle)
+    document = {**_document(found), "file": str(target), **_moved(where)}
+    emit(settings, document, [{**_row(found, where), **_moved_row(where)}])
 
 
 @click.command()
@@ -156,24 +175,26 @@ def pull(reference: str, target: Path, allow_pickle: bool, registry: str | None,
 @_registry_option
 def verify(references: tuple[str, ...], registry: str | None, settings: Settings) -> None:
     """Read every byte again, of some versions or of all; exit code 1 if one is wrong."""
-    from eco_ray.errors import DamagedError
+    from eco_ray.errors import DamagedError, NotAllowedError
 
-    where = open_registry(settings, registry)
-    chosen = references or tuple(
-        f"{name}:{version}"
-        for name in where.models()
-        for version in where.versions(name)
-        if version not in where.deleted(name)
-    )
     rows: list[dict[str, Any]] = []
-    for one in chosen:
-        try:
-            rows.append({"version": where.verify(one).reference, "ok": True, "problem": ""})
-        except DamagedError as error:
-            rows.append({"version": one, "ok": False, "problem": str(error)})
+    with transfer_bar(settings) as bar:
+        where = open_registry(settings, registry, bar)
+        chosen = references or tuple(
+            f"{name}:{version}"
+            for name in where.models()
+            for version in where.versions(name)
+            if version not in where.deleted(name)
+        )
+        for one in chosen:
+            try:
+                rows.append({"version": where.verify(one).reference, "ok": True, "problem": ""})
+            except (DamagedError, NotAllowedError) as error:
+                rows.append({"version": one, "ok": False, "problem": str(error)})
     emit(settings, {"ok": all(row["ok"] for row in rows), "versions": rows}, rows, empty=f"nothing in {where.url}")
     if not all(row["ok"] for row in rows):
-        raise DamagedError(f"{sum(not row['ok'] for row in rows)} of {len(rows)} versions are damaged")
+        bad = sum(not row["ok"] for row in rows)
+        raise DamagedError(f"{bad} of {len(rows)} versions are damaged, or sealed with a key that was not given")
 
 
 @click.command()
@@ -239,6 +260,15 @@ def _value(text: str) -> float | int | str:
 def _document(found: Manifest) -> dict[str, Any]:
     document = found.model_dump(mode="json", exclude={"registry"})
     return {"reference": found.reference, **document}
+
+
+def _moved(where: Registry) -> dict[str, Any]:
+    return {"moved": dataclasses.asdict(where.moved)}
+
+
+def _moved_row(where: Registry) -> dict[str, Any]:
+    moved = where.moved
+    return {"moved": moved.sent_bytes + moved.received_bytes, "reused": moved.reused_bytes}
 
 
 def _aliases(where: Registry, name: str) -> str:

@@ -1,9 +1,9 @@
-"""Bytes under their SHA-256, shared by all versions of all models; and the removal of those that nobody needs.
+"""What is kept of files, shared by all versions of all models; and the removal of what nobody needs.
 
-A collection of garbage must not meet a push that is about to refer to an old blob. So a push first writes down what it
+A collection of garbage must not meet a push that is about to refer to an old part. So a push first writes down what it
 will refer to, then looks for a lock; a collection first takes the lock, then reads what pushes wrote. One of the two
-always sees the other: the push waits, or its blobs stay. No clock of another machine is trusted: a lock is dead once
-its beat has not changed for a minute.
+always sees the other: the push waits, or its parts stay. No clock of another machine is trusted: a lock is dead once
+its beat has not changed for a minute, and how old a push is the store itself tells, by what it wrote later.
 """
 
 from __future__ import annotations
@@ -11,30 +11,35 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
+from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models import container
-from eco_ray.models.manifest import MAX_BYTES, Blob, Manifest
-from eco_ray.models.object_store import CHUNK_BYTES, ObjectStore
+from eco_ray.models.manifest import MAX_BYTES, Blob, Format, Manifest
+from eco_ray.models.object_store import ObjectStore
+from eco_ray.models.parts import Parts
+
+#: called with where parts are, before it is looked what is there
+Announce = Callable[[set[str]], None]
 
 _LOCK = "gc.lock"
+_READ_BYTES = 1 << 20
 #: a difference, which ties two versions together, is kept if it packs to less than so much of what its base packs to
 _WORTH = 0.9
 #: how often the lock of a collection changes, and how long it may stay the same [s]
 _BEAT_S, DEAD_LOCK_S = 5.0, 60.0
-#: what a push wrote down is forgotten after so long, by the clocks of two machines: days apart they are not [s]
+#: what a push wrote down last, or left half-written, is forgotten after so long, by the clock of the store [s]
 DEAD_PUSH_S = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """What a collection removed, or would remove."""
+    """Where the parts were that a collection removed, or would remove; and how many stay."""
 
     removed: tuple[str, ...]
     freed_bytes: int
@@ -44,76 +49,65 @@ class Collected:
 class Blobs:
     """The blobs of a registry."""
 
-    def __init__(self, store: ObjectStore, clock: Callable[[], float]) -> None:
+    def __init__(self, store: ObjectStore, parts: Parts) -> None:
         self._store = store
-        self._clock = clock
+        self._parts = parts
 
-    def pack(self, source: Path, base: Manifest | None, folder: Path) -> tuple[Path, str | None]:
-        """A safetensors file in the container, and the blob that this is a difference from, where that is worth it."""
+    def keep(
+        self, source: Path, kind: Format, digest: str, base: Manifest | None, announce: Announce, folder: Path
+    ) -> Blob:
+        """Keep a file; safetensors ones are packed, as a difference from `base` where that is worth it.
+
+        `digest`: its SHA-256. `folder`: for what takes room on the way.
+        """
+        if kind != "safetensors":
+            return self._parts.put(source, "raw", None, announce)
+        if base is not None:
+            announce(base.blob.paths())
+            if base.sha256 == digest and self._is_sound(base, folder):
+                self._parts.moved.reused_bytes += base.blob.size
+                return base.blob  # the same bytes again: nothing to keep
         packed = folder / "new.ecoz"
-        if base is not None and base.blob.base is None and self.has(base.blob):
+        below = self._pack(source, packed, base, folder)
+        return self._parts.put(packed, "ecoz", below, announce)
+
+    def _pack(self, source: Path, packed: Path, base: Manifest | None, folder: Path) -> Blob | None:
+        """Put a safetensors file into the container; the blob that this is a difference from, where that is worth it.
+
+        The base is read from the store itself: nothing may refer to what is damaged there.
+        """
+        if base is not None and base.blob.base is None:
             below = folder / "base.ecoz"
             with contextlib.suppress(UsageError, DamagedError):  # then it stands alone
-                self.get(base.blob, below)
-                if container.pack(source, packed, base=below).ratio < _WORTH * base.blob.size / base.size:
-                    return packed, base.blob.sha256
-        container.pack(source, packed)
-        return packed, None
+                self._parts.get(base.blob, below, base.reference, fresh=True)
+                made = container.pack(source, packed, base=below, durable=False)
+                if made.ratio < _WORTH * base.blob.size / base.size:
+                    return base.blob
+        container.pack(source, packed, durable=False)
+        return None
 
-    def has(self, blob: Blob) -> bool:
-        """Whether it is there, by its size."""
-        return self._store.size(_path(blob.sha256)) == blob.size
-
-    def is_sound(self, found: Manifest, folder: Path) -> bool:
+    def _is_sound(self, found: Manifest, folder: Path) -> bool:
         """Whether what is kept still makes the file of a version; every byte is read."""
         try:
-            self.make(found, folder).unlink()
+            self.make(found, folder, fresh=True).unlink()
         except DamagedError:
             return False
         return True
 
-    def put(self, blob: Blob, source: Path, *, move: bool) -> None:
-        """Keep a blob; one that is there is read, and replaced if it is damaged. `move`: the file may go."""
-        if not self._is_kept(blob):
-            self._store.put_file(_path(blob.sha256), source, move=move)
-        if not self.has(blob):
-            raise EcoRayError(f"{self._store.url} did not keep {blob.size} bytes of blob {blob.sha256[:12]}; try again")
+    def make(self, found: Manifest, folder: Path, *, fresh: bool) -> Path:
+        """The file of a version, compared with what was pushed. `fresh`: of what is in the store, not in the cache.
 
-    def _is_kept(self, blob: Blob) -> bool:
-        if not self.has(blob):
-            return False
-        with tempfile.TemporaryDirectory(prefix="eco_ray-push-") as folder:
-            try:
-                self.get(blob, Path(folder) / "kept")
-            except DamagedError:
-                return False
-        return True
-
-    def get(self, blob: Blob, target: Path) -> None:
-        """Fetch a blob, and compare it with its digest. Raises DamagedError."""
-        try:
-            self._store.get_file(_path(blob.sha256), target)
-        except NotFoundError:
-            raise DamagedError(
-                f"blob {blob.sha256[:12]} is missing in {self._store.url}; restore it from a copy"
-            ) from None
-        digest, size = sha256_of(target)
-        if digest != blob.sha256:
-            raise DamagedError(
-                f"blob {blob.sha256[:12]} in {self._store.url} has other bytes ({size}) than were written"
-            )
-
-    def make(self, found: Manifest, folder: Path) -> Path:
-        """The file of a version, compared with what was pushed. Raises DamagedError."""
+        Raises DamagedError; NotAllowedError where it is sealed and its key was not given.
+        """
         kept, made = folder / "kept", folder / "made"
-        self.get(found.blob, kept)
+        self._parts.get(found.blob, kept, found.reference, fresh=fresh)
         if found.blob.coding == "raw":
             made = kept
         else:
             base = None
             if found.blob.base is not None:
                 base = folder / "base"
-                self.get(Blob(sha256=found.blob.base, size=0, coding="ecoz"), base)
+                self._parts.get(found.blob.base, base, f"base of {found.reference}", fresh=fresh)
             container.unpack(kept, made, base=base)
         if sha256_of(made) != (found.sha256, found.size):
             raise DamagedError(f"{found.reference} does not make the bytes that were pushed")
@@ -122,45 +116,67 @@ class Blobs:
     # -- garbage -----------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def announced(self, digests: set[str]) -> Iterator[None]:
-        """Say what will be referred to, and wait for a collection that may not have read it."""
-        path = f"pushes/{uuid.uuid4().hex}.json"
-        self._store.put_new(path, json.dumps(sorted(digests)).encode())
+    def announced(self) -> Iterator[Announce]:
+        """What it gives is told which paths will be referred to, before it is looked what is there.
+
+        Each time it waits for a collection that may not have read that.
+        """
+        path, told, one_at_a_time = f"pushes/{uuid.uuid4().hex}.json", set[str](), threading.Lock()
+
+        def announce(paths: set[str]) -> None:
+            with one_at_a_time:
+                if not paths <= told:
+                    told.update(paths)
+                    self._store.put(path, json.dumps(sorted(told)).encode())
+                    self._wait_for_lock()
+
         try:
-            self._wait_for_lock()
-            yield
+            yield announce
         finally:
             self._store.remove(path)
 
     def collect(self, needed: Callable[[Callable[[], None]], set[str]], *, dry_run: bool) -> Collected:
-        """Remove all but the needed blobs; `needed` is asked under the lock, and calls what it gets now and then."""
+        """Remove all but the needed parts; `needed` is asked under the lock, and calls what it gets now and then."""
         if dry_run:
             return self._collect(needed(lambda: None), lambda: None, dry_run=True)
         with self._locked() as beat:
-            announced = self._announced_ones()  # before manifests are read: a push ends after its manifest is there
+            dead_s = (self._store.written_s(_LOCK) or 0.0) - DEAD_PUSH_S
+            self._store.sweep(dead_s)
+            announced = self._announced_ones(
+                dead_s
+            )  # before manifests are read: a push ends after its manifest is there
             return self._collect(needed(beat) | announced, beat, dry_run=False)
 
     def _collect(self, needed: set[str], beat: Callable[[], None], *, dry_run: bool) -> Collected:
-        store = self._store
-        blobs = [f"blobs/{part}/{one}" for part in store.names("blobs") for one in store.names(f"blobs/{part}")]
-        unused, freed = [path for path in blobs if path.rpartition("/")[2] not in needed], 0
+        found = self._all(beat)
+        unused, freed = [path for path in found if path not in needed], 0
         for path in unused:
-            freed += store.size(path) or 0
+            freed += self._store.size(path) or 0
             if not dry_run:
                 beat()
-                store.remove(path)
-        return Collected(tuple(path.rpartition("/")[2] for path in unused), freed, len(blobs) - len(unused))
+                self._store.remove(path)
+        return Collected(tuple(unused), freed, len(found) - len(unused))
 
-    def _announced_ones(self) -> set[str]:
-        """What pushes that are under way will refer to."""
+    def _all(self, beat: Callable[[], None]) -> list[str]:
+        """Where there are parts, open and sealed ones."""
+        names, found = self._store.names, list[str]()
+        for root in ["blobs", *(f"sealed/{key}" for key in names("sealed"))]:
+            for begin in names(root):
+                beat()
+                found += [f"{root}/{begin}/{one}" for one in names(f"{root}/{begin}")]
+        return found
+
+    def _announced_ones(self, dead_s: float) -> set[str]:
+        """What pushes that are under way will refer to; those that said nothing since `dead_s` are dead."""
         found: set[str] = set()
         for one in self._store.names("pushes"):
             path = f"pushes/{one}"
-            if self._store.age_s(path, self._clock()) > DEAD_PUSH_S:
+            written_s = self._store.written_s(path)
+            if written_s is not None and written_s < dead_s:
                 self._store.remove(path)
                 continue
             with contextlib.suppress(NotFoundError):  # it ended since it was listed
-                found.update(json.loads(self._store.read(path, MAX_BYTES)))
+                found.update(_paths(self._store.read(path, MAX_BYTES), f"{self._store.url}/{path}"))
         return found
 
     def _lock(self) -> bytes | None:
@@ -170,9 +186,12 @@ class Blobs:
             return None
 
     def _wait_for_lock(self) -> None:
-        """Until no collection is under way, or the one that is has been dead for a while."""
+        """Until no collection is under way. One that stood still for a while loses the lock, and ends if it lives."""
         seen, since = self._lock(), time.monotonic()
-        while seen is not None and time.monotonic() - since < DEAD_LOCK_S:
+        while seen is not None:
+            if time.monotonic() - since > DEAD_LOCK_S:
+                self._store.remove(_LOCK)
+                return
             time.sleep(0.2)
             now = self._lock()
             if now != seen:
@@ -185,7 +204,6 @@ class Blobs:
         held = f"{mine} 0".encode()
         if not self._store.put_new(_LOCK, held):
             self._wait_for_lock()
-            self._store.remove(_LOCK)
             if not self._store.put_new(_LOCK, held):
                 raise NotAllowedError(f"another collection has just begun in {self._store.url}; wait for its end")
 
@@ -205,15 +223,22 @@ class Blobs:
                 self._store.remove(_LOCK)
 
 
-def _path(digest: str) -> str:
-    return f"blobs/{digest[:2]}/{digest}"
+def _paths(data: bytes, where: str) -> list[str]:
+    """What an announcement tells."""
+    try:
+        told = json.loads(data)
+        if isinstance(told, list) and all(isinstance(one, str) for one in told):
+            return told
+    except (ValueError, RecursionError):
+        pass
+    raise DamagedError(f"{where} is damaged: it may tell of anything; remove it once no push is under way")
 
 
 def sha256_of(path: Path) -> tuple[str, int]:
     """Digest and size of a file."""
     sha, size = hashlib.sha256(), 0
     with path.open("rb") as file:
-        while data := file.read(CHUNK_BYTES):
+        while data := file.read(_READ_BYTES):
             sha.update(data)
             size += len(data)
     return sha.hexdigest(), size

@@ -90,10 +90,12 @@ def pack(
     base: str | Path | None = None,
     backend: Backend = "zlib",
     workers: int | None = None,
+    durable: bool = True,
 ) -> Report:
     """Write a safetensors file as a container; it is read back and compared before it takes its place.
 
     `base`: a container of an older version, from which only the difference is kept; it is needed to unpack.
+    `durable`: False for a container that need not outlive this process.
     Raises DamagedError if the source is no sound safetensors file (then no older file is left at the target),
     UsageError if it is beyond the limits of the format or the chain of versions becomes too long, NotFoundError for a
     missing file, EcoRayError if the target cannot be written.
@@ -110,7 +112,7 @@ def pack(
         with _none_after_damage(target):
             header = _header_of(source, file)
             reference = None if below is None else _reference(below, Path(str(base)), target, workers)
-            with _written(target) as (out, draft):
+            with _written(target, durable) as (out, draft):
                 first = _LENGTH_BYTES + len(header)
                 index = write_container(out.write, header, file, first, below, reference, backend, workers)
                 out.flush()
@@ -272,10 +274,10 @@ def _check_room(target: Path, size: int) -> None:
 
 
 @contextlib.contextmanager
-def _written(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
+def _written(target: Path, durable: bool = True) -> Iterator[tuple[BinaryIO, Path]]:
     """`whole_binary_file` with errors of ours."""
     try:
-        with whole_binary_file(target) as file_and_draft:
+        with whole_binary_file(target, durable=durable) as file_and_draft:
             yield file_and_draft
     except OSError as error:
         raise EcoRayError(f"{str(target)!r} cannot be written: {error.strerror or error}") from None

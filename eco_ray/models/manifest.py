@@ -16,23 +16,31 @@ from eco_ray.core.units import Nature
 from eco_ray.errors import DamagedError, UsageError
 
 #: bytes of a document at most, looked at before it is parsed
-MAX_BYTES = 1 << 20
-#: how a file is known by the end of its name; pickles of any kind are refused unless they are asked for
-SAFE_FORMATS = {".safetensors": "safetensors", ".onnx": "onnx", ".pt2": "pt2"}
-PICKLES = {".pt": "pickle", ".pth": "pickle", ".bin": "pickle", ".pkl": "pickle", ".ts": "pickle"}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-_SHA256 = r"^[0-9a-f]{64}$"
+MAX_BYTES = 4 << 20
+#: parts of a blob at most: those of a version and of its base take a quarter of a document
+MAX_PARTS = 4096
 
 Format = Literal["safetensors", "onnx", "pt2", "pickle"]
+#: ecoz: the lossless container; raw: the file itself
+Coding = Literal["ecoz", "raw"]
+
+#: how a file is known by the end of its name; pickles of any kind are refused unless they are asked for
+SAFE_FORMATS: dict[str, Format] = {".safetensors": "safetensors", ".onnx": "onnx", ".pt2": "pt2"}
+PICKLES: dict[str, Format] = {".pt": "pickle", ".pth": "pickle", ".bin": "pickle", ".pkl": "pickle", ".ts": "pickle"}
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256 = r"^[0-9a-f]{64}$"
 
 
 class _Document(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_bytes(self) -> bytes:
-        """As it is kept."""
+        """As it is kept. Raises UsageError if it is larger than anybody would read."""
         text = _canonical(self.model_dump(mode="json"))
-        return json.dumps({"document_sha256": _digest(text), **json.loads(text)}, indent=1).encode()
+        made = json.dumps({"document_sha256": _digest(text), **json.loads(text)}, indent=1).encode()
+        if len(made) > MAX_BYTES:
+            raise UsageError(f"the record has {len(made)} bytes, above the limit of {MAX_BYTES}; tell less of it")
+        return made
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Self:
@@ -48,15 +56,36 @@ class _Document(BaseModel):
             raise DamagedError(f"{where} is damaged: {' '.join(short.split())[:160]}") from None
 
 
-class Blob(_Document):
-    """Bytes under their SHA-256: what the file was turned into to be kept."""
+class Part(_Document):
+    """A piece of a blob: an object of its own."""
 
     sha256: str = Field(pattern=_SHA256)
     size: int = Field(ge=0)
-    #: ecoz: the lossless container; raw: the file itself
-    coding: Literal["ecoz", "raw"]
+
+
+class Blob(_Document):
+    """What a file was turned into to be kept: its parts, one after the other."""
+
+    coding: Coding
+    parts: tuple[Part, ...] = Field(default=(), max_length=MAX_PARTS)
+    #: id of the key that its parts are sealed with; None: they are not
+    sealed_with: str | None = Field(default=None, pattern=r"^[0-9a-f]{16}$")
     #: blob that this one is a difference from, which stands alone
-    base: str | None = Field(default=None, pattern=_SHA256)
+    base: Blob | None = None
+
+    @property
+    def size(self) -> int:
+        """Bytes of its parts, before they are sealed."""
+        return sum(part.size for part in self.parts)
+
+    def path(self, part: Part) -> str:
+        """Where a part of it is kept."""
+        folder = "blobs" if self.sealed_with is None else f"sealed/{self.sealed_with}"
+        return f"{folder}/{part.sha256[:2]}/{part.sha256}"
+
+    def paths(self) -> set[str]:
+        """Where everything is that it takes to make the file."""
+        return {self.path(part) for part in self.parts} | (self.base.paths() if self.base else set())
 
 
 class Training(_Document):
@@ -93,10 +122,6 @@ class Manifest(_Document):
     def reference(self) -> str:
         """name:VERSION"""
         return f"{self.name}:{self.version}"
-
-    def blobs(self) -> set[str]:
-        """Blobs that it takes to make the file."""
-        return {self.blob.sha256} | ({self.blob.base} if self.blob.base else set())
 
 
 class AliasEvent(_Document):

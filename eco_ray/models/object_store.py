@@ -9,17 +9,16 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
-from eco_ray.errors import EcoRayError, NotAllowedError, NotFoundError, UnreachableError, UsageError
+from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UnreachableError, UsageError
 from eco_ray.whole_file import sync
 
-#: bytes that are copied at once
-CHUNK_BYTES = 1 << 20
+Data = bytes | memoryview
+
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*(/[A-Za-z0-9][A-Za-z0-9._@+-]*)*")
 
 
@@ -27,25 +26,19 @@ class ObjectStore(Protocol):
     """Paths are relative, of letters, digits and `._@+-`, with `/` between names that begin with a letter or digit."""
 
     url: str
+    #: whether what is read and written goes over a network
+    remote: bool
 
     def read(self, path: str, most_bytes: int) -> bytes:
-        """An object. Raises NotFoundError; EcoRayError if it is larger than `most_bytes`."""
+        """An object. Raises NotFoundError; DamagedError if it is larger than `most_bytes`."""
         ...
 
     def put_new(self, path: str, data: bytes) -> bool:
         """Write an object that is not there yet; False, and nothing is changed, if one is."""
         ...
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: Data) -> None:
         """Write an object; one that is there is replaced by the whole new one."""
-        ...
-
-    def put_file(self, path: str, source: Path, *, move: bool = False) -> None:
-        """Write an object from a file; one that is there is replaced by the whole new one. `move`: the file may go."""
-        ...
-
-    def get_file(self, path: str, target: Path) -> None:
-        """Write an object to a file. Raises NotFoundError."""
         ...
 
     def names(self, path: str) -> list[str]:
@@ -56,12 +49,16 @@ class ObjectStore(Protocol):
         """Bytes of an object; None: it is not there."""
         ...
 
-    def age_s(self, path: str, now_s: float) -> float:
-        """How long ago an object was written [s]; 0 where nobody knows, or it is gone."""
+    def written_s(self, path: str) -> float | None:
+        """When an object was written, by the clock of the store [s]; None where nobody knows, or it is gone."""
         ...
 
     def remove(self, path: str) -> None:
         """Take an object away; no error if it is gone."""
+        ...
+
+    def sweep(self, before_s: float) -> None:
+        """Take away what writers left half-written before that time, by the clock of the store [s]."""
         ...
 
 
@@ -96,6 +93,8 @@ def checked(path: str) -> str:
 class LocalStore:
     """A directory. What a crash leaves are drafts, whose names begin with a dot and which nobody reads."""
 
+    remote = False
+
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
         self.url = str(self.root)
@@ -104,7 +103,7 @@ class LocalStore:
         with self._errors(path), (self.root / checked(path)).open("rb") as file:
             data = file.read(most_bytes + 1)
         if len(data) > most_bytes:
-            raise EcoRayError(f"{self.root / path} is larger than {most_bytes} bytes; it is nothing that we wrote")
+            raise DamagedError(f"{self.root / path} is larger than {most_bytes} bytes; it is nothing that we wrote")
         return data
 
     def put_new(self, path: str, data: bytes) -> bool:
@@ -118,26 +117,12 @@ class LocalStore:
             sync(target.parent)
         return True
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: Data) -> None:
         target = self.root / checked(path)
         with self._errors(path), self._draft(target) as draft:
             _write(draft, data)
             draft.replace(target)
-
-    def put_file(self, path: str, source: Path, *, move: bool = False) -> None:
-        target = self.root / checked(path)
-        with self._errors(path), self._draft(target) as draft:
-            if move:
-                shutil.move(source, draft)
-            else:
-                shutil.copyfile(source, draft)
-            sync(draft)
-            draft.replace(target)
             sync(target.parent)
-
-    def get_file(self, path: str, target: Path) -> None:
-        with self._errors(path):
-            shutil.copyfile(self.root / checked(path), target)
 
     def names(self, path: str) -> list[str]:
         try:
@@ -152,20 +137,26 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def age_s(self, path: str, now_s: float) -> float:
+    def written_s(self, path: str) -> float | None:
         try:
-            return max(0.0, now_s - (self.root / checked(path)).stat().st_mtime)
+            return (self.root / checked(path)).stat().st_mtime
         except FileNotFoundError:
-            return 0.0
+            return None
 
     def remove(self, path: str) -> None:
         with self._errors(path):
             (self.root / checked(path)).unlink(missing_ok=True)
 
+    def sweep(self, before_s: float) -> None:
+        for draft in self.root.rglob(_draft_name("*")):
+            with contextlib.suppress(FileNotFoundError):
+                if draft.stat().st_mtime < before_s:
+                    draft.unlink()
+
     @contextlib.contextmanager
     def _draft(self, target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        draft = target.with_name(f".{uuid.uuid4().hex}.tmp")
+        draft = target.with_name(_draft_name(uuid.uuid4().hex))
         try:
             yield draft
         finally:
@@ -186,6 +177,8 @@ class LocalStore:
 class FsspecStore:
     """An object store behind fsspec. That an object is there whole or not at all is the store's own promise."""
 
+    remote = True
+
     def __init__(self, url: str, filesystem: Any, root: str) -> None:
         self.url = url
         self._fs = filesystem
@@ -195,7 +188,7 @@ class FsspecStore:
         with self._errors(path):
             data: bytes = self._fs.cat_file(self._at(path), start=0, end=most_bytes + 1)
         if len(data) > most_bytes:
-            raise EcoRayError(f"{self.url}/{path} is larger than {most_bytes} bytes; it is nothing that we wrote")
+            raise DamagedError(f"{self.url}/{path} is larger than {most_bytes} bytes; it is nothing that we wrote")
         return data
 
     def put_new(self, path: str, data: bytes) -> bool:
@@ -206,17 +199,9 @@ class FsspecStore:
                 return False
         return True
 
-    def put(self, path: str, data: bytes) -> None:
+    def put(self, path: str, data: Data) -> None:
         with self._errors(path):
-            self._fs.pipe_file(self._at(path), data)
-
-    def put_file(self, path: str, source: Path, *, move: bool = False) -> None:
-        with self._errors(path):
-            self._fs.put_file(str(source), self._at(path))
-
-    def get_file(self, path: str, target: Path) -> None:
-        with self._errors(path):
-            self._fs.get_file(self._at(path), str(target))
+            self._fs.pipe_file(self._at(path), bytes(data))
 
     def names(self, path: str) -> list[str]:
         with self._errors(path):
@@ -234,16 +219,19 @@ class FsspecStore:
             except FileNotFoundError:
                 return None
 
-    def age_s(self, path: str, now_s: float) -> float:
+    def written_s(self, path: str) -> float | None:
         with self._errors(path):
             try:
-                return max(0.0, now_s - float(self._fs.modified(self._at(path)).timestamp()))
+                return float(self._fs.modified(self._at(path)).timestamp())
             except (FileNotFoundError, NotImplementedError):  # some file systems of fsspec keep no times
-                return 0.0
+                return None
 
     def remove(self, path: str) -> None:
         with self._errors(path), contextlib.suppress(FileNotFoundError):
             self._fs.rm_file(self._at(path))
+
+    def sweep(self, before_s: float) -> None:
+        """Nothing is half-written there."""
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{checked(path)}"
@@ -264,7 +252,11 @@ class FsspecStore:
             ) from None
 
 
-def _write(draft: Path, data: bytes) -> None:
+def _draft_name(stem: str) -> str:
+    return f".{stem}.tmp"
+
+
+def _write(draft: Path, data: Data) -> None:
     with draft.open("xb") as file:
         file.write(data)
         file.flush()

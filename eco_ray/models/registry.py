@@ -3,16 +3,18 @@
     models/NAME/versions/N.json         one manifest per version, written once
     models/NAME/deleted/N.json          that version N was deleted; its manifest stays
     models/NAME/aliases/ALIAS/N.json    the N-th move of an alias; the last one counts
-    blobs/AA/SHA256                     bytes under their digest, shared by all versions
+    blobs/AA/SHA256                     parts of what is kept, shared by all versions (parts.py)
+    sealed/KEY/AA/SHA256                the same, sealed with a key (crypt.py)
     pushes/ID.json                      a push that is under way: what it will refer to
     gc.lock                             a collection of garbage that is under way
 
-A version exists from the moment in which its manifest does, and a manifest is written only when its blobs are there.
-Whatever dies on the way leaves blobs that nobody refers to, which `gc` takes away (blobs.py).
+A version exists from the moment in which its manifest does, and a manifest is written only when its parts are there.
+Whatever dies on the way leaves parts that nobody refers to, which `gc` takes away (blobs.py).
 """
 
 from __future__ import annotations
 
+import heapq
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,19 +25,22 @@ from typing import Any
 
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models.blobs import Blobs, Collected, sha256_of
+from eco_ray.models.crypt import RegistryKey
 from eco_ray.models.manifest import (
     MAX_BYTES,
     PICKLES,
     SAFE_FORMATS,
     AliasEvent,
-    Blob,
     Deletion,
+    Format,
     Manifest,
     Training,
     checked_name,
     parse_reference,
 )
 from eco_ray.models.object_store import ObjectStore, open_store
+from eco_ray.models.part_cache import PartCache
+from eco_ray.models.parts import Moved, Parts, Progress
 
 #: a version stands alone at least so often, so that a pull needs one other version at most
 _ALONE_EVERY = 10
@@ -58,17 +63,32 @@ class About:
 class Registry:
     """All methods raise NotFoundError for what is not there and DamagedError for what is not what was written."""
 
-    def __init__(self, store: ObjectStore | str, by: str = "", clock: Callable[[], float] = time.time) -> None:
-        """`by`: who writes, for the record."""
+    def __init__(
+        self,
+        store: ObjectStore | str,
+        by: str = "",
+        clock: Callable[[], float] = time.time,
+        *,
+        key: RegistryKey | None = None,
+        cache: PartCache | None = None,
+        progress: Progress = lambda _done, _total, _what: None,
+    ) -> None:
+        """`by`: who writes, for the record. `key`: seals what is pushed. `cache`: of pulls, for a store far away."""
         self._store = open_store(store) if isinstance(store, str) else store
         self._by = by
         self._clock = clock
-        self._blobs = Blobs(self._store, clock)
+        self._parts = Parts(self._store, key, cache, progress)
+        self._blobs = Blobs(self._store, self._parts)
 
     @property
     def url(self) -> str:
         """Where it is."""
         return self._store.url
+
+    @property
+    def moved(self) -> Moved:
+        """Bytes that went to and from the store until now."""
+        return self._parts.moved
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
@@ -112,12 +132,13 @@ class Registry:
         return name, now
 
     def history(self, name: str, alias: str | None = None) -> list[AliasEvent]:
-        """Every move of the aliases of a model, or of one of them, the oldest first."""
+        """Every move of the aliases of a model, or of one, the oldest first; of one alias whatever clocks said."""
         names = [checked_name(alias, "alias")] if alias else self._store.names(f"models/{checked_name(name)}/aliases")
-        events = [self._event(name, one, number) for one in names for number in self._event_numbers(name, one)]
+        moves = [[self._event(name, one, number) for number in self._event_numbers(name, one)] for one in names]
+        events = list(heapq.merge(*moves, key=lambda event: event.at))  # keeps the order of each alias
         if not events and name not in self.models():
             raise NotFoundError(f"no model {name} in {self.url}")
-        return sorted(events, key=lambda event: (event.at, event.number))
+        return events
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -132,38 +153,30 @@ class Registry:
         source, about = Path(source), about or About()
         kind = _format_of(source, allow_pickle)
         checked_name(name)
-        digest, size = sha256_of(source)
+        before, (digest, size) = _state(source), sha256_of(source)
         base = self._base_of(name, digest) if kind == "safetensors" else None
         with (
             tempfile.TemporaryDirectory(prefix="eco_ray-push-") as folder,
-            self._blobs.announced(base.blobs() if base else set()),
+            self._blobs.announced() as announce,
         ):
-            if base is not None and base.sha256 == digest and self._blobs.is_sound(base, Path(folder)):
-                packed, blob = source, base.blob  # the same bytes again: nothing to keep
-            elif kind == "safetensors":
-                packed, below = self._blobs.pack(source, base, Path(folder))
-                blob_digest, blob_size = sha256_of(packed)
-                blob = Blob(sha256=blob_digest, size=blob_size, coding="ecoz", base=below)
-            else:
-                packed, blob = source, Blob(sha256=digest, size=size, coding="raw")
-            with self._blobs.announced({blob.sha256}):
-                if base is None or blob is not base.blob:
-                    self._blobs.put(blob, packed, move=packed != source)
-                return self._put_manifest(
-                    name,
-                    created=self._now(),
-                    format=kind,
-                    sha256=digest,
-                    size=size,
-                    blob=blob,
-                    framework=about.framework,
-                    signature=dict(about.signature),
-                    metrics=dict(about.metrics),
-                    lineage=dict(about.lineage),
-                    training=about.training,
-                    tags=tuple(about.tags),
-                    by=self._by,
-                )
+            blob = self._blobs.keep(source, kind, digest, base, announce, Path(folder))
+            if _state(source) != before:
+                raise EcoRayError(f"{source} was changed while it was pushed; push it again when it is whole")
+            return self._put_manifest(
+                name,
+                created=self._now(),
+                format=kind,
+                sha256=digest,
+                size=size,
+                blob=blob,
+                framework=about.framework,
+                signature=dict(about.signature),
+                metrics=dict(about.metrics),
+                lineage=dict(about.lineage),
+                training=about.training,
+                tags=tuple(about.tags),
+                by=self._by,
+            )
 
     def pull(self, reference: str, target: str | Path, *, allow_pickle: bool = False) -> Manifest:
         """Write the file of a version; it appears whole and with the bytes that were pushed, or not at all."""
@@ -175,14 +188,14 @@ class Registry:
         if not target.parent.is_dir():
             raise UsageError(f"there is no directory {str(target.parent)!r}; make it, or name another one to write to")
         with tempfile.TemporaryDirectory(prefix=".eco_ray-pull-", dir=target.parent) as folder:
-            self._blobs.make(found, Path(folder)).replace(target)
+            self._blobs.make(found, Path(folder), fresh=False).replace(target)
         return found
 
     def verify(self, reference: str) -> Manifest:
         """Read every byte of a version again, and compare."""
         found = self.manifest(reference)
         with tempfile.TemporaryDirectory(prefix="eco_ray-verify-") as folder:
-            self._blobs.make(found, Path(folder))
+            self._blobs.make(found, Path(folder), fresh=True)
         return found
 
     def promote(self, reference: str, alias: str, why: str = "") -> AliasEvent:
@@ -229,22 +242,28 @@ class Registry:
         return found
 
     def gc(self, *, dry_run: bool = False) -> Collected:
-        """Remove blobs that no version needs any more. Raises NotAllowedError where another collection gets ahead."""
+        """Remove parts that no version needs any more. Raises NotAllowedError where another collection gets ahead."""
         return self._blobs.collect(self._needed, dry_run=dry_run)
 
     def _needed(self, beat: Callable[[], None]) -> set[str]:
-        """Blobs of all versions that were not deleted. A damaged manifest may need anything: it ends the collection."""
+        """Where the parts of all versions are that were not deleted.
+
+        A damaged manifest may need anything: it ends the collection.
+        """
         needed: set[str] = set()
         for name in self.models():
             gone = self.deleted(name)
             for version in self.versions(name):
                 beat()
                 if version not in gone:
-                    needed |= self.manifest(f"{name}:{version}").blobs()
+                    needed |= self.manifest(f"{name}:{version}").blob.paths()
         return needed
 
     def _base_of(self, name: str, digest: str) -> Manifest | None:
-        """The newest version that stands alone, or has the same bytes, unless it is time for another one of those."""
+        """The newest version that stands alone, or has the same bytes, unless it is time for another one of those.
+
+        It is sealed as the new one will be: nothing that is sealed is told by what is not, nor takes a second key.
+        """
         gone = self.deleted(name)
         for version in reversed(self.versions(name)[-_ALONE_EVERY + 1 :]):
             if version in gone:
@@ -253,7 +272,10 @@ class Registry:
                 found = self.manifest(f"{name}:{version}")
             except DamagedError:
                 continue
-            if found.blob.coding == "ecoz" and (found.blob.base is None or found.sha256 == digest):
+            blob = found.blob
+            if (blob.coding, blob.sealed_with) == ("ecoz", self._parts.key_id) and (
+                blob.base is None or found.sha256 == digest
+            ):
                 return found
         return None
 
@@ -312,7 +334,13 @@ def _numbers(names: Sequence[str]) -> list[int]:
     return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit())
 
 
-def _format_of(source: Path, allow_pickle: bool) -> str:
+def _state(source: Path) -> tuple[int, int, int]:
+    """What changes when a file does."""
+    status = source.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _format_of(source: Path, allow_pickle: bool) -> Format:
     if not source.is_file():
         raise NotFoundError(f"no model file {source}")
     known = SAFE_FORMATS.get(source.suffix)

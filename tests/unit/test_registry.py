@@ -4,36 +4,24 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 import uuid
 
-import numpy as np
 import pytest
-from safetensors.numpy import save
+from registry_cases import Clock, Deadly, Killed, weights
 
 from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models import blobs as blobs_module
+from eco_ray.models import parts as parts_module
 from eco_ray.models.manifest import Training, parse_reference
 from eco_ray.models.object_store import open_store
 from eco_ray.models.registry import About, Registry
 
 
-def weights(seed, rows=64, changed=0):
-    """A safetensors file of a small network; `changed` weights differ from those of the same seed."""
-    chance = np.random.default_rng(seed)
-    made = {"a": chance.normal(size=(rows, 32)).astype(np.float32), "b": chance.normal(size=32).astype(np.float16)}
-    made["a"].ravel()[:changed] += 0.5
-    return save(made)
-
-
-class Clock:
-    """A clock that goes a second further each time it is read."""
-
-    def __init__(self):
-        self.now_s = 1_783_252_800.0
-
-    def __call__(self):
-        self.now_s += 1
-        return self.now_s
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    """So that the blobs of these tests have several."""
+    monkeypatch.setattr(parts_module, "PART_BYTES", 2048)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -74,7 +62,8 @@ def test_versions_count_up_and_give_every_byte_back(registry, push, tmp_path):
         assert pulled(registry, one.reference, tmp_path) == content
         assert registry.verify(one.reference) == one
     assert (made[0].blob.coding, made[4].blob.coding) == ("ecoz", "raw")
-    assert made[1].blob.base == made[0].blob.sha256
+    assert made[1].blob.base == made[0].blob
+    assert [len(one.blob.parts) > 1 for one in made[:3]] == [True, False, True]
     assert made[1].blob.size < made[0].blob.size / 2
 
 
@@ -98,8 +87,7 @@ def test_a_version_needs_one_other_at_most(registry, push, tmp_path):
     made = [push(weights(0, changed=number)) for number in range(1, 25)]
     alone = [one.version for one in made if one.blob.base is None]
     assert alone == [1, 11, 21]
-    by_digest = {one.blob.sha256: one for one in made}
-    assert all(by_digest[one.blob.base].blob.base is None for one in made if one.blob.base)
+    assert all(one.blob.base.base is None for one in made if one.blob.base)
     assert pulled(registry, "m:20", tmp_path) == weights(0, changed=20)
 
 
@@ -108,7 +96,7 @@ def test_the_same_file_is_kept_once(registry, push):
     assert first.blob == again.blob == other.blob
     changed, back = push(weights(0, changed=2)), push(weights(0, changed=2))
     assert changed.blob == back.blob
-    assert registry.gc(dry_run=True).kept == 2
+    assert registry.gc(dry_run=True).kept == len(first.blob.paths() | changed.blob.paths())
 
 
 def test_writers_at_once_get_versions_of_their_own(where, push, tmp_path):
@@ -226,8 +214,7 @@ def test_all_moves_at_once_are_in_the_history(where, push):
 
 
 def test_a_deleted_version_leaves_its_record_and_gives_its_bytes_up(registry, push, tmp_path):
-    push(weights(0))
-    push(weights(1, rows=5))
+    made = push(weights(0)), push(weights(1, rows=5))
     registry.promote("m:1", "prod")
     with pytest.raises(NotAllowedError, match="m@prod"):
         registry.delete("m:1")
@@ -243,7 +230,8 @@ def test_a_deleted_version_leaves_its_record_and_gives_its_bytes_up(registry, pu
     planned = registry.gc(dry_run=True)
     done = registry.gc()
     assert planned == done
-    assert (len(done.removed), done.kept, done.freed_bytes > 0) == (1, 1, True)
+    assert (set(done.removed), done.freed_bytes) == (made[0].blob.paths(), made[0].blob.size)
+    assert done.kept == len(made[1].blob.parts)
     assert registry.gc().removed == ()
     assert pulled(registry, "m:2", tmp_path) == weights(1, rows=5)
     assert push(weights(2)).version == 3  # numbers are never used again
@@ -262,13 +250,17 @@ def test_a_push_under_way_keeps_what_it_will_refer_to(registry, where, push, tmp
     registry.delete("m:1")
     collected = []
 
-    def put_and_collect(self, blob, source, put=blobs_module.Blobs.put, **how):
-        put(self, blob, source, **how)
+    def put_and_collect(self, *args, put=parts_module.Parts._put):
+        put(self, *args)
         collected.append(Registry(where).gc().removed)
 
-    monkeypatch.setattr(blobs_module.Blobs, "put", put_and_collect)
+    first = registry.manifest("m:1").blob
+    monkeypatch.setattr(parts_module.Parts, "_put", put_and_collect)
     push(weights(0))
-    assert collected == [()]
+    assert len(collected) == len(first.parts)
+    assert {
+        path for removed in collected for path in removed
+    } < first.paths()  # before it was known that they are needed
     assert pulled(registry, "m:2", tmp_path) == weights(0)
 
 
@@ -285,36 +277,55 @@ def test_a_push_waits_for_a_collection_and_keeps_what_that_took(registry, where,
         assert pushing.is_alive()  # it waits for the lock
         return set()
 
-    removed = blobs_module.Blobs(store, Clock()).collect(needed, dry_run=False).removed
+    blobs = blobs_module.Blobs(store, parts_module.Parts(store))
+    removed = blobs.collect(needed, dry_run=False).removed
     pushing.join(20.0)
     assert begun.is_set()
-    assert len(removed) <= 1
+    assert set(removed) <= registry.manifest("m:1").blob.paths()
     assert pulled(registry, "m:2", tmp_path) == weights(0)
 
 
-def test_a_collection_that_was_killed_holds_nobody_up_for_long(where, push, monkeypatch):
+def test_a_collection_that_was_killed_holds_nobody_up_for_long(registry, where, push, monkeypatch):
     monkeypatch.setattr(blobs_module, "DEAD_LOCK_S", 0.5)
     store = open_store(where)
     push(weights(0))
     store.put("gc.lock", b"dead 3")
     push(weights(1))
-    assert Registry(where).gc().kept == 2
+    parts = [registry.manifest(f"m:{version}").blob.paths() for version in (1, 2)]
+    assert Registry(where).gc().kept == len(parts[0] | parts[1])
     assert store.size("gc.lock") is None
+
+
+def test_a_collection_that_stood_still_while_a_push_went_on_ends_and_removes_nothing(
+    registry, where, push, monkeypatch
+):
+    monkeypatch.setattr(blobs_module, "DEAD_LOCK_S", 0.5)
+    store = open_store(where)
+
+    def needed(_beat):
+        began = time.monotonic()
+        assert len(push(weights(0)).blob.parts) > 2
+        assert time.monotonic() - began < 2 * blobs_module.DEAD_LOCK_S  # waited once, not for each part
+        return set()
+
+    with pytest.raises(NotAllowedError, match="taken over"):
+        blobs_module.Blobs(store, parts_module.Parts(store)).collect(needed, dry_run=False)
+    registry.verify("m:1")
 
 
 # -- damage ------------------------------------------------------------------------------------------------------------
 
 
-def blob_path(made):
-    return f"blobs/{made.blob.sha256[:2]}/{made.blob.sha256}"
+def part_path(made, number=1):
+    return made.blob.path(made.blob.parts[number])
 
 
 @pytest.mark.parametrize(
     "harm", [lambda data: data[:-1], lambda data: data[:50] + b"\x01" + data[51:], lambda _data: b""]
 )
-def test_a_damaged_blob_is_told_and_gives_nothing(registry, where, push, tmp_path, harm):
+def test_a_damaged_part_is_told_and_gives_nothing(registry, where, push, tmp_path, harm):
     made, store = push(weights(0)), open_store(where)
-    store.put(blob_path(made), harm(store.read(blob_path(made), 1 << 20)))
+    store.put(part_path(made), harm(store.read(part_path(made), 1 << 20)))
     target = tmp_path / "out"
     target.write_bytes(b"before")
     with pytest.raises(DamagedError, match="other bytes"):
@@ -322,7 +333,7 @@ def test_a_damaged_blob_is_told_and_gives_nothing(registry, where, push, tmp_pat
     with pytest.raises(DamagedError):
         registry.verify("m:1")
     assert target.read_bytes() == b"before"
-    store.remove(blob_path(made))
+    store.remove(part_path(made))
     with pytest.raises(DamagedError, match="missing"):
         registry.pull("m:1", target)
 
@@ -330,11 +341,11 @@ def test_a_damaged_blob_is_told_and_gives_nothing(registry, where, push, tmp_pat
 @pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
 def test_who_pushes_the_bytes_of_a_damaged_version_again_keeps_sound_ones(registry, where, push, tmp_path, suffix):
     made, store = push(weights(0), suffix=suffix), open_store(where)
-    kept = store.read(blob_path(made), 1 << 20)
-    store.put(blob_path(made), kept[:100] + b"\0" * 100 + kept[200:])  # of the same size
+    kept = store.read(part_path(made), 1 << 20)
+    store.put(part_path(made), kept[:100] + b"\0" * 100 + kept[200:])  # of the same size
     again = push(weights(0), suffix=suffix)
     assert pulled(registry, again.reference, tmp_path) == weights(0)
-    assert registry.verify("m:1") == made  # both are of the same blob
+    assert registry.verify("m:1") == made  # both are of the same parts
 
 
 @pytest.mark.parametrize(
@@ -370,35 +381,6 @@ def test_a_manifest_that_was_moved_to_another_place_is_told(registry, where, pus
         registry.manifest("n:4")
 
 
-class Killed(BaseException):
-    """What nobody catches."""
-
-
-class Deadly:
-    """A store that dies at its n-th write, before or after it."""
-
-    def __init__(self, store, at, after):
-        self._store, self.left, self._after, self.url = store, at, after, store.url
-
-    def __getattr__(self, name):
-        call = getattr(self._store, name)
-        if name not in ("put", "put_new", "put_file", "remove"):
-            return call
-
-        def dying(*args, **how):
-            if self.left < 0:
-                raise Killed  # a dead process does no more
-            self.left -= 1
-            if self.left < 0 and not self._after:
-                raise Killed
-            done = call(*args, **how)
-            if self.left < 0:
-                raise Killed
-            return done
-
-        return dying
-
-
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("what", ["push", "promote", "delete", "gc"])
 def test_whatever_dies_at_any_write_leaves_a_sound_registry(where, tmp_path, monkeypatch, what, after):
@@ -414,7 +396,7 @@ def test_whatever_dies_at_any_write_leaves_a_sound_registry(where, tmp_path, mon
         "delete": lambda registry: registry.delete("m:1"),
         "gc": lambda registry: registry.gc(),
     }
-    for at in range(20):
+    for at in range(60):
         root = f"{where}/{at}"
         sound = Registry(root)
         sound.push(files[0], "m")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from click.testing import CliRunner
 from safetensors.numpy import save_file
 
 from eco_ray.cli.model import model
+from eco_ray.cli.progress import transfer_bar
+from eco_ray.config import load_settings
 from eco_ray.errors import DamagedError, NotAllowedError, UsageError
 
 
@@ -54,6 +57,63 @@ def test_from_push_to_gc(cli, tmp_path):
     assert as_json(cli("verify", "-o", "json"))["ok"] is True
     assert "m:2" in cli("list", "m")
     assert "deleted" in cli("list", "m")
+
+
+def test_a_key_in_the_settings_seals_and_without_it_nobody_reads(cli, tmp_path, monkeypatch):
+    file, back, key = tmp_path / "m.safetensors", tmp_path / "back", tmp_path / "key"
+    cli("push", file, "m")
+    key.write_text("5f" * 32)
+    key.chmod(0o600)
+    monkeypatch.setenv("ECO_RAY_REGISTRY_KEY_FILE", str(key))
+    sealed = as_json(cli("push", file, "m", "-o", "json"))
+    assert sealed["blob"]["base"] is None
+    cli("pull", "m:2", back)
+    assert back.read_bytes() == file.read_bytes()
+    assert as_json(cli("verify", "-o", "json"))["ok"] is True
+    monkeypatch.delenv("ECO_RAY_REGISTRY_KEY_FILE")
+    assert sealed["blob"]["sealed_with"] in cli("pull", "m:2", back, raises=NotAllowedError)
+    assert "1 of 2 versions" in cli("verify", raises=DamagedError)
+    monkeypatch.setenv("ECO_RAY_REGISTRY_KEY", "60" * 32)
+    assert "the key given is" in cli("pull", "m:2", back, raises=NotAllowedError)
+    monkeypatch.setenv("ECO_RAY_REGISTRY_KEY", "too-short")
+    assert "too-short" not in cli("pull", "m:2", back, raises=UsageError)
+
+
+def test_what_moved_is_told(cli, tmp_path):
+    url = f"memory://{uuid.uuid4().hex}"
+    file, back = tmp_path / "m.safetensors", tmp_path / "back"
+    made = as_json(cli("push", file, "m", "--registry", url, "-o", "json"))
+    size = sum(part["size"] for part in made["blob"]["parts"])
+    assert made["moved"] == {"remote": True, "sent_bytes": size, "received_bytes": 0, "reused_bytes": 0}
+    for received in (size, 0):
+        found = as_json(cli("pull", "m:1", back, "--registry", url, "-o", "json"))
+        assert found["moved"] == {
+            "remote": True,
+            "sent_bytes": 0,
+            "received_bytes": received,
+            "reused_bytes": size - received,
+        }
+    assert len(list((tmp_path / "state/cache/models").iterdir())) == 1
+    assert cli("pull", "m:1", back, "--registry", url).split()[-2:] == ["0", str(size)]
+
+
+def test_the_cache_can_be_switched_off(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("ECO_RAY_REGISTRY_CACHE_GB", "0")
+    url = f"memory://{uuid.uuid4().hex}"
+    cli("push", tmp_path / "m.safetensors", "m", "--registry", url)
+    cli("pull", "m:1", tmp_path / "back", "--registry", url)
+    assert not (tmp_path / "state/cache").exists()
+
+
+def test_a_bar_is_drawn_on_a_terminal_only(monkeypatch, capfd):
+    for terminal, output in ((False, "table"), (True, "json"), (True, "table")):
+        monkeypatch.setattr("sys.stderr.isatty", lambda terminal=terminal: terminal, raising=False)
+        monkeypatch.setenv("TTY_COMPATIBLE", "1")
+        with transfer_bar(load_settings({"output": output})) as show:
+            show(5, 10, "sending")
+        said = capfd.readouterr()
+        assert said.out == ""
+        assert ("sending" in said.err) == (terminal and output == "table")
 
 
 def test_damage_is_an_exit_code_and_a_row(cli, tmp_path):

@@ -1,0 +1,245 @@
+"""What moves between a registry and this machine: only what is missing, also after a break."""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+import uuid
+
+import pytest
+from registry_cases import Deadly, Far, Killed, kill, objects, weights
+
+from eco_ray.errors import DamagedError, EcoRayError
+from eco_ray.models import parts as parts_module
+from eco_ray.models.object_store import open_store
+from eco_ray.models.part_cache import PartCache
+from eco_ray.models.registry import Registry
+
+PART_BYTES = 2048
+#: seven parts, none like another
+LARGE = random.Random(8).randbytes(6 * PART_BYTES + 100)
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch):
+    monkeypatch.setattr(parts_module, "PART_BYTES", PART_BYTES)
+
+
+@pytest.fixture
+def far():
+    return open_store(f"memory://{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return PartCache(tmp_path / "cache", 1 << 30)
+
+
+@pytest.fixture
+def file(tmp_path):
+    def made(content, suffix=".onnx"):
+        path = tmp_path / f"{uuid.uuid4().hex}{suffix}"
+        path.write_bytes(content)
+        return path
+
+    return made
+
+
+def told(registry):
+    return registry.moved.sent_bytes, registry.moved.received_bytes, registry.moved.reused_bytes
+
+
+# -- pushes ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_push_sends_what_is_missing_and_no_more(far, file):
+    first = Registry(far)
+    first.push(file(LARGE), "m")
+    assert told(first) == (len(LARGE), 0, 0)
+    again, longer = Registry(far), LARGE[:-100] + b"x" * 3000
+    again.push(file(longer), "n")
+    assert told(again) == (3000, 6 * PART_BYTES, 6 * PART_BYTES)  # what is there was read, not only looked for
+
+
+def test_the_same_safetensors_file_again_sends_nothing(far, file):
+    made = Registry(far).push(file(weights(0), ".safetensors"), "m")
+    again = Registry(far)
+    again.push(file(weights(0), ".safetensors"), "m")
+    assert told(again) == (0, made.blob.size, made.blob.size)
+
+
+def test_a_new_version_sends_its_difference(far, file):
+    whole = Registry(far).push(file(weights(0), ".safetensors"), "m")
+    second = Registry(far)
+    made = second.push(file(weights(0, changed=3), ".safetensors"), "m")
+    assert made.blob.base == whole.blob
+    assert told(second) == (made.blob.size, whole.blob.size, 0)
+    assert made.blob.size < whole.blob.size / 2
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_push_that_broke_off_goes_on_after_its_last_part(far, file, monkeypatch, after):
+    monkeypatch.setattr(parts_module, "_AT_ONCE", 1)
+    source = file(LARGE)
+    with pytest.raises(Killed):
+        Registry(Deadly(far, 5, after, ("put",))).push(source, "m")  # a part is announced, then sent
+    sent = 3 if after else 2
+    assert len(objects(far)) == sent
+    again = Registry(far)
+    again.push(source, "m")
+    assert told(again) == (len(LARGE) - sent * PART_BYTES, sent * PART_BYTES, sent * PART_BYTES)
+
+
+def test_a_file_that_changes_while_it_is_pushed_becomes_no_version(far, file, monkeypatch):
+    source = file(LARGE)
+
+    def put(self, *args, put=parts_module.Parts.put):
+        source.write_bytes(LARGE[:-1] + b"?")
+        return put(self, *args)
+
+    monkeypatch.setattr(parts_module.Parts, "put", put)
+    with pytest.raises(EcoRayError, match="was changed while it was pushed"):
+        Registry(far).push(source, "m")
+    assert Registry(far).versions("m") == []
+
+
+def test_a_file_without_a_byte_has_no_parts(far, file, tmp_path):
+    registry = Registry(far)
+    assert registry.push(file(b""), "m").blob.parts == ()
+    registry.pull("m:1", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == b""
+
+
+def test_progress_is_told_part_by_part(far, file, tmp_path):
+    steps = []
+    registry = Registry(far, progress=lambda done, total, what: steps.append((done, total, what)))
+    registry.push(file(LARGE), "m")
+    assert [done for done, _, _ in steps] == [*range(PART_BYTES, len(LARGE), PART_BYTES), len(LARGE)]
+    assert {step[1:] for step in steps} == {(len(LARGE), "sending")}
+    steps.clear()
+    registry.pull("m:1", tmp_path / "back")
+    assert (steps[-1], len(steps)) == ((len(LARGE), len(LARGE), "m:1"), 7)
+
+
+# -- pulls and their cache ---------------------------------------------------------------------------------------------
+
+
+def test_a_pull_of_a_new_version_moves_its_difference_where_the_base_is_there(far, file, cache, tmp_path):
+    pusher = Registry(far)
+    whole = pusher.push(file(weights(0), ".safetensors"), "m")
+    changed = pusher.push(file(weights(0, changed=3), ".safetensors"), "m")
+    first, second, third = (Registry(far, cache=cache) for _ in range(3))
+    first.pull("m:1", tmp_path / "1")
+    second.pull("m:2", tmp_path / "2")
+    third.pull("m:2", tmp_path / "3")
+    assert told(first) == (0, whole.blob.size, 0)
+    assert told(second) == (0, changed.blob.size, whole.blob.size)
+    assert told(third) == (0, 0, whole.blob.size + changed.blob.size)
+    assert (tmp_path / "3").read_bytes() == weights(0, changed=3)
+
+
+def test_a_pull_that_broke_off_goes_on_after_its_last_part(far, file, cache, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts_module, "_AT_ONCE", 1)
+    Registry(far).push(file(LARGE), "m")
+    with pytest.raises(Killed):
+        Registry(Deadly(far, 4, False, ("read",)), cache=cache).pull("m:1", tmp_path / "back")  # manifest, three parts
+    assert not (tmp_path / "back").exists()
+    again = Registry(far, cache=cache)
+    again.pull("m:1", tmp_path / "back")
+    assert told(again) == (0, len(LARGE) - 3 * PART_BYTES, 3 * PART_BYTES)
+    assert (tmp_path / "back").read_bytes() == LARGE
+
+
+@pytest.mark.parametrize("harm", [lambda data: data[:-1], lambda data: b"\0" * len(data), lambda data: data + b"\0"])
+def test_a_cached_part_that_is_damaged_is_fetched_again(far, file, cache, tmp_path, harm):
+    Registry(far).push(file(LARGE), "m")
+    Registry(far, cache=cache).pull("m:1", tmp_path / "back")
+    for one in list((tmp_path / "cache").iterdir())[:2]:
+        one.write_bytes(harm(one.read_bytes()))
+    for received in (2, 0):  # and mended
+        registry = Registry(far, cache=cache)
+        registry.pull("m:1", tmp_path / "back")
+        assert registry.moved.received_bytes in range(received and 1, received * PART_BYTES + 1)
+        assert (tmp_path / "back").read_bytes() == LARGE
+
+
+def test_nothing_but_a_pull_believes_the_cache(far, file, cache, tmp_path):
+    source = file(weights(0), ".safetensors")
+    made = Registry(far).push(source, "m")
+    Registry(far, cache=cache).pull("m:1", tmp_path / "back")
+    path = made.blob.path(made.blob.parts[0])
+    far.put(path, b"damaged")
+    with pytest.raises(DamagedError):
+        Registry(far, cache=cache).verify("m:1")
+    later = Registry(far, cache=cache).push(file(weights(0, changed=2), ".safetensors"), "m")
+    assert later.blob.base is None  # nothing stands on what is damaged
+    Registry(far).verify(later.reference)
+
+
+def test_a_directory_needs_no_cache(file, cache, tmp_path):
+    registry = Registry(str(tmp_path / "near"), cache=cache)
+    registry.push(file(LARGE), "m")
+    registry.pull("m:1", tmp_path / "back")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_the_cache_keeps_what_was_used_last(tmp_path):
+    cache = PartCache(tmp_path / "c", 3000)
+    for number in range(3):
+        cache.keep(f"blobs/aa/{number}", bytes(1000))
+        os.utime(tmp_path / "c" / f"blobs-aa-{number}", (number, number))
+    (tmp_path / "c" / ".left-by-a-crash.tmp").write_bytes(bytes(500))
+    os.utime(tmp_path / "c" / ".left-by-a-crash.tmp", (0.5, 0.5))
+    assert cache.read("blobs/aa/0", 1000) == bytes(1000)  # and now it is the newest
+    cache.keep("blobs/aa/3", bytes(1000))
+    assert sorted(one.name for one in (tmp_path / "c").iterdir()) == ["blobs-aa-0", "blobs-aa-2", "blobs-aa-3"]
+    cache.keep("blobs/aa/4", bytes(3001))  # larger than all that is allowed
+    assert cache.read("blobs/aa/4", 4000) is None
+    assert cache.read("blobs/aa/3", 999) is None
+
+
+def test_a_cache_that_cannot_be_written_costs_time_and_nothing_else(far, file, tmp_path):
+    (tmp_path / "file").write_text("no directory")
+    Registry(far).push(file(LARGE), "m")
+    Registry(far, cache=PartCache(tmp_path / "file" / "cache", 1 << 30)).pull("m:1", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == LARGE
+
+
+def test_several_use_the_cache_at_once(far, file, tmp_path):
+    Registry(far).push(file(LARGE), "m")
+    problems = []
+
+    def pull(number):
+        try:
+            cache = PartCache(tmp_path / "c", 3 * PART_BYTES)  # too small for all of it
+            for _ in range(5):
+                Registry(far, cache=cache).pull("m:1", tmp_path / f"back-{number}")
+                assert (tmp_path / f"back-{number}").read_bytes() == LARGE
+        except BaseException as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=pull, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+
+
+# -- real deaths -------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_is_killed_half_way_leaves_the_rest_to_the_next(file, tmp_path):
+    root, source, back = tmp_path / "registry", file(LARGE), tmp_path / "back"
+    assert kill(root, "push", "put", 7, source)  # a part is announced, then sent: three are there
+    pusher = Registry(Far(root))
+    assert pusher.versions("m") == []
+    pusher.push(source, "m")
+    assert told(pusher) == (len(LARGE) - 3 * PART_BYTES, 3 * PART_BYTES, 3 * PART_BYTES)
+    assert kill(root, "pull", "read", 5, back)  # the manifest, then four parts
+    assert not back.exists()
+    puller = Registry(Far(root), cache=PartCache(tmp_path / "cache", 1 << 30))
+    puller.pull("m:1", back)
+    assert told(puller) == (0, len(LARGE) - 4 * PART_BYTES, 4 * PART_BYTES)
+    assert back.read_bytes() == LARGE
