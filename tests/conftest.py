@@ -1,13 +1,15 @@
-"""What all suites share: a private PostgreSQL server, one that plays grid services, and the option --live."""
+"""What all suites share: a private PostgreSQL server and an S3 server, one that plays grid services, and the option --live."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from importlib.util import find_spec
 
 import pytest
 from grid_server import GridServer
 from postgres_server import CannotStart, PostgresServer
+from s3_server import S3Server
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +28,27 @@ def postgres_server() -> Iterator[PostgresServer]:
         pytest.skip(f"no PostgreSQL: {error}")
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 server that a package gives; skips where that is not installed, but fails in CI."""
+    missing = [name for name in ("moto", "flask", "s3fs") if find_spec(name) is None]
+    if missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI must test S3: {', '.join(missing)} is missing")
+        pytest.skip(f"no S3 server: {', '.join(missing)} is not installed")
+    server = S3Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """URL of an empty place on the S3 server, with what a client needs in the environment."""
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.new_bucket()
 
 
 @pytest.fixture
