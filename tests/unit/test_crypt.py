@@ -6,6 +6,7 @@ import base64
 import hashlib
 import os
 import pickle
+import sys
 import traceback
 from pathlib import Path
 
@@ -166,6 +167,13 @@ def test_a_key_file_that_is_none_is_told(tmp_path):
     for path in (tmp_path / "none", tmp_path, tmp_path / "pipe"):
         with pytest.raises(UsageError, match="registry's key"):
             find_key(path, {})
+
+
+def test_a_key_without_the_package_is_told(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cryptography.hazmat.primitives", None)
+    with pytest.raises(UsageError, match=r"pip install 'eco-ray\[crypt\]'"):
+        find_key(None, {VARIABLE: RAW.hex()})
+    assert find_key(None, {}) is None
 
 
 def test_a_key_is_not_printed():
