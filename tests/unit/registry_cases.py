@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,19 @@ from safetensors.numpy import save
 from eco_ray.models.blobs import Blobs
 from eco_ray.models.object_store import LocalStore
 from eco_ray.models.parts import Parts
+
+
+def empty_place(request, folder):
+    """URL of an empty place of the kind that a fixture's parameter names."""
+    if request.param == "s3":
+        return request.getfixturevalue("s3_url")
+    kinds = {
+        "local": f"{folder}/registry",
+        "file": f"file://{folder}/registry",
+        "memory": f"memory://{uuid.uuid4().hex}",
+    }
+    return kinds[request.param]
+
 
 WRITES = ("put", "put_new", "remove")
 

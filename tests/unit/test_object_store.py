@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import threading
 import time
-import uuid
 
 import pytest
+from registry_cases import empty_place
 
 from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models.object_store import open_store
 
 
-@pytest.fixture(params=["local", "file", "memory"])
+@pytest.fixture(params=["local", "file", "memory", "s3"])
 def store(request, tmp_path):
-    where = {"local": str(tmp_path / "r"), "file": f"file://{tmp_path}/r", "memory": f"memory://{uuid.uuid4().hex}"}
-    return open_store(where[request.param])
+    return open_store(empty_place(request, tmp_path))
 
 
 def test_what_is_put_is_read(store):

@@ -8,7 +8,7 @@ import time
 import uuid
 
 import pytest
-from registry_cases import Clock, Deadly, Killed, weights
+from registry_cases import Clock, Deadly, Killed, empty_place, weights
 
 from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models import blobs as blobs_module
@@ -24,9 +24,9 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(parts_module, "PART_BYTES", 2048)
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def where(request, tmp_path):
-    return str(tmp_path / "registry") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+    return empty_place(request, tmp_path)
 
 
 @pytest.fixture

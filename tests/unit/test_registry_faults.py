@@ -10,7 +10,7 @@ import resource
 import uuid
 
 import pytest
-from registry_cases import Clock, Failing, kill, objects
+from registry_cases import Clock, Failing, empty_place, kill, objects
 
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError
 from eco_ray.models import blobs as blobs_module
@@ -41,9 +41,9 @@ def file(tmp_path):
     return made
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def where(request, tmp_path):
-    return str(tmp_path / "registry") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+    return empty_place(request, tmp_path)
 
 
 def begun(root, file):

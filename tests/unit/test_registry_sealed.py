@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from registry_cases import Deadly, Killed, objects, weights
+from registry_cases import Deadly, Killed, empty_place, objects, weights
 
 from eco_ray.errors import DamagedError, NotAllowedError
 from eco_ray.models import blobs as blobs_module
@@ -25,9 +25,9 @@ def small_parts(monkeypatch):
     monkeypatch.setattr(parts_module, "PART_BYTES", PART_BYTES)
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["local", "memory", "s3"])
 def where(request, tmp_path):
-    return str(tmp_path / "registry") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
+    return empty_place(request, tmp_path)
 
 
 @pytest.fixture
