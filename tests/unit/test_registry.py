@@ -15,6 +15,7 @@ from eco_ray.models import blobs as blobs_module
 from eco_ray.models.manifest import Training, parse_reference
 from eco_ray.models.object_store import open_store
 from eco_ray.models.registry import About, Registry
+from eco_ray.models.signature import parse_signature
 
 
 def weights(seed, rows=64, changed=0):
@@ -82,7 +83,15 @@ def test_the_record_of_a_version_is_all_that_was_told(registry, push):
     training = Training(energy_j=5e6, operational_g=120.5, nature="modelled", source="ledger")
     told = {
         "framework": "torch 2.13",
-        "signature": {"inputs": [{"name": "image", "shape": [-1, 1, 28, 28]}]},
+        "signature": parse_signature(
+            {
+                "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, 1, 28, 28]}],
+                "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, 2]}],
+                "labels": ["cat", "dog"],
+                "kind": "image-classifier",
+            },
+            "s.json",
+        ),
         "metrics": {"accuracy": 0.987, "epochs": 3, "note": "good"},
         "lineage": {"job": "train-1", "data": "mnist", "parent": "m:1"},
         "tags": ("nightly",),
