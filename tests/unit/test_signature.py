@@ -9,6 +9,7 @@ import zipfile
 import numpy as np
 import pytest
 import torch
+from compress_cases import armed, rewritten
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -109,20 +110,6 @@ def pt2(tmp_path):
     return tmp_path / "m.pt2"
 
 
-def changed_pt2(path, change):
-    """A copy whose graph was changed."""
-    copy = path.with_name("changed.pt2")
-    with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
-        for name in old.namelist():
-            content = old.read(name)
-            if name.endswith("models/model.json"):
-                graph = json.loads(content)
-                change(graph)
-                content = json.dumps(graph).encode()
-            new.writestr(name, content)
-    return copy
-
-
 def test_a_pt2_tells_its_signature(pt2, registry):
     made = registry.push(pt2, "m")
     assert made.signature.inputs == (PIXELS,)
@@ -206,7 +193,7 @@ def no_tensor(graph):
 
 @pytest.mark.parametrize("change", [deep, zero, complex_numbers, no_tensor, dict.clear])
 def test_a_pt2_of_another_kind_is_pushed_without_a_signature(change, pt2, registry):
-    path = changed_pt2(pt2, change)
+    path = rewritten(pt2, graph=change)
     assert registry.push(path, "m").signature is None
     assert "--signature" in find_signature(path, "pt2").why
 
@@ -227,22 +214,8 @@ def test_a_bomb_is_not_unpacked(tmp_path):
     assert "limit" in find_signature(tmp_path / "m.pt2", "pt2").why
 
 
-class Armed:
-    """Touches a file where it is unpickled."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return open, (str(self.path), "w")
-
-
 def test_finding_a_signature_runs_nothing(tmp_path, pt2):
-    path = tmp_path / "armed.pt2"
-    with zipfile.ZipFile(pt2) as old, zipfile.ZipFile(path, "w") as new:
-        for name in old.namelist():
-            armed = pickle.dumps(Armed(tmp_path / "ran"))
-            new.writestr(name, armed if name.endswith("sample_inputs/model.pt") else old.read(name))
+    path = rewritten(pt2, contents={"data/sample_inputs/model.pt": pickle.dumps(armed(tmp_path / "ran"))})
     assert find_signature(path, "pt2").signature.inputs == (PIXELS,)
     assert not (tmp_path / "ran").exists()
 
