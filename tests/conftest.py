@@ -1,4 +1,4 @@
-"""What all suites share: a private PostgreSQL server and an S3 server, one that plays grid services, and the option --live."""
+"""What all suites share: a private PostgreSQL server, one of S3, one that plays grid services, and --live."""
 
 from __future__ import annotations
 

@@ -190,7 +190,9 @@ def _register(parent: Parent, variant: Variant, before: Figures, after: Figures,
         "energy_nature": str(after.nature),
     }
     lineage = {"parent": parent.manifest.reference, "recipe": recipe, "variant": after.variant, "test_data": data}
-    about = About(parent.manifest.framework, parent.manifest.signature, measured, lineage)
+    # an ONNX file tells its own: it names inputs and outputs anew
+    signature = None if variant.model is None else parent.manifest.signature
+    about = About(parent.manifest.framework, signature, measured, lineage)
     with tempfile.TemporaryDirectory(prefix="eco_ray-compress-") as folder:
         file = Path(folder) / ("model.onnx" if variant.model is None else "model.safetensors")
         _write(variant, after, recipe, None, file, ())

@@ -86,12 +86,13 @@ def push(
     settings: Settings,
 ) -> None:
     """Keep FILE as the next version of model NAME."""
-    from eco_ray.json_file import read_json
+    from eco_ray.models.find_signature import find_signature
     from eco_ray.models.registry import About
+    from eco_ray.models.signature import read_signature
 
     about = About(
         framework=framework,
-        signature=read_json(signature, 1 << 20) if signature else {},
+        signature=read_signature(signature) if signature else None,
         metrics={key: _value(text) for key, text in map(_pair, metrics)},
         lineage=dict(map(_pair, lineage)),
         tags=tags,
@@ -102,6 +103,8 @@ def push(
     if alias:
         where.promote(made.reference, alias)
     emit(settings, {**_document(made), **_moved(where)}, [{**_row(made, where), **_moved_row(where)}])
+    if made.signature is None:
+        click.echo(f"{made.reference} has no signature: {find_signature(file, made.format).why}", err=True)
 
 
 @click.command(name="list")

@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from eco_ray.core.units import Nature
 from eco_ray.errors import DamagedError, UsageError
+from eco_ray.models.signature import Signature
 
 #: bytes of a document at most, looked at before it is parsed
 MAX_BYTES = 4 << 20
@@ -110,7 +111,8 @@ class Manifest(_Document):
     size: int = Field(ge=0)
     blob: Blob
     framework: str = ""
-    signature: dict[str, Any] = Field(default_factory=dict)
+    #: None: not known
+    signature: Annotated[Signature | None, BeforeValidator(lambda told: told or None)] = None
     metrics: dict[str, float | int | str | bool] = Field(default_factory=dict)
     #: job, data, parent (name:VERSION), recipe and what else is known of where it comes from
     lineage: dict[str, Any] = Field(default_factory=dict)

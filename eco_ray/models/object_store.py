@@ -186,9 +186,18 @@ class FsspecStore:
 
     def read(self, path: str, most_bytes: int) -> bytes:
         with self._errors(path):
-            data: bytes = self._fs.cat_file(self._at(path), start=0, end=most_bytes + 1)
+            data: bytes = self._read(self._at(path), most_bytes + 1)
         if len(data) > most_bytes:
             raise DamagedError(f"{self.url}/{path} is larger than {most_bytes} bytes; it is nothing that we wrote")
+        return data
+
+    def _read(self, path: str, most_bytes: int) -> bytes:
+        try:
+            data: bytes = self._fs.cat_file(path, start=0, end=most_bytes)
+        except OSError:
+            if self._fs.size(path) == 0:  # S3 has no range of nothing
+                return b""
+            raise
         return data
 
     def put_new(self, path: str, data: bytes) -> bool:

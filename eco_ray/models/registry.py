@@ -26,6 +26,7 @@ from typing import Any
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models.blobs import Blobs, Collected, sha256_of
 from eco_ray.models.crypt import RegistryKey
+from eco_ray.models.find_signature import find_signature
 from eco_ray.models.manifest import (
     MAX_BYTES,
     PICKLES,
@@ -41,6 +42,7 @@ from eco_ray.models.manifest import (
 from eco_ray.models.object_store import ObjectStore, open_store
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.parts import Moved, Parts, Progress
+from eco_ray.models.signature import Signature
 
 #: a version stands alone at least so often, so that a pull needs one other version at most
 _ALONE_EVERY = 10
@@ -53,7 +55,8 @@ class About:
     """What is told of a version when it is pushed."""
 
     framework: str = ""
-    signature: Mapping[str, Any] = field(default_factory=dict)
+    #: None: what the file tells by itself
+    signature: Signature | None = None
     metrics: Mapping[str, float | int | str | bool] = field(default_factory=dict)
     lineage: Mapping[str, Any] = field(default_factory=dict)
     training: Training | None = None
@@ -170,7 +173,7 @@ class Registry:
                 size=size,
                 blob=blob,
                 framework=about.framework,
-                signature=dict(about.signature),
+                signature=about.signature or find_signature(source, kind).signature,
                 metrics=dict(about.metrics),
                 lineage=dict(about.lineage),
                 training=about.training,

@@ -1,8 +1,13 @@
-"""Ten kinds of simple images that a small CNN learns in a second."""
+"""Ten kinds of simple images that a small CNN learns in a second, and files of models that were tampered with."""
 
 from __future__ import annotations
 
+import json
+import uuid
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -36,3 +41,39 @@ def train(data: LabelledImages) -> SmallCNN:
     model = SmallCNN()
     fine_tune(model, data, 3, 2e-3)
     return model
+
+
+class _Armed:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return open, (str(self.path), "w")
+
+
+def armed(path: Path) -> object:
+    """What touches a file where it is unpickled."""
+    return _Armed(path)
+
+
+def rewritten(
+    path: Path,
+    graph: Callable[[dict[str, Any]], object] = lambda _graph: None,
+    contents: Mapping[str, bytes] | None = None,
+) -> Path:
+    """A copy of a .pt2 file whose graph was changed, and whose entries are others."""
+    copy, left = path.with_name(f"changed-{uuid.uuid4().hex}.pt2"), dict(contents or {})
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(copy, "w") as new:
+        for name in old.namelist():
+            root, _, inner = name.partition("/")
+            content = left.pop(inner, None)
+            if content is None:
+                content = old.read(name)
+            if inner == "models/model.json":
+                document = json.loads(content)
+                graph(document)
+                content = json.dumps(document).encode()
+            new.writestr(name, content)
+        for name, content in left.items():
+            new.writestr(f"{root}/{name}", content)
+    return copy

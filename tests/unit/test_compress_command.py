@@ -17,6 +17,7 @@ from eco_ray.config import load_settings
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
 from eco_ray.models.datasets import load_images
 from eco_ray.models.registry import About, Registry
+from eco_ray.models.signature import parse_signature
 from eco_ray.models.weights import load_model, save_model
 
 
@@ -117,13 +118,15 @@ def test_a_version_of_the_registry_becomes_the_parent_of_the_next(model, data_fi
     path, where = tmp_path / "m.safetensors", str(tmp_path / "registry")
     save_model(model, path, {})
     registry = Registry(where)
-    registry.push(path, "digits", About(framework="torch", signature={"inputs": ["image"]}))
+    spec = {"name": "image", "datatype": "FP32", "shape": [-1, 1, 28, 28]}
+    mine = parse_signature({"inputs": [spec], "outputs": [{**spec, "shape": [-1, 10]}], "kind": "classifier"}, "s")
+    registry.push(path, "digits", About(framework="torch", signature=mine))
     done = run("digits:1", "--recipe", "bf16", "--registry", where, "--data", data_file, "-o", "json")
     told = json.loads(done.stdout)
     assert (told["model"], told["registered"], told["accepted"]) == ("digits:1", "digits:2", True)
     made = registry.manifest("digits:2")
     assert made.lineage["parent"] == "digits:1"
-    assert (made.lineage["recipe"], made.framework, made.signature) == ("bf16", "torch", {"inputs": ["image"]})
+    assert (made.lineage["recipe"], made.framework, made.signature) == ("bf16", "torch", mine)
     assert made.metrics["packed_bytes"] < made.metrics["packed_bytes_before"]
     assert made.metrics["energy_nature"] in ("measured", "modelled", "assumed")
     registry.pull("digits:2", tmp_path / "back.safetensors")

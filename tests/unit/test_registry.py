@@ -16,6 +16,7 @@ from eco_ray.models import parts as parts_module
 from eco_ray.models.manifest import Training, parse_reference
 from eco_ray.models.object_store import open_store
 from eco_ray.models.registry import About, Registry
+from eco_ray.models.signature import parse_signature
 
 
 @pytest.fixture(autouse=True)
@@ -71,7 +72,15 @@ def test_the_record_of_a_version_is_all_that_was_told(registry, push):
     training = Training(energy_j=5e6, operational_g=120.5, nature="modelled", source="ledger")
     told = {
         "framework": "torch 2.13",
-        "signature": {"inputs": [{"name": "image", "shape": [-1, 1, 28, 28]}]},
+        "signature": parse_signature(
+            {
+                "inputs": [{"name": "image", "datatype": "UINT8", "shape": [-1, 1, 28, 28]}],
+                "outputs": [{"name": "scores", "datatype": "FP32", "shape": [-1, 2]}],
+                "labels": ["cat", "dog"],
+                "kind": "image-classifier",
+            },
+            "s.json",
+        ),
         "metrics": {"accuracy": 0.987, "epochs": 3, "note": "good"},
         "lineage": {"job": "train-1", "data": "mnist", "parent": "m:1"},
         "tags": ("nightly",),
@@ -83,6 +92,7 @@ def test_the_record_of_a_version_is_all_that_was_told(registry, push):
     assert {key: getattr(found, key) for key in told} == told
 
 
+@pytest.mark.parametrize("where", ["local", "memory", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 def test_a_version_needs_one_other_at_most(registry, push, tmp_path):
     made = [push(weights(0, changed=number)) for number in range(1, 25)]
     alone = [one.version for one in made if one.blob.base is None]
@@ -381,6 +391,7 @@ def test_a_manifest_that_was_moved_to_another_place_is_told(registry, where, pus
         registry.manifest("n:4")
 
 
+@pytest.mark.parametrize("where", ["local", "memory", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize("what", ["push", "promote", "delete", "gc"])
 def test_whatever_dies_at_any_write_leaves_a_sound_registry(where, tmp_path, monkeypatch, what, after):

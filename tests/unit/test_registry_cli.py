@@ -38,11 +38,14 @@ def as_json(text):
 
 def test_from_push_to_gc(cli, tmp_path):
     file, back = tmp_path / "m.safetensors", tmp_path / "back"
-    (tmp_path / "s.json").write_text('{"inputs": []}')
+    ends = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]}
+    ends["outputs"] = [{**ends["inputs"][0], "name": "y"}]
+    (tmp_path / "s.json").write_text(json.dumps(ends))
     told = ("--metric", "accuracy=0.9", "--metric", "note=x", "--lineage", "job=j-1", "--tag", "t", "--alias", "prod")
     made = as_json(cli("push", file, "m", *told, "--signature", tmp_path / "s.json", "-o", "json"))
     assert (made["reference"], made["metrics"]) == ("m:1", {"accuracy": 0.9, "note": "x"})
-    assert (made["lineage"], made["tags"], made["signature"]) == ({"job": "j-1"}, ["t"], {"inputs": []})
+    assert (made["lineage"], made["tags"]) == ({"job": "j-1"}, ["t"])
+    assert made["signature"] == {**ends, "labels": [], "kind": ""}
     cli("push", file, "m")
     cli("promote", "m:2", "prod", "--why", "newer")
     assert as_json(cli("list", "-o", "json")) == [{"model": "m", "versions": 2, "aliases": "prod=2"}]
@@ -129,3 +132,14 @@ def test_wrong_words_are_told(cli, tmp_path):
     (tmp_path / "m.pt").write_bytes(b"x")
     assert "--allow-pickle" in cli("push", tmp_path / "m.pt", "m", raises=NotAllowedError)
     assert cli("list") == ""
+    (tmp_path / "s.json").write_text("[")
+    assert "s.json cannot be read as a signature" in cli(
+        "push", tmp_path / "m.safetensors", "m", "--signature", tmp_path / "s.json", raises=UsageError
+    )
+
+
+def test_a_push_without_a_signature_says_why(cli, tmp_path):
+    done = CliRunner().invoke(model, ["push", str(tmp_path / "m.safetensors"), "m"])
+    assert "m:1 has no signature: m.safetensors holds weights alone" in done.stderr
+    assert "--signature FILE" in done.stderr
+    assert as_json(cli("show", "m:1", "-o", "json"))["signature"] is None

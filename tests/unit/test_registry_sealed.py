@@ -140,6 +140,7 @@ def test_the_cache_keeps_sealed_parts_sealed(push, where, tmp_path):
         pulled(store, "m:1", tmp_path, key=None, cache=cache)
 
 
+@pytest.mark.parametrize("where", ["local", "memory", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 @pytest.mark.parametrize("after", [False, True])
 def test_a_sealed_push_that_dies_leaves_a_sound_registry(where, tmp_path, monkeypatch, after):
     monkeypatch.setattr(blobs_module, "DEAD_LOCK_S", 0.05)
