@@ -142,9 +142,8 @@ class Blobs:
         with self._locked() as beat:
             dead_s = (self._store.written_s(_LOCK) or 0.0) - DEAD_PUSH_S
             self._store.sweep(dead_s)
-            announced = self._announced_ones(
-                dead_s
-            )  # before manifests are read: a push ends after its manifest is there
+            # before manifests are read: a push ends after its manifest is there
+            announced = self._announced_ones(dead_s)
             return self._collect(needed(beat) | announced, beat, dry_run=False)
 
     def _collect(self, needed: set[str], beat: Callable[[], None], *, dry_run: bool) -> Collected:

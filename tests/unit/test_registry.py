@@ -309,7 +309,7 @@ def test_a_collection_that_was_killed_holds_nobody_up_for_long(registry, where, 
 def test_a_collection_that_stood_still_while_a_push_went_on_ends_and_removes_nothing(
     registry, where, push, monkeypatch
 ):
-    monkeypatch.setattr(blobs_module, "DEAD_LOCK_S", 0.5)
+    monkeypatch.setattr(blobs_module, "DEAD_LOCK_S", 1.5)
     store = open_store(where)
 
     def needed(_beat):
