@@ -37,7 +37,7 @@ SamplePeriod = Annotated[Duration, between(0.1, 60)]
 
 
 def _default_state_dir() -> Path:
-    """A symlink that `eco-ray up` sets to the state of the newest cluster."""
+    """The state of this user's cluster; it may be a symlink."""
     base = os.environ.get("XDG_STATE_HOME")
     # absolute() keeps the symlink, resolve() would follow it
     return (Path(base) if base else Path.home() / ".local" / "state").absolute() / "eco_ray" / "current"

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
+from eco_ray.errors import EcoRayError
+
 
 def draft_of(path: Path, suffix: str = ".tmp") -> Path:
     """A name beside a file that no other writer uses: not another thread, nor a pod where each process is number 1."""
@@ -91,3 +93,12 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def file_errors(path: Path) -> Iterator[None]:
+    """Raise what the system says of a file as an EcoRayError."""
+    try:
+        yield
+    except OSError as error:
+        raise EcoRayError(f"{str(path)[:200]!r}: {error.strerror or error}; name another file") from None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import getpass
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,8 @@ from eco_ray.config import Settings
 from eco_ray.errors import UsageError
 
 if TYPE_CHECKING:
-    from eco_ray.models.manifest import Manifest
+    from eco_ray.core.transfers import Transfer
+    from eco_ray.models.manifest import Manifest, Training
     from eco_ray.models.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -42,10 +43,32 @@ def open_registry(
     return Registry(
         url or settings.registry_url or str(settings.state_dir / "models"),
         by=_user(),
+        ledger=_Ledger(settings),
         key=find_key(settings.registry_key_file),
         cache=PartCache(settings.state_dir / "cache" / "models", most_bytes) if most_bytes else None,
         progress=progress or (lambda _done, _total, _what: None),
     )
+
+
+class _Ledger:
+    """The ledger of the state directory, opened when something was moved; a model is not held up where it is not."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def add_transfers(self, transfers: Iterable[Transfer]) -> int:
+        from eco_ray.errors import EcoRayError
+        from eco_ray.store import open_store
+
+        try:
+            store = open_store(self._settings.store_url)
+            try:
+                return store.add_transfers(transfers)
+            finally:
+                store.close()
+        except EcoRayError as error:
+            click.echo(f"what was moved is not in the ledger: {error}", err=True)
+            return 0
 
 
 def _user() -> str:
@@ -65,7 +88,8 @@ def _registry_option(function: F) -> F:
 @click.argument("file", type=_FILE)
 @click.argument("name")
 @click.option("--metric", "metrics", multiple=True, metavar="KEY=VALUE", help="Such as accuracy=0.987; repeatable.")
-@click.option("--lineage", multiple=True, metavar="KEY=VALUE", help="Such as job=ID, data=NAME; repeatable.")
+@click.option("--job", metavar="ID", help="The job that trained it: its joules and grams come from the ledger.")
+@click.option("--lineage", multiple=True, metavar="KEY=VALUE", help="Such as data=NAME; repeatable.")
 @click.option("--tag", "tags", multiple=True, help="Repeatable.")
 @click.option("--framework", default="", help="Such as torch 2.13.")
 @click.option("--signature", type=_FILE, help="A JSON file that describes inputs and outputs.")
@@ -76,6 +100,7 @@ def push(
     file: Path,
     name: str,
     metrics: tuple[str, ...],
+    job: str | None,
     lineage: tuple[str, ...],
     tags: tuple[str, ...],
     framework: str,
@@ -94,7 +119,8 @@ def push(
         framework=framework,
         signature=read_signature(signature) if signature else None,
         metrics={key: _value(text) for key, text in map(_pair, metrics)},
-        lineage=dict(map(_pair, lineage)),
+        lineage={**dict(map(_pair, lineage)), **({"job": job} if job else {})},
+        training=_training(settings, job) if job else None,
         tags=tags,
     )
     with transfer_bar(settings) as bar:
@@ -105,6 +131,28 @@ def push(
     emit(settings, {**_document(made), **_moved(where)}, [{**_row(made, where), **_moved_row(where)}])
     if made.signature is None:
         click.echo(f"{made.reference} has no signature: {find_signature(file, made.format).why}", err=True)
+
+
+def _training(settings: Settings, job: str) -> Training:
+    """What the ledger has of a job. Raises NotFoundError where it has nothing."""
+    from eco_ray.core.ledger_sums import ledger_sums
+    from eco_ray.core.units import MJ_PER_J
+    from eco_ray.errors import NotFoundError
+    from eco_ray.models.manifest import Training
+    from eco_ray.store import open_store
+
+    store = open_store(settings.store_url, create=False)
+    found = next((line for line in ledger_sums(store.hourly(), "job") if line.key == job), None)
+    store.close()
+    if found is None:
+        raise NotFoundError(f"the ledger has no job {job!r}; `eco-ray job list` shows the jobs")
+    source = f"ledger, {', '.join(found.sources)}"
+    return Training(
+        energy_j=found.energy_mj / MJ_PER_J,
+        operational_g=found.operational_g,
+        nature=found.carbon_nature,
+        source=source,
+    )
 
 
 @click.command(name="list")

@@ -230,7 +230,15 @@ class JobSummary:
     progress: float | None
 
 
-class Store(Protocol):
+class TransferLedger(Protocol):
+    """Where it is written down what was moved."""
+
+    def add_transfers(self, transfers: Iterable[Transfer]) -> int:
+        """Append what was moved; ids that are already there are left out. Returns how many were new."""
+        ...
+
+
+class Store(TransferLedger, Protocol):
     """Jobs, ledger and settings of one cluster. Each call is one transaction: all of it is kept, or none."""
 
     def put_meta(self, key: str, value: Any) -> None:
@@ -319,10 +327,6 @@ class Store(Protocol):
 
     def overlaps(self) -> tuple[Overlap, ...]:
         """Lives of a node's agent that overlap in time, at most a hundred pairs."""
-        ...
-
-    def add_transfers(self, transfers: Iterable[Transfer]) -> int:
-        """Append what was moved; ids that are already there are left out. Returns how many were new."""
         ...
 
     def transfers(self, start_s: float | None = None, end_s: float | None = None) -> list[Transfer]:

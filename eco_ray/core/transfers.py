@@ -28,12 +28,12 @@ class Transfer:
     id: str
     #: when it ended [s since epoch]
     time_s: float
-    #: `name:version` of the model
+    #: `name:version` of the model; `name` where a push was broken off
     owner_id: str
     direction: Direction
     #: where to or from, without a credential
     place: str
-    #: bytes that went over the network, and bytes that did not have to, as they were there
+    #: bytes that went to the place or came from it, and bytes that did not have to, as they were there
     moved_bytes: int
     reused_bytes: int
     #: of the network [mJ]
@@ -60,9 +60,8 @@ def transferred(
     remote: bool,
 ) -> Transfer:
     """The row of a transfer; a store that is a directory (`remote` is false) is taken to be on this machine."""
-    what = id_, time_s, owner_id, direction, place
-    if not remote:
-        source = "a directory: taken to be on this machine"
-        return Transfer(*what, 0, moved_bytes + reused_bytes, 0, Nature.ASSUMED, source)
-    energy_mj = transfer_energy_mj(moved_bytes)
-    return Transfer(*what, moved_bytes, reused_bytes, energy_mj, Nature.ASSUMED, TRANSFER_SOURCE)
+    energy_mj = transfer_energy_mj(moved_bytes) if remote else 0
+    source = TRANSFER_SOURCE if remote else "a directory, taken to be on this machine: no network"
+    return Transfer(
+        id_, time_s, owner_id, direction, place, moved_bytes, reused_bytes, energy_mj, Nature.ASSUMED, source
+    )

@@ -83,6 +83,13 @@ def open_store(url: str) -> ObjectStore:
     return FsspecStore(url, filesystem, root)
 
 
+def without_credentials(url: str) -> str:
+    """A URL without user and password."""
+    scheme, separator, rest = url.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else url
+
+
 def checked(path: str) -> str:
     """The path, if it stays below the root. Raises UsageError."""
     if not _PATH.fullmatch(path) or len(path) > 500:

@@ -14,15 +14,20 @@ Whatever dies on the way leaves parts that nobody refers to, which `gc` takes aw
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import heapq
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from eco_ray.core.ports import TransferLedger
+from eco_ray.core.transfers import Direction, transferred
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models.blobs import Blobs, Collected, sha256_of
 from eco_ray.models.crypt import RegistryKey
@@ -39,10 +44,11 @@ from eco_ray.models.manifest import (
     checked_name,
     parse_reference,
 )
-from eco_ray.models.object_store import ObjectStore, open_store
+from eco_ray.models.object_store import ObjectStore, open_store, without_credentials
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.parts import Moved, Parts, Progress
 from eco_ray.models.signature import Signature
+from eco_ray.whole_file import file_errors
 
 #: a version stands alone at least so often, so that a pull needs one other version at most
 _ALONE_EVERY = 10
@@ -75,11 +81,16 @@ class Registry:
         key: RegistryKey | None = None,
         cache: PartCache | None = None,
         progress: Progress = lambda _done, _total, _what: None,
+        ledger: TransferLedger | None = None,
     ) -> None:
-        """`by`: who writes, for the record. `key`: seals what is pushed. `cache`: of pulls, for a store far away."""
+        """`by`: who writes, for the record. `key`: seals what is pushed. `cache`: of pulls, for a store far away.
+
+        `ledger`: is told what each push and pull moved.
+        """
         self._store = open_store(store) if isinstance(store, str) else store
         self._by = by
         self._clock = clock
+        self._ledger = ledger
         self._parts = Parts(self._store, key, cache, progress)
         self._blobs = Blobs(self._store, self._parts)
 
@@ -154,18 +165,20 @@ class Registry:
         same tensors. Raises NotAllowedError for a pickle, unless it is allowed.
         """
         source, about = Path(source), about or About()
-        kind = _format_of(source, allow_pickle)
         checked_name(name)
-        before, (digest, size) = _state(source), sha256_of(source)
-        base = self._base_of(name, digest) if kind == "safetensors" else None
         with (
+            file_errors(source),
+            self._booked("push", name) as name_it,
             tempfile.TemporaryDirectory(prefix="eco_ray-push-") as folder,
             self._blobs.announced() as announce,
         ):
+            kind = _format_of(source, allow_pickle)
+            before, (digest, size) = _state(source), sha256_of(source)
+            base = self._base_of(name, digest) if kind == "safetensors" else None
             blob = self._blobs.keep(source, kind, digest, base, announce, Path(folder))
             if _state(source) != before:
                 raise EcoRayError(f"{source} was changed while it was pushed; push it again when it is whole")
-            return self._put_manifest(
+            made = self._put_manifest(
                 name,
                 created=self._now(),
                 format=kind,
@@ -180,6 +193,8 @@ class Registry:
                 tags=tuple(about.tags),
                 by=self._by,
             )
+            name_it(made.reference)
+        return made
 
     def pull(self, reference: str, target: str | Path, *, allow_pickle: bool = False) -> Manifest:
         """Write the file of a version; it appears whole and with the bytes that were pushed, or not at all."""
@@ -188,9 +203,14 @@ class Registry:
             raise NotFoundError(f"{found.reference} was deleted; `eco-ray model show {found.reference}` has its record")
         if found.format == "pickle" and not allow_pickle:
             raise NotAllowedError(f"{found.reference} is a pickle, which runs code when it is loaded; --allow-pickle")
-        if not target.parent.is_dir():
-            raise UsageError(f"there is no directory {str(target.parent)!r}; make it, or name another one to write to")
-        with tempfile.TemporaryDirectory(prefix=".eco_ray-pull-", dir=target.parent) as folder:
+        with file_errors(target):
+            if not target.parent.is_dir():
+                raise UsageError(f"there is no directory {str(target.parent)!r}; make it, or name another one")
+        with (
+            file_errors(target),
+            self._booked("pull", found.reference),
+            tempfile.TemporaryDirectory(prefix=".eco_ray-pull-", dir=target.parent) as folder,
+        ):
             self._blobs.make(found, Path(folder), fresh=False).replace(target)
         return found
 
@@ -281,6 +301,19 @@ class Registry:
             ):
                 return found
         return None
+
+    @contextlib.contextmanager
+    def _booked(self, direction: Direction, owner: str) -> Iterator[Callable[[str], None]]:
+        """Tell the ledger what moves, also before something breaks off. What it gives takes a better name of it."""
+        before, owners, moved = dataclasses.replace(self.moved), [owner], self.moved
+        try:
+            yield owners.append
+        finally:
+            bytes_moved = moved.sent_bytes + moved.received_bytes - before.sent_bytes - before.received_bytes
+            reused = moved.reused_bytes - before.reused_bytes
+            if self._ledger is not None and (bytes_moved or reused):
+                what = uuid.uuid4().hex, self._clock(), owners[-1], direction, without_credentials(self.url)
+                self._ledger.add_transfers([transferred(*what, bytes_moved, reused, remote=moved.remote)])
 
     # -- manifests and aliases ---------------------------------------------------------------------------------------
 

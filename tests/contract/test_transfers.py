@@ -39,7 +39,7 @@ def test_its_energy_is_an_estimate_for_what_went_over_the_network() -> None:
     assert (a_transfer().energy_mj, a_transfer().nature) == (324_000, Nature.ASSUMED)  # 0.09 GB x 3,600 J/GB
     assert "3600 J/GB" in a_transfer().source
     here = transferred("a", T0_S, "mnist:3", "pull", "/models", 90, 10, remote=False)
-    assert (here.energy_mj, here.moved_bytes, here.reused_bytes) == (0, 0, 100)
+    assert (here.energy_mj, here.moved_bytes, here.reused_bytes) == (0, 90, 10)
     assert "directory" in here.source
 
 

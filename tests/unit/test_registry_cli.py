@@ -10,10 +10,14 @@ import pytest
 from click.testing import CliRunner
 from safetensors.numpy import save_file
 
+from eco_ray.cli.ledger import ledger
 from eco_ray.cli.model import model
 from eco_ray.cli.progress import transfer_bar
 from eco_ray.config import load_settings
-from eco_ray.errors import DamagedError, NotAllowedError, UsageError
+from eco_ray.core.ledger import Interval, Sample, Share
+from eco_ray.core.units import Nature
+from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UnreachableError, UsageError
+from eco_ray.store import open_store
 
 
 @pytest.fixture
@@ -98,6 +102,38 @@ def test_what_moved_is_told(cli, tmp_path):
         }
     assert len(list((tmp_path / "state/cache/models").iterdir())) == 1
     assert cli("pull", "m:1", back, "--registry", url).split()[-2:] == ["0", str(size)]
+    rows = as_json(CliRunner().invoke(ledger, ["transfers", "-o", "json"]).stdout)
+    assert [(row["direction"], row["moved_bytes"], row["place"]) for row in rows] == [
+        ("push", size, url), ("pull", size, url), ("pull", 0, url), ("pull", 0, url)
+    ]  # fmt: skip
+
+
+def test_the_joules_and_grams_of_the_training_come_from_the_ledger(cli, tmp_path):
+    file = tmp_path / "m.safetensors"
+    assert "no database" in cli("push", file, "m", "--job", "train-1", raises=UnreachableError)
+    (tmp_path / "state").mkdir()
+    store = open_store(str(tmp_path / "state" / "eco_ray.db"))
+    sample = Sample("n1", "boot", 1, 1e9, 1e9 + 60, 7_200_000, 0, Nature.MEASURED, "rapl", 0.1)
+    signal = {"intensity_kind": "average-lifecycle", "intensity_nature": Nature.MODELLED, "intensity_age_s": 0.0}
+    share = Share("job", "train-1", 1, 3_600_000, "vision")
+    store.add_intervals([Interval(sample, "DE", 1.5, (share,), 400.0, "profile", **signal)])
+    store.close()
+    cli("push", file, "m", "--job", "train-1", "--lineage", "data=mnist")
+    shown = as_json(cli("show", "m:1", "-o", "json"))
+    assert shown["lineage"] == {"data": "mnist", "job": "train-1"}
+    assert shown["training"] == {
+        "energy_j": 3600.0, "operational_g": pytest.approx(0.6), "nature": "modelled", "source": "ledger, rapl"
+    }  # fmt: skip
+    assert "no job 'none'" in cli("push", file, "m", "--job", "none", raises=NotFoundError)
+    assert "m:2" not in cli("list", "m")
+
+
+def test_a_ledger_that_cannot_be_written_is_told_and_holds_nothing_up(cli, tmp_path):
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "eco_ray.db").write_text("no database")
+    done = CliRunner().invoke(model, ["push", str(tmp_path / "m.safetensors"), "m", "-o", "json"])
+    assert (done.exception, as_json(done.stdout)["reference"]) == (None, "m:1")
+    assert "what was moved is not in the ledger: " in done.stderr
 
 
 def test_the_cache_can_be_switched_off(cli, tmp_path, monkeypatch):

@@ -12,9 +12,10 @@ from registry_cases import Deadly, Far, Killed, kill, objects, weights
 
 from eco_ray.errors import DamagedError, EcoRayError
 from eco_ray.models import parts as parts_module
-from eco_ray.models.object_store import open_store
+from eco_ray.models.object_store import open_store, without_credentials
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.registry import Registry
+from eco_ray.store.memory import MemoryStore
 
 PART_BYTES = 2048
 #: seven parts, none like another
@@ -243,3 +244,50 @@ def test_a_process_that_is_killed_half_way_leaves_the_rest_to_the_next(file, tmp
     puller.pull("m:1", back)
     assert told(puller) == (0, len(LARGE) - 4 * PART_BYTES, 4 * PART_BYTES)
     assert back.read_bytes() == LARGE
+
+
+# -- the ledger --------------------------------------------------------------------------------------------------------
+
+
+def test_the_ledger_is_told_what_moved_also_by_what_breaks_off(far, file, tmp_path):
+    ledger, clock = MemoryStore(), lambda: 1_783_252_800.0
+    first = Registry(far, ledger=ledger, clock=clock)
+    first.push(file(LARGE), "m")
+    (sent,) = ledger.transfers()
+    assert (sent.owner_id, sent.direction, sent.place) == ("m:1", "push", far.url)
+    assert (sent.moved_bytes, sent.reused_bytes, sent.nature) == (len(LARGE), 0, "assumed")
+    assert sent.energy_mj == round(len(LARGE) / 1e9 * 3.6e6)
+    first.push(file(LARGE), "m")
+    assert [one.moved_bytes for one in ledger.transfers()] == [len(LARGE)] * 2  # the second time it was read
+    broken = Registry(Deadly(far, 4, True, ("put",), remote=True), ledger=ledger, clock=clock)
+    with pytest.raises(Killed):
+        broken.push(file(LARGE[::-1]), "n")
+    (part_of_it,) = [one for one in ledger.transfers() if one.owner_id == "n"]
+    assert 0 < part_of_it.moved_bytes < len(LARGE)
+    Registry(far, ledger=ledger, clock=clock).pull("m:1", tmp_path / "back")
+    assert [one.owner_id for one in ledger.transfers() if one.direction == "pull"] == ["m:1"]
+
+
+def test_a_directory_takes_no_energy_of_a_network(file, tmp_path):
+    ledger = MemoryStore()
+    Registry(str(tmp_path / "r"), ledger=ledger).push(file(LARGE), "m")
+    (sent,) = ledger.transfers()
+    assert (sent.moved_bytes, sent.energy_mj) == (len(LARGE), 0)
+    assert "directory" in sent.source
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "folder", "/proc/none"])
+def test_a_place_that_is_no_file_is_told_in_a_sentence(far, file, tmp_path, name):
+    registry = Registry(far)
+    registry.push(file(LARGE), "m")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(EcoRayError, match="name another file"):
+        registry.pull("m:1", tmp_path / name)
+    with pytest.raises(EcoRayError):
+        registry.push(tmp_path / (name + ".onnx"), "m")
+
+
+def test_no_credential_is_written_down():
+    assert without_credentials("ftp://ann:secret@host/models") == "ftp://host/models"
+    assert without_credentials("s3://bucket/a@b") == "s3://bucket/a@b"
+    assert without_credentials("/var/a@b") == "/var/a@b"
