@@ -29,7 +29,9 @@ _BROKEN = (OSError, zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImp
 _CURE = "export the model anew with torch.export, or push its weights as safetensors"
 
 #: entries that are copied, without the folder that all of them are in
-_PLAIN = re.compile(r"archive_format|archive_version|byteorder|\.data/version|data/(weights/weight|constants/tensor)_\d+")
+_PLAIN = re.compile(
+    r"archive_format|archive_version|byteorder|\.data/version|data/(weights/weight|constants/tensor)_\d+"
+)
 _CONFIG = re.compile(r"data/(weights|constants)/\w+_\1_config\.json", re.ASCII)
 _NAME = re.compile(r"[\w.]{0,300}", re.ASCII)
 #: as torch writes sizes: sympy's words for sums and whole divisions; no powers, which may grow without end

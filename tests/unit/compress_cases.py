@@ -57,7 +57,9 @@ def armed(path: Path) -> object:
 
 
 def rewritten(
-    path: Path, graph: Callable[[dict[str, Any]], object] = lambda _graph: None, contents: Mapping[str, bytes] | None = None
+    path: Path,
+    graph: Callable[[dict[str, Any]], object] = lambda _graph: None,
+    contents: Mapping[str, bytes] | None = None,
 ) -> Path:
     """A copy of a .pt2 file whose graph was changed, and whose entries are others."""
     copy, left = path.with_name(f"changed-{uuid.uuid4().hex}.pt2"), dict(contents or {})
