@@ -76,7 +76,7 @@ def explain(
     model = _load(where, found)
     torch.set_num_threads(1)  # energy is of one CPU
     made: list[Explanation] = []
-    used = meter.measure(lambda: made.append(explained(model, inputs, chosen, steps)))
+    used = meter.measure(lambda: made.append(explained(model, inputs, chosen, steps, given)))
     document = _document(found, found.signature, source, made[0], used, out)
     if out is not None and out.suffix == ".png":
         _draw(out, inputs, made[0], document)

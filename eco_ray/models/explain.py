@@ -139,8 +139,17 @@ def _rounds(what: str) -> UsageError:
     )
 
 
-def explain(model: nn.Module, inputs: NDArray[Any], target: int | None = None, steps: int = 50) -> Explanation:
+def explain(
+    model: nn.Module,
+    inputs: NDArray[Any],
+    target: int | None = None,
+    steps: int = 50,
+    given: TensorSpec | None = None,
+) -> Explanation:
     """Integrated gradients of a class [the predicted one] at an input with its batch of one.
+
+    `given`: the model's input, where it is BF16, which NumPy has not and which is made of float32, or takes a batch of
+    one only.
 
     Raises EcoRayError without the extra `explain`, and for a model that has no gradient or no finite score per class.
     """
@@ -148,13 +157,14 @@ def explain(model: nn.Module, inputs: NDArray[Any], target: int | None = None, s
     from captum.attr import IntegratedGradients
 
     x = torch.from_numpy(inputs)
+    x = x.bfloat16() if given is not None and given.datatype == "BF16" else x
     scores, zero = (_one_row(_run(lambda y=y: model(y))) for y in (x, torch.zeros_like(x)))  # type: ignore[misc]
     predicted = int(scores.argmax())
     target = predicted if target is None else target
     if target >= len(scores):
         raise UsageError(f"there is no class {target}; the model has 0 to {len(scores) - 1}")
     gradients = IntegratedGradients(lambda rows: _tensor(model(rows)))
-    at_once = max(1, min(64, _VALUES_AT_ONCE // max(1, x.numel())))
+    at_once = 1 if given is not None and given.shape[0] == 1 else max(1, min(64, _VALUES_AT_ONCE // x.numel()))
     found: Tensor = _run(
         lambda: gradients.attribute(x, torch.zeros_like(x), target, n_steps=steps, internal_batch_size=at_once),
         grad=True,

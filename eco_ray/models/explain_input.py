@@ -18,7 +18,7 @@ from eco_ray.errors import EcoRayError, NotFoundError, UsageError
 from eco_ray.models.datasets import MNIST, load_images
 from eco_ray.models.signature import TensorSpec
 
-#: NumPy has no bfloat16; torch makes it of float32
+#: NumPy has no bfloat16: `explain` makes it of float32
 _DTYPES = {"FP16": "float16", "BF16": "float32", "FP32": "float32", "FP64": "float64"}
 _PICTURES = (".png", ".jpg", ".jpeg")
 #: modes of Pillow that become grey or colour without anything that would have to be decided

@@ -16,7 +16,7 @@ from eco_ray.models.explain import class_of, explain, explainable, load_differen
 from eco_ray.models.explain_input import is_image, read_input
 from eco_ray.models.explain_picture import write_picture
 from eco_ray.models.export import export_model
-from eco_ray.models.find_signature import SIGNATURES
+from eco_ray.models.find_signature import SIGNATURES, find_signature
 from eco_ray.models.quantize import quantize_model
 from eco_ray.models.signature import TensorSpec, parse_signature
 from eco_ray.models.weights import save_model
@@ -74,6 +74,29 @@ def test_a_linear_model_is_explained_exactly(seed, steps):
     np.testing.assert_allclose(found.attributions, weight[2] * x, rtol=1e-4, atol=1e-5)
     assert found.baseline_score == pytest.approx(model.bias[2].item(), abs=1e-6)
     assert (found.target, found.steps) == (2, steps)
+
+
+@pytest.mark.parametrize("datatype", ["BF16", "FP16", "FP64"])
+def test_other_floats_are_explained(datatype, tmp_path):
+    dtype = {"BF16": torch.bfloat16, "FP16": torch.float16, "FP64": torch.float64}[datatype]
+    model = torch.nn.Linear(4, 3).to(dtype)
+    export_model(model, torch.rand(2, 4, dtype=dtype), tmp_path / "m.pt2")
+    (given,) = find_signature(tmp_path / "m.pt2", "pt2").signature.inputs
+    kept = {"BF16": "float32", "FP16": "float16", "FP64": "float64"}[datatype]
+    x = read_input(saved(tmp_path / "x.npy", np.ones(4, kept)), given)
+    found = explain(load_differentiable(tmp_path / "m.pt2", "pt2"), x, target=1, given=given)
+    np.testing.assert_allclose(found.attributions[0], model.weight[1].detach().float(), rtol=0.02, atol=0.01)
+
+
+def test_a_model_that_takes_one_row_only_is_explained(tmp_path):
+    model = torch.nn.Linear(4, 3)
+    program = torch.export.export(model, (torch.rand(1, 4),))
+    program.example_inputs = None
+    torch.export.save(program, tmp_path / "m.pt2")
+    given = explainable(find_signature(tmp_path / "m.pt2", "pt2").signature, "pt2", "m:1")
+    assert given.shape == (1, 4)
+    found = explain(load_differentiable(tmp_path / "m.pt2", "pt2"), np.ones((1, 4), np.float32), 0, given=given)
+    np.testing.assert_allclose(found.attributions[0], model.weight[0].detach(), rtol=1e-4)
 
 
 def test_without_a_target_it_is_the_predicted_class(cnn):
