@@ -19,9 +19,10 @@ _FILE = click.Path(path_type=Path)
 
 _REGISTRY = ("push", "list", "show", "history", "pull", "verify", "promote", "rollback", "delete", "gc")
 _LAZY = {name: f"eco_ray.cli.model_registry:{'list_' if name == 'list' else name}" for name in _REGISTRY}
+_LAZY |= {name: f"eco_ray.cli.model_{name}:{name}" for name in ("compress", "explain")}
 
 
-@click.group(cls=LazyGroup, lazy={**_LAZY, "compress": "eco_ray.cli.model_compress:compress"})
+@click.group(cls=LazyGroup, lazy=_LAZY)
 def model() -> None:
     """Models: a registry of versions, and files in fewer bytes."""
 

@@ -81,7 +81,7 @@ def compress(
         raise UsageError("--max-accuracy-drop nan is no number of points; give 0 to 100")
     steps = load_recipe(recipe)
     _check_paths(steps, out, exports)
-    meter = _meter(cpu)
+    meter = open_work_meter(cpu)
     parent = find_version(model, settings, registry)
     found = None if parent else find_model(model)
     if found and out is not None and out.exists() and out.samefile(found):
@@ -199,7 +199,8 @@ def _register(parent: Parent, variant: Variant, before: Figures, after: Figures,
         return parent.registry.push(file, parent.manifest.name, about).reference
 
 
-def _meter(cpu: str) -> WorkMeter:
+def open_work_meter(cpu: str) -> WorkMeter:
+    """Joules of what this process does on one CPU; the family of CPU counts where nothing measures."""
     from eco_ray.power import curve_from_cpu, open_meter
     from eco_ray.power.work import CpuWorkMeter
 

@@ -159,3 +159,44 @@ def test_damage_is_told(pt2, tmp_path):
             new.writestr(name, old.read(name))
     with pytest.raises(DamagedError, match="is compressed"):
         load_program(tmp_path / "c.pt2")
+
+
+def texts(value, key=""):
+    """(where, kind) of every text in a document: the path to it, and the key that it stands under."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield (name, None), f"{key} key"
+            for path, kind in texts(inner, name):
+                yield (name, *path), kind
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            for path, kind in texts(inner, key):
+                yield (number, *path), kind
+    elif isinstance(value, str):
+        yield (), key
+
+
+def test_no_text_anywhere_can_be_code(pt2):
+    with zipfile.ZipFile(pt2) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith("models/model.json"))
+        document = json.loads(archive.read(name))
+    places = {kind: path for path, kind in texts(document) if not {"metadata", "guards_code"} & set(path[:-1])}
+    assert len(places) > 30
+    evil = "x=__import__('os').abort()"
+    for kind, path in places.items():
+
+        def change(graph, path=path):
+            *above, last = path[:-1] if path[-1] is None else path
+            for step in above:
+                graph = graph[step]
+            if path[-1] is None:
+                graph[evil] = graph.pop(last)
+            else:
+                graph[last] = evil
+
+        tampered = rewritten(pt2, graph=change)
+        try:
+            load_program(tampered)
+        except NotAllowedError:
+            continue
+        pytest.fail(f"{kind} at {path}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -135,6 +136,12 @@ def test_every_architecture_has_its_signature():
         (given,), (expected,) = SIGNATURES[name].inputs, SIGNATURES[name].outputs
         answer = make()(torch.zeros([2 if size == -1 else size for size in given.shape]))
         assert answer.shape[1:] == expected.shape[1:]
+
+
+def test_the_example_of_the_documentation_is_that_of_the_digits():
+    text = (Path(__file__).parents[2] / "docs/registry.md").read_text()
+    example = text[text.index('    {"inputs"') : text.index("`datatype`: BOOL")]
+    assert parse_signature(json.loads(example), "registry.md") == SIGNATURES["small-cnn"]
 
 
 def test_onnx_tells_its_signature(tmp_path, registry):
