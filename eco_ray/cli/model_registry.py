@@ -110,7 +110,7 @@ def push(
     registry: str | None,
     settings: Settings,
 ) -> None:
-    """Keep FILE as the next version of model NAME."""
+    """Keep FILE, or a folder with a model and its tokenizer, as the next version of model NAME."""
     from eco_ray.models.find_signature import find_signature
     from eco_ray.models.registry import About
     from eco_ray.models.signature import read_signature

@@ -14,13 +14,13 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models import container
-from eco_ray.models.manifest import MAX_BYTES, Blob, Format, Manifest
+from eco_ray.models.manifest import MAX_BYTES, Blob, Extra, Format, Manifest
 from eco_ray.models.object_store import ObjectStore
 from eco_ray.models.parts import Parts
 
@@ -71,6 +71,14 @@ class Blobs:
         below = self._pack(source, packed, base, folder)
         return self._parts.put(packed, "ecoz", below, announce)
 
+    def keep_extras(self, files: Mapping[str, Path], announce: Announce) -> tuple[Extra, ...]:
+        """Keep the files beside a model, by their paths."""
+        kept = []
+        for path, file in files.items():
+            digest, size = sha256_of(file)
+            kept.append(Extra(path=path, sha256=digest, size=size, blob=self._parts.put(file, "raw", None, announce)))
+        return tuple(kept)
+
     def _pack(self, source: Path, packed: Path, base: Manifest | None, folder: Path) -> Blob | None:
         """Put a safetensors file into the container; the blob that this is a difference from, where that is worth it.
 
@@ -112,6 +120,22 @@ class Blobs:
         if sha256_of(made) != (found.sha256, found.size):
             raise DamagedError(f"{found.reference} does not make the bytes that were pushed")
         return made
+
+    def make_all(self, found: Manifest, folder: Path, *, fresh: bool) -> Path:
+        """The file of a version, or a folder with all its files; as `make`."""
+        made = self.make(found, folder, fresh=fresh)
+        if not found.main:
+            return made
+        files = folder / "files"
+        files.mkdir()
+        made.replace(files / found.main)
+        for extra in found.extras:
+            file = files / extra.path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._parts.get(extra.blob, file, f"{extra.path} of {found.reference}", fresh=fresh)
+            if sha256_of(file) != (extra.sha256, extra.size):
+                raise DamagedError(f"{extra.path} of {found.reference} is not what was pushed")
+        return files
 
     # -- garbage -----------------------------------------------------------------------------------------------------
 

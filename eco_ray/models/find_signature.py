@@ -31,6 +31,12 @@ SIGNATURES = {
         kind="image-classifier",
     )
 }
+#: of a file whose tokenizer is in it
+TEXT_GENERATION = Signature(
+    inputs=(TensorSpec(name="text", datatype="BYTES", shape=(-1,)),),
+    outputs=(TensorSpec(name="text", datatype="BYTES", shape=(-1,)),),
+    kind="text-generation",
+)
 #: a larger .onnx is not parsed: package onnx would hold its weights in memory
 MAX_ONNX_BYTES = 256 << 20
 #: of a safetensors header, as package safetensors limits it
@@ -152,4 +158,5 @@ _FINDERS: dict[str, Callable[[Path], Signature]] = {
     "pt2": _of_pt2,
     "safetensors": _of_safetensors,
     "onnx": _of_onnx,
+    "gguf": lambda _path: TEXT_GENERATION,
 }

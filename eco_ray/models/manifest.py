@@ -10,7 +10,7 @@ import json
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from eco_ray.core.units import Nature
 from eco_ray.errors import DamagedError, UsageError
@@ -21,15 +21,28 @@ MAX_BYTES = 4 << 20
 #: parts of a blob at most: those of a version and of its base take a quarter of a document
 MAX_PARTS = 4096
 
-Format = Literal["safetensors", "onnx", "pt2", "pickle"]
+Format = Literal["safetensors", "onnx", "pt2", "gguf", "pickle"]
 #: ecoz: the lossless container; raw: the file itself
 Coding = Literal["ecoz", "raw"]
 
 #: how a file is known by the end of its name; pickles of any kind are refused unless they are asked for
-SAFE_FORMATS: dict[str, Format] = {".safetensors": "safetensors", ".onnx": "onnx", ".pt2": "pt2"}
+SAFE_FORMATS: dict[str, Format] = {".safetensors": "safetensors", ".onnx": "onnx", ".pt2": "pt2", ".gguf": "gguf"}
 PICKLES: dict[str, Format] = {".pt": "pickle", ".pth": "pickle", ".bin": "pickle", ".pkl": "pickle", ".ts": "pickle"}
+#: paths of the files beside a model
+_EXTRA = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,99}/){0,3}[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = r"^[0-9a-f]{64}$"
+
+
+def is_extra(path: str) -> bool:
+    """Whether it may be the path of a file in a version of several files."""
+    return _EXTRA.fullmatch(path) is not None
+
+
+def _extra_path(path: str) -> str:
+    if not is_extra(path):
+        raise ValueError(f"{path[:120]!r} is no path of a file in a version")
+    return path
 
 
 class _Document(BaseModel):
@@ -98,6 +111,15 @@ class Training(_Document):
     source: str = ""
 
 
+class Extra(_Document):
+    """A file beside the model in a version of several files (bundle.py)."""
+
+    path: Annotated[str, AfterValidator(_extra_path)]
+    sha256: str = Field(pattern=_SHA256)
+    size: int = Field(ge=0)
+    blob: Blob
+
+
 class Manifest(_Document):
     """One version of a model."""
 
@@ -110,6 +132,9 @@ class Manifest(_Document):
     sha256: str = Field(pattern=_SHA256)
     size: int = Field(ge=0)
     blob: Blob
+    #: of a version of several files: the model's name among them; empty: there is the model alone
+    main: Annotated[str, AfterValidator(lambda main: main and _extra_path(main))] = ""
+    extras: tuple[Extra, ...] = Field(default=(), max_length=64)
     framework: str = ""
     #: None: not known
     signature: Annotated[Signature | None, BeforeValidator(lambda told: told or None)] = None
@@ -120,10 +145,21 @@ class Manifest(_Document):
     tags: tuple[str, ...] = ()
     by: str = ""
 
+    @model_validator(mode="after")
+    def _files_differ(self) -> Self:
+        names = [self.main, *(one.path for one in self.extras)]
+        if len(set(names)) < len(names) or (self.extras and not self.main):
+            raise ValueError("two files of one name")
+        return self
+
     @property
     def reference(self) -> str:
         """name:VERSION"""
         return f"{self.name}:{self.version}"
+
+    def paths(self) -> set[str]:
+        """Where everything is that it takes to make its files."""
+        return self.blob.paths().union(*(one.blob.paths() for one in self.extras))
 
 
 class AliasEvent(_Document):

@@ -30,15 +30,13 @@ from eco_ray.core.ports import TransferLedger
 from eco_ray.core.transfers import Direction, transferred
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models.blobs import Blobs, Collected, sha256_of
+from eco_ray.models.bundle import embedding_signature, files_of, format_of, state_of
 from eco_ray.models.crypt import RegistryKey
 from eco_ray.models.find_signature import find_signature
 from eco_ray.models.manifest import (
     MAX_BYTES,
-    PICKLES,
-    SAFE_FORMATS,
     AliasEvent,
     Deletion,
-    Format,
     Manifest,
     Training,
     checked_name,
@@ -159,7 +157,7 @@ class Registry:
     def push(
         self, source: str | Path, name: str, about: About | None = None, *, allow_pickle: bool = False
     ) -> Manifest:
-        """Keep a file as the next version of a model.
+        """Keep a file, or a folder with a model and what belongs to it (bundle.py), as the next version of a model.
 
         Safetensors files are kept in the lossless container, as a difference from an earlier version where that has the
         same tensors. Raises NotAllowedError for a pickle, unless it is allowed.
@@ -172,11 +170,14 @@ class Registry:
             tempfile.TemporaryDirectory(prefix="eco_ray-push-") as folder,
             self._blobs.announced() as announce,
         ):
-            kind = _format_of(source, allow_pickle)
-            before, (digest, size) = _state(source), sha256_of(source)
+            main, beside = files_of(source) if source.is_dir() else (source, {})
+            kind = format_of(main, allow_pickle)
+            before = [state_of(one) for one in (main, *beside.values())]
+            digest, size = sha256_of(main)
             base = self._base_of(name, digest) if kind == "safetensors" else None
-            blob = self._blobs.keep(source, kind, digest, base, announce, Path(folder))
-            if _state(source) != before:
+            blob = self._blobs.keep(main, kind, digest, base, announce, Path(folder))
+            extras = self._blobs.keep_extras(beside, announce)
+            if [state_of(one) for one in (main, *beside.values())] != before:
                 raise EcoRayError(f"{source} was changed while it was pushed; push it again when it is whole")
             made = self._put_manifest(
                 name,
@@ -185,8 +186,10 @@ class Registry:
                 sha256=digest,
                 size=size,
                 blob=blob,
+                main=main.name if source.is_dir() else "",
+                extras=extras,
                 framework=about.framework,
-                signature=about.signature or find_signature(source, kind).signature,
+                signature=about.signature or embedding_signature(beside) or find_signature(main, kind).signature,
                 metrics=dict(about.metrics),
                 lineage=dict(about.lineage),
                 training=about.training,
@@ -197,7 +200,10 @@ class Registry:
         return made
 
     def pull(self, reference: str, target: str | Path, *, allow_pickle: bool = False) -> Manifest:
-        """Write the file of a version; it appears whole and with the bytes that were pushed, or not at all."""
+        """Write the file of a version; it appears whole and with the bytes that were pushed, or not at all.
+
+        Where a folder was pushed, `target` becomes one: it must not be there yet, or be empty.
+        """
         found, target = self.manifest(reference), Path(target)
         if found.version in self.deleted(found.name):
             raise NotFoundError(f"{found.reference} was deleted; `eco-ray model show {found.reference}` has its record")
@@ -211,14 +217,14 @@ class Registry:
             self._booked("pull", found.reference),
             tempfile.TemporaryDirectory(prefix=".eco_ray-pull-", dir=target.parent) as folder,
         ):
-            self._blobs.make(found, Path(folder), fresh=False).replace(target)
+            self._blobs.make_all(found, Path(folder), fresh=False).replace(target)
         return found
 
     def verify(self, reference: str) -> Manifest:
         """Read every byte of a version again, and compare."""
         found = self.manifest(reference)
         with tempfile.TemporaryDirectory(prefix="eco_ray-verify-") as folder:
-            self._blobs.make(found, Path(folder), fresh=True)
+            self._blobs.make_all(found, Path(folder), fresh=True)
         return found
 
     def promote(self, reference: str, alias: str, why: str = "") -> AliasEvent:
@@ -279,7 +285,7 @@ class Registry:
             for version in self.versions(name):
                 beat()
                 if version not in gone:
-                    needed |= self.manifest(f"{name}:{version}").blob.paths()
+                    needed |= self.manifest(f"{name}:{version}").paths()
         return needed
 
     def _base_of(self, name: str, digest: str) -> Manifest | None:
@@ -368,24 +374,3 @@ class Registry:
 def _numbers(names: Sequence[str]) -> list[int]:
     stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
     return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit())
-
-
-def _state(source: Path) -> tuple[int, int, int]:
-    """What changes when a file does."""
-    status = source.stat()
-    return status.st_ino, status.st_size, status.st_mtime_ns
-
-
-def _format_of(source: Path, allow_pickle: bool) -> Format:
-    if not source.is_file():
-        raise NotFoundError(f"no model file {source}")
-    known = SAFE_FORMATS.get(source.suffix)
-    if known is not None:
-        return known
-    if source.suffix not in PICKLES:
-        raise UsageError(f"{source}: a model is a file that ends in {', '.join(SAFE_FORMATS)}")
-    if not allow_pickle:
-        raise NotAllowedError(
-            f"{source} is a pickle, which runs code when it is loaded: save it as safetensors, or give --allow-pickle"
-        )
-    return PICKLES[source.suffix]
