@@ -1,7 +1,6 @@
 """What a version is made of: a file of a known format, or a folder as Hugging Face lays them out.
 
-In such a folder are one model and what is needed to use it, a tokenizer and a configuration. None of it may be code or a
-pickle.
+In such a folder are one model and what is needed to use it, a tokenizer and a configuration; no code, and no pickle.
 """
 
 from __future__ import annotations
