@@ -11,11 +11,13 @@ import pytest
 
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
 from eco_ray.pepper import NAME, find_pepper
+from eco_ray.secret_file import keep_secret, read_secret
 
 CHILD = """
 import sys
 from pathlib import Path
 from eco_ray.pepper import find_pepper
+print("ready", flush=True)
 sys.stdin.readline()
 print(find_pepper(None, Path(sys.argv[1]), make=True).hex())
 """
@@ -46,6 +48,7 @@ def test_processes_that_come_first_at_once_get_the_same(tmp_path):
         )
         for _ in range(6)
     ]
+    assert {child.stdout.readline() for child in children} == {"ready\n"}
     for child in children:
         child.stdin.write("\n")
         child.stdin.flush()
@@ -53,6 +56,13 @@ def test_processes_that_come_first_at_once_get_the_same(tmp_path):
     assert len(told) == 1
     assert told.pop().strip() == find_pepper(None, tmp_path / "state", make=False).hex()
     assert len(list((tmp_path / "state").iterdir())) == 1
+
+
+def test_who_comes_second_leaves_the_firsts(tmp_path):
+    keep_secret(tmp_path / "s", "first", "it")
+    keep_secret(tmp_path / "s", "second", "it")
+    assert read_secret(tmp_path / "s", "it") == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
 def test_a_file_of_ones_own_is_never_made(tmp_path):
