@@ -93,12 +93,14 @@ class Settings(BaseSettings):
     registry_key_file: Path | None = None
     #: what pulls from a registry far away keep on this machine for the next ones [GB]; 0: nothing
     registry_cache_gb: Whole = Field(default=10, ge=0, le=100_000)
+    #: file with the pepper of API keys; None: `key-pepper` in the state directory, made at first use
+    key_pepper_file: Path | None = None
     #: largest snapshot of a work directory [MB]
     max_package_mb: Whole = Field(default=100, ge=1, le=10_000)
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
-    @field_validator("state_dir", "registry_key_file", mode="after")
+    @field_validator("state_dir", "registry_key_file", "key_pepper_file", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()

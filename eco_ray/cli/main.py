@@ -23,6 +23,7 @@ from eco_ray.cli.options import LazyGroup, run
         "model": "eco_ray.cli.model:model",
         "power": "eco_ray.cli.power:power",
         "ledger": "eco_ray.cli.ledger:ledger",
+        "key": "eco_ray.cli.key:key",
         "report": "eco_ray.cli.report:report",
         "simulate": "eco_ray.cli.simulate:simulate",
         "config": "eco_ray.cli.config:config",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -11,11 +10,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from eco_ray.cli.audit import audited, user
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
 from eco_ray.cli.progress import transfer_bar
-from eco_ray.config import Settings
-from eco_ray.errors import UsageError
+from eco_ray.config import Settings, mask_url
+from eco_ray.errors import EcoRayError, NotAllowedError, UsageError
 
 if TYPE_CHECKING:
     from eco_ray.core.transfers import Transfer
@@ -39,14 +39,16 @@ def open_registry(
     from eco_ray.models.part_cache import PartCache
     from eco_ray.models.registry import Registry
 
+    url = url or settings.registry_url or str(settings.state_dir / "models")
     most_bytes = settings.registry_cache_gb * 10**9
     return Registry(
-        url or settings.registry_url or str(settings.state_dir / "models"),
-        by=_user(),
+        url,
+        by=user(),
         ledger=_Ledger(settings),
         key=find_key(settings.registry_key_file),
         cache=PartCache(settings.state_dir / "cache" / "models", most_bytes) if most_bytes else None,
         progress=progress or (lambda _done, _total, _what: None),
+        on_pickle=lambda direction, version: _write_down(settings, url, direction, version),
     )
 
 
@@ -57,7 +59,6 @@ class _Ledger:
         self._settings = settings
 
     def add_transfers(self, transfers: Iterable[Transfer]) -> int:
-        from eco_ray.errors import EcoRayError
         from eco_ray.store import open_store
 
         try:
@@ -71,11 +72,22 @@ class _Ledger:
             return 0
 
 
-def _user() -> str:
+def _write_down(settings: Settings, url: str, direction: str, version: Manifest) -> None:
+    """A row in the audit log for a pickle, or no pickle."""
+    from eco_ray.store import open_store
+
+    detail = f"sha256 {version.sha256}, registry {mask_url(url)}"
     try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return ""
+        store = open_store(settings.store_url)
+        try:
+            store.add_audit([audited(f"{direction}-pickle", version.reference, detail)])
+        finally:
+            store.close()
+    except EcoRayError as error:
+        raise NotAllowedError(
+            f"no {direction} of the pickle {version.reference}: it is written into the audit log first, and that "
+            f"failed: {error}"
+        ) from error
 
 
 def _registry_option(function: F) -> F:
@@ -226,7 +238,7 @@ def pull(reference: str, target: Path, allow_pickle: bool, registry: str | None,
 @_registry_option
 def verify(references: tuple[str, ...], registry: str | None, settings: Settings) -> None:
     """Read every byte again, of some versions or of all; exit code 1 if one is wrong."""
-    from eco_ray.errors import DamagedError, NotAllowedError
+    from eco_ray.errors import DamagedError
 
     rows: list[dict[str, Any]] = []
     with transfer_bar(settings) as bar:

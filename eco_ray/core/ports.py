@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
+from eco_ray.core.audit import AuditEntry
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.jobs import Job, JobState
+from eco_ray.core.keys import ApiKey
 from eco_ray.core.ledger import (
     ChainCheck,
     Correction,
@@ -331,6 +333,34 @@ class Store(TransferLedger, Protocol):
 
     def transfers(self, start_s: float | None = None, end_s: float | None = None) -> list[Transfer]:
         """What was moved in [start_s, end_s), oldest first."""
+        ...
+
+    def save_keys(
+        self, keys: Iterable[ApiKey], *, was: Iterable[ApiKey] = (), audit: Iterable[AuditEntry] = ()
+    ) -> None:
+        """Insert or replace API keys, and append to the audit log: all of it, or none.
+
+        `was`: those that are replaced, as they were read. Raises EcoRayError where one is no longer so, or where one
+        that is not in `was` is there: of two who change a key in the same moment, one does.
+        """
+        ...
+
+    def get_key(self, key_id: str) -> ApiKey | None:
+        """The API key with an id, or None."""
+        ...
+
+    def list_keys(self, tenant: str | None = None) -> list[ApiKey]:
+        """API keys of a tenant or of all, in the order in which they were made."""
+        ...
+
+    def add_audit(self, entries: Iterable[AuditEntry]) -> None:
+        """Append to the audit log."""
+        ...
+
+    def audit(
+        self, start_s: float | None = None, end_s: float | None = None, limit: int | None = None
+    ) -> list[AuditEntry]:
+        """What was done in [start_s, end_s), in the order of the log. `limit`: at most so many, the newest."""
         ...
 
     def add_series(self, series: IntensitySeries) -> None:

@@ -19,12 +19,12 @@ import binascii
 import hashlib
 import os
 import secrets
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Never
 
 from eco_ray.errors import DamagedError, UsageError
+from eco_ray.secret_file import read_secret
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -37,8 +37,6 @@ _MAGIC = b"ecoseal1"
 _KEY_BYTES, _ID_BYTES, _WRAPPED_BYTES, _TAG_BYTES = 32, 8, 40, 16
 _HEADER_BYTES = len(_MAGIC) + _ID_BYTES + _WRAPPED_BYTES
 _CHUNK_BYTES = 1 << 20
-#: no file with a key is larger
-_MAX_FILE_BYTES = 1024
 
 
 class RegistryKey:
@@ -107,23 +105,7 @@ def find_key(file: Path | None = None, environ: Mapping[str, str] = os.environ) 
     """
     if text := environ.get(VARIABLE, "").strip():
         return RegistryKey(_parsed(text, f"environment variable {VARIABLE}"))
-    return None if file is None else RegistryKey(_parsed(_read(file), f"file {file}"))
-
-
-def _read(path: Path) -> str:
-    try:
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would wait for its writer
-            mode = os.fstat(file.fileno()).st_mode
-            raw = file.read(_MAX_FILE_BYTES) if stat.S_ISREG(mode) else b""
-    except OSError as error:
-        raise UsageError(
-            f"the registry's key cannot be read from {path} ({error.strerror}); correct the path"
-        ) from None
-    if not stat.S_ISREG(mode):
-        raise UsageError(f"{path} is no regular file; give one that holds the registry's key")
-    if os.name == "posix" and mode & 0o077:
-        raise UsageError(f"others may read the registry's key in {path} (mode {mode & 0o777:04o}); run chmod 600 on it")
-    return raw.decode("ascii", errors="replace").strip()
+    return None if file is None else RegistryKey(_parsed(read_secret(file, "the registry's key"), f"file {file}"))
 
 
 def _parsed(text: str, origin: str) -> bytes:

@@ -80,13 +80,16 @@ class Registry:
         cache: PartCache | None = None,
         progress: Progress = lambda _done, _total, _what: None,
         ledger: TransferLedger | None = None,
+        on_pickle: Callable[[str, Manifest], None] = lambda _direction, _version: None,
     ) -> None:
         """`by`: who writes, for the record. `key`: seals what is pushed. `cache`: of pulls, for a store far away.
 
-        `ledger`: is told what each push and pull moved.
+        `ledger`: is told what each push and pull moved. `on_pickle`: called before a pickle that is allowed becomes a
+        version (`push`) or a file (`pull`); what it raises keeps it from that.
         """
         self._store = open_store(store) if isinstance(store, str) else store
         self._by = by
+        self._on_pickle = on_pickle
         self._clock = clock
         self._ledger = ledger
         self._parts = Parts(self._store, key, cache, progress)
@@ -212,6 +215,8 @@ class Registry:
         with file_errors(target):
             if not target.parent.is_dir():
                 raise UsageError(f"there is no directory {str(target.parent)!r}; make it, or name another one")
+        if found.format == "pickle":
+            self._on_pickle("pull", found)
         with (
             file_errors(target),
             self._booked("pull", found.reference),
@@ -328,6 +333,8 @@ class Registry:
         for _ in range(_TRIES):
             version = max(self.versions(name), default=0) + 1
             made = Manifest(name=name, version=version, **values)
+            if made.format == "pickle":
+                self._on_pickle("push", made)
             if self._store.put_new(f"models/{name}/versions/{version}.json", made.to_bytes()):
                 return made
         raise EcoRayError(f"{name}: {_TRIES} others pushed in the same moment; try again")

@@ -6,11 +6,13 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from eco_ray.core.audit import AuditEntry
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
+from eco_ray.core.keys import ApiKey
 from eco_ray.core.ports import JobSummary, LogEntry
 from eco_ray.core.transfers import Transfer
-from eco_ray.store import rows
+from eco_ray.store import key_rows, rows
 from eco_ray.store.codec import from_json, job_from_json, to_json
 from eco_ray.store.memory_ledger import MemoryLedger
 from eco_ray.store.rows import Row
@@ -27,6 +29,9 @@ class MemoryStore(MemoryLedger):
         self._log: dict[str, list[LogEntry]] = {}
         #: by id
         self._transfers: dict[str, Row] = {}
+        #: by id
+        self._keys: dict[str, Row] = {}
+        self._audit: list[Row] = []
         #: by zone and time
         self._series: dict[str, dict[float, Row]] = {}
 
@@ -106,6 +111,44 @@ class MemoryStore(MemoryLedger):
             found = [rows.transfer_of(row) for row in self._transfers.values()]
         after, before = -math.inf if start_s is None else start_s, math.inf if end_s is None else end_s
         return sorted((one for one in found if after <= one.time_s < before), key=lambda one: (one.time_s, one.id))
+
+    def save_keys(
+        self, keys: Iterable[ApiKey], *, was: Iterable[ApiKey] = (), audit: Iterable[AuditEntry] = ()
+    ) -> None:
+        """Insert or replace API keys that are as in `was`, and append to the audit log: all of it, or none."""
+        given = {key.id: key_rows.key_row(key) for key in keys}
+        expected = {key.id: key_rows.key_row(key) for key in was}
+        entries = [key_rows.audit_row(entry) for entry in audit]
+        with self._lock:
+            key_rows.check_unchanged(given, expected, self._keys)
+            self._keys.update(given)
+            self._audit += [{**row, "id": len(self._audit) + number} for number, row in enumerate(entries, 1)]
+
+    def get_key(self, key_id: str) -> ApiKey | None:
+        """The API key with an id, or None."""
+        with self._lock:
+            row = self._keys.get(key_id)
+        return None if row is None else key_rows.key_of(row)
+
+    def list_keys(self, tenant: str | None = None) -> list[ApiKey]:
+        """API keys of a tenant or of all, in the order in which they were made."""
+        with self._lock:
+            found = [row for row in self._keys.values() if tenant in (None, row["tenant"])]
+        return [key_rows.key_of(row) for row in sorted(found, key=lambda row: (row["created_s"], row["id"]))]
+
+    def add_audit(self, entries: Iterable[AuditEntry]) -> None:
+        """Append to the audit log."""
+        self.save_keys((), audit=entries)
+
+    def audit(
+        self, start_s: float | None = None, end_s: float | None = None, limit: int | None = None
+    ) -> list[AuditEntry]:
+        """What was done in [start_s, end_s), in the order of the log. `limit`: at most so many, the newest."""
+        limit = rows.check_limit(limit)
+        after, before = -math.inf if start_s is None else start_s, math.inf if end_s is None else end_s
+        with self._lock:
+            found = [row for row in self._audit if after <= row["time_s"] < before]
+        return [key_rows.entry_of(row) for row in reversed(found[::-1][:limit])]
 
     def add_series(self, series: IntensitySeries) -> None:
         """Keep the actual intensity used for accounting; steps already there for zone and time stay as they are."""

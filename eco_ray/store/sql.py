@@ -10,8 +10,10 @@ from sqlalchemy import URL, ColumnElement, Connection, Select, Table, func, sele
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
+from eco_ray.core.audit import AuditEntry
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
+from eco_ray.core.keys import ApiKey
 from eco_ray.core.ledger import (
     ChainCheck,
     Correction,
@@ -25,7 +27,7 @@ from eco_ray.core.ledger import (
 from eco_ray.core.ports import JobSummary, LogEntry
 from eco_ray.core.transfers import Transfer
 from eco_ray.errors import UsageError
-from eco_ray.store import ledger_chain, ledger_read, ledger_write, rows, tables
+from eco_ray.store import key_rows, ledger_chain, ledger_read, ledger_write, rows, tables
 from eco_ray.store.codec import from_json, job_from_json, to_json
 from eco_ray.store.database import Database
 from eco_ray.store.failures import is_out_of_range
@@ -205,13 +207,57 @@ class SqlStore:
     def transfers(self, start_s: float | None = None, end_s: float | None = None) -> list[Transfer]:
         """What was moved in [start_s, end_s), oldest first."""
         t = tables.transfers.c
-        query = select(tables.transfers).order_by(t.time_s, t.id)
-        if start_s is not None:
-            query = query.where(t.time_s >= start_s)
-        if end_s is not None:
-            query = query.where(t.time_s < end_s)
+        query = _in_span(select(tables.transfers), t.time_s, start_s, end_s).order_by(t.time_s, t.id)
         with self._database.reading() as connection:
             return [rows.transfer_of(dict(row)) for row in connection.execute(query).mappings()]
+
+    def save_keys(
+        self, keys: Iterable[ApiKey], *, was: Iterable[ApiKey] = (), audit: Iterable[AuditEntry] = ()
+    ) -> None:
+        """Insert or replace API keys that are as in `was`, and append to the audit log: all of it, or none."""
+        given = {key.id: key_rows.key_row(key) for key in keys}
+        expected = {key.id: key_rows.key_row(key) for key in was}
+        entries = [key_rows.audit_row(entry) for entry in audit]
+        insert = self._insert(tables.api_keys)
+        replaced = {c.name: insert.excluded[c.name] for c in tables.api_keys.c if c.name != "id"}
+        insert = insert.on_conflict_do_update(index_elements=["id"], set_=replaced)
+        query = select(tables.api_keys).where(tables.api_keys.c.id.in_(given))
+        with self._database.writing() as connection:
+            there = {row["id"]: dict(row) for row in connection.execute(query).mappings()}
+            key_rows.check_unchanged(given, expected, there)
+            self._insert_many(connection, insert, list(given.values()), tables.api_keys.c.id)
+            self._insert_many(connection, self._insert(tables.audit), entries, tables.audit.c.id)
+
+    def get_key(self, key_id: str) -> ApiKey | None:
+        """The API key with an id, or None."""
+        query = select(tables.api_keys).where(tables.api_keys.c.id == key_id)
+        with self._database.reading() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else key_rows.key_of(dict(row))
+
+    def list_keys(self, tenant: str | None = None) -> list[ApiKey]:
+        """API keys of a tenant or of all, in the order in which they were made."""
+        t = tables.api_keys.c
+        query = select(tables.api_keys).order_by(t.created_s, t.id)
+        if tenant is not None:
+            query = query.where(t.tenant == tenant)
+        with self._database.reading() as connection:
+            return [key_rows.key_of(dict(row)) for row in connection.execute(query).mappings()]
+
+    def add_audit(self, entries: Iterable[AuditEntry]) -> None:
+        """Append to the audit log."""
+        self.save_keys((), audit=entries)
+
+    def audit(
+        self, start_s: float | None = None, end_s: float | None = None, limit: int | None = None
+    ) -> list[AuditEntry]:
+        """What was done in [start_s, end_s), in the order of the log. `limit`: at most so many, the newest."""
+        t = tables.audit.c
+        query = _in_span(select(tables.audit), t.time_s, start_s, end_s).order_by(t.id.desc())
+        query = query.limit(rows.check_limit(limit))
+        with self._database.reading() as connection:
+            found = connection.execute(query).mappings().all()
+        return [key_rows.entry_of(dict(row)) for row in reversed(found)]
 
     def add_series(self, series: IntensitySeries) -> None:
         """Keep the actual intensity used for accounting; steps already there for zone and time stay as they are."""
@@ -274,6 +320,15 @@ class SqlStore:
             connection.execute(insert, given)
         else:
             connection.execute(insert.returning(column), given).all()
+
+
+def _in_span(
+    query: Select[Any], time_s: ColumnElement[float], start_s: float | None, end_s: float | None
+) -> Select[Any]:
+    """Of [start_s, end_s); None: without end."""
+    if start_s is not None:
+        query = query.where(time_s >= start_s)
+    return query if end_s is None else query.where(time_s < end_s)
 
 
 def _in_states(query: Select[Any], states: Sequence[JobState] | None) -> Select[Any]:

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 #: what this code reads and writes; kept in `meta` under SCHEMA_KEY
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 SCHEMA_KEY = "schema_version"
 #: key of the ledger's head in `meta`: how many entries, id and hash of the last one
 HEAD_KEY = "ledger_head"
@@ -187,6 +187,36 @@ transfers = Table(
     Column("energy_mj", BigInteger, nullable=False),
     Column("nature", Text, nullable=False),
     Column("source", Text, nullable=False),
+)
+
+#: new in schema 6
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("tenant", Text, nullable=False, index=True),
+    #: words, parted by spaces
+    Column("scopes", Text, nullable=False),
+    Column("created_s", Double, nullable=False),
+    #: NULL: valid until it is revoked
+    Column("expires_s", Double),
+    Column("revoked_s", Double),
+    Column("replaced_by", Text),
+    #: HMAC of the secret; the secret is kept nowhere, and the HMAC's own key not in this database
+    Column("digest", Text, nullable=False),
+)
+
+#: new in schema 6
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", _RowId, Identity(), primary_key=True),
+    Column("time_s", Double, nullable=False, index=True),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("object", Text, nullable=False),
+    Column("detail", Text, nullable=False),
+    sqlite_autoincrement=True,
 )
 
 series = Table(

@@ -23,6 +23,8 @@ _NEW_COLUMNS: dict[int, dict[Table, tuple[str, ...]]] = {
     },
     2: {tables.shares: ("part", "requests", "items"), tables.correction_shares: ("part",)},
 }
+#: by the schema that they came with
+_NEW_TABLES: dict[int, tuple[Table, ...]] = {5: (tables.transfers,), 6: (tables.api_keys, tables.audit)}
 #: rows whose hashes are written at once
 _BATCH = 5_000
 
@@ -43,8 +45,10 @@ def upgrade(connection: Connection, version: int, label: str) -> int:
     if version == 1:
         _chain_the_ledger(connection, label)
     else:
-        tables.transfers.create(connection)
-        guards.append_only(connection, [tables.transfers.name])
+        new = [table for schema, made in _NEW_TABLES.items() if schema > version for table in made]
+        for table in new:
+            table.create(connection)
+        guards.append_only(connection, {table.name for table in new})
     for index in tables.intervals.indexes:
         connection.execute(CreateIndex(index, if_not_exists=True))
     connection.execute(

@@ -11,6 +11,7 @@ from postgres_server import PostgresServer
 from sqlalchemy import inspect
 from store_samples import T0_S, an_interval
 
+from eco_ray.core.audit import AuditEntry
 from eco_ray.core.ledger import Correction, Share
 from eco_ray.core.transfers import transferred
 from eco_ray.core.units import Nature
@@ -108,6 +109,9 @@ def test_an_old_ledger_is_chained_and_goes_on(old_url: str, monkeypatch: pytest.
     assert again.verify_chain().entries == ROWS + 1
     with pytest.raises(EcoRayError, match="never changed or deleted"), again._database.writing() as connection:  # type: ignore[attr-defined]
         connection.exec_driver_sql("DELETE FROM shares")
+    again.add_audit([AuditEntry(T0_S, "ann", "create-key", "k")])
+    with pytest.raises(EcoRayError, match="audit log are never"), again._database.writing() as connection:  # type: ignore[attr-defined]
+        connection.exec_driver_sql("DELETE FROM audit")
     again.close()
 
 
@@ -139,7 +143,8 @@ def test_a_ledger_of_schema_2_keeps_its_hashes_and_takes_replicas(shared_url: st
         for table, column in [("shares", "part"), ("shares", "requests"), ("shares", "items"),
                               ("correction_shares", "part")]:  # fmt: skip
             connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
-        connection.exec_driver_sql("DROP TABLE transfers")
+        for table in ("transfers", "api_keys", "audit"):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
         connection.exec_driver_sql("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
     store.close()
     again = open_store(shared_url, create=False)
@@ -156,7 +161,8 @@ def test_a_ledger_of_schema_3_keeps_its_hashes_and_finds_lives_by_its_new_index(
     head = store.verify_chain().head
     with store._database.writing() as connection:  # type: ignore[attr-defined]
         connection.exec_driver_sql("DROP INDEX ix_intervals_node_end_s")
-        connection.exec_driver_sql("DROP TABLE transfers")
+        for table in ("transfers", "api_keys", "audit"):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
         connection.exec_driver_sql("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
     store.close()
     again = open_store(shared_url, create=False)
@@ -171,7 +177,8 @@ def test_a_ledger_of_schema_4_takes_transfers(shared_url: str) -> None:
     store.add_intervals([an_interval()])
     head = store.verify_chain().head
     with store._database.writing() as connection:  # type: ignore[attr-defined]
-        connection.exec_driver_sql("DROP TABLE transfers")
+        for table in ("transfers", "api_keys", "audit"):
+            connection.exec_driver_sql(f"DROP TABLE {table}")
         connection.exec_driver_sql("UPDATE meta SET value = '4' WHERE key = 'schema_version'")
     store.close()
     again = open_store(shared_url, create=False)

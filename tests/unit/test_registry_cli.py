@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import json
+import time
 import uuid
 
 import numpy as np
@@ -172,6 +175,52 @@ def test_wrong_words_are_told(cli, tmp_path):
     assert "s.json cannot be read as a signature" in cli(
         "push", tmp_path / "m.safetensors", "m", "--signature", tmp_path / "s.json", raises=UsageError
     )
+
+
+@pytest.fixture
+def pickled(tmp_path):
+    file = tmp_path / "m.pkl"
+    file.write_bytes(b"run me")
+    return file
+
+
+def test_a_pickle_is_written_down_on_its_way_in_and_out(cli, tmp_path, pickled):
+    url = f"{tmp_path}/models"
+    done = hashlib.sha256(b"run me").hexdigest()
+    told = ("--registry", url, "--allow-pickle")
+    cli("push", tmp_path / "m.safetensors", "m", *told)
+    cli("push", pickled, "m", *told)
+    cli("promote", "m:2", "prod", "--registry", url)
+    cli("pull", "m@prod", tmp_path / "back", *told)
+    cli("pull", "m:1", tmp_path / "back", *told)
+    rows = open_store(str(tmp_path / "state/eco_ray.db"), create=False).audit()
+    detail = f"sha256 {done}, registry {url}"
+    assert [(row.action, row.object, row.detail) for row in rows] == [
+        ("push-pickle", "m:2", detail), ("pull-pickle", "m:2", detail),
+    ]  # fmt: skip
+    assert {row.actor for row in rows} == {getpass.getuser()}
+    assert all(abs(row.time_s - time.time()) < 60 for row in rows)
+
+
+def test_a_pickle_that_cannot_be_written_down_goes_nowhere(cli, tmp_path, pickled, monkeypatch):
+    cli("push", pickled, "m", "--allow-pickle")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("ECO_RAY_STORE_URL", f"sqlite:///{tmp_path}/file/eco_ray.db")
+    back = tmp_path / "back"
+    assert "no pull of the pickle m:1: it is written into the audit log first, and that failed: cannot make" in cli(
+        "pull", "m:1", back, "--allow-pickle", raises=NotAllowedError
+    )
+    assert not back.exists()
+    assert "no push of the pickle m:2" in cli("push", pickled, "m", "--allow-pickle", raises=NotAllowedError)
+    assert len(as_json(cli("list", "m", "-o", "json"))) == 1
+    # what runs no code needs no audit log
+    cli("push", tmp_path / "m.safetensors", "m", "--allow-pickle")
+
+
+def test_no_credential_of_the_registry_is_written_down(cli, tmp_path, pickled):
+    cli("push", pickled, "m", "--allow-pickle", "--registry", "memory://ann:hunter2@bucket/x?token=hunter3")
+    (row,) = open_store(str(tmp_path / "state/eco_ray.db"), create=False).audit()
+    assert row.detail.endswith("registry memory://ann:***@bucket/x?token=***")
 
 
 def test_a_push_without_a_signature_says_why(cli, tmp_path):
