@@ -74,6 +74,11 @@ class Usage:
     day: Spend = Spend()
     month: Spend = Spend()
 
+    @classmethod
+    def of(cls, now_s: float, day: Spend, month: Spend) -> Usage:
+        """What was used in the day and in the month of an instant, as from the ledger."""
+        return cls(day_start(now_s), month_start(now_s), day, month)
+
     def at(self, now_s: float) -> Usage:
         """With nothing in a period that has begun since. A clock that goes back gives nothing back."""
         day_s = day_start(now_s)

@@ -192,8 +192,8 @@ def test_what_a_request_cost_takes_the_place_of_its_estimate():
 
 
 def test_what_other_servers_let_in_counts():
-    day_s, month_s = T0 - 8 * 3600, month_start(T0)
-    used = Usage(day_s, month_s, Spend(energy_j=9), Spend(energy_j=9))
+    used = Usage.of(T0, Spend(energy_j=9), Spend(energy_j=9))
+    assert (used.day_s, used.month_s) == (T0 - 8 * 3600, month_start(T0))
     limiter = limited(TenantLimits(energy_j_per_day=10), usage_of=lambda tenant: used if tenant == "a" else Usage())
     assert limiter.ask("a", T0, Spend(energy_j=1))
     assert not limiter.ask("a", T0)
