@@ -7,6 +7,7 @@ database can neither use a key nor try secrets; who has the pepper too still fac
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import re
 import string
 from collections.abc import Iterable
@@ -176,6 +177,12 @@ def revoked(key: ApiKey, now_s: float) -> ApiKey:
     return key if key.revoked_s is not None else replace(key, revoked_s=now_s)
 
 
+def needed(hosts: Iterable[str]) -> bool:
+    """Whether a service that listens on these hosts needs keys: unless each is known to be of this machine alone."""
+    given = list(hosts)
+    return not given or not all(map(_is_loopback, given))
+
+
 def check_id(key_id: str) -> str:
     """An id as somebody wrote it. Raises UsageError; a whole key is not repeated."""
     if not _ID.fullmatch(key_id):
@@ -184,3 +191,14 @@ def check_id(key_id: str) -> str:
             f"the id of a key is {ID_CHARACTERS} letters and digits, not {shown}: `eco-ray key list` has them"
         )
     return key_id
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False  # a name may mean any machine
+    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
+    return (mapped or address).is_loopback

@@ -147,6 +147,18 @@ def test_a_key_that_cannot_be_is_refused(tenant, scopes, expires_s, says):
         keys.new_key(SHOWN, tenant, scopes, PEPPER, T0, expires_s)
 
 
+@pytest.mark.parametrize(
+    ("hosts", "needed"),
+    [
+        (["127.0.0.1"], False), (["127.8.9.10", "::1", "localhost"], False), (["[::1]"], False),
+        (["::ffff:127.0.0.1"], False), (["0.0.0.0"], True), (["::"], True), (["127.0.0.1", "10.0.0.1"], True),
+        (["example.org"], True), (["localhost.example.org"], True), (["127.1"], True), ([""], True), ([], True),
+    ],
+)  # fmt: skip
+def test_only_a_service_that_no_other_machine_reaches_needs_no_keys(hosts, needed):
+    assert keys.needed(hosts) == needed
+
+
 def test_an_error_never_repeats_a_whole_key():
     assert keys.check_id(SHOWN.id) == SHOWN.id
     with pytest.raises(UsageError, match="12 letters and digits, not 'x'"):
