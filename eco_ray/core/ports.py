@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
+import numpy as np
+
 from eco_ray.core.audit import AuditEntry
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.jobs import Job, JobState
@@ -20,6 +22,7 @@ from eco_ray.core.ledger import (
     Overlap,
     OwnerInterval,
 )
+from eco_ray.core.tensors import Tensor
 from eco_ray.core.transfers import Transfer
 from eco_ray.core.units import Nature
 
@@ -377,4 +380,56 @@ class Store(TransferLedger, Protocol):
 
     def close(self) -> None:
         """Release connections."""
+        ...
+
+
+#: by name
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+class Runtime(Protocol):
+    """A model that is loaded and answers; `service` puts it behind HTTP."""
+
+    @property
+    def name(self) -> str:
+        """Letters, digits, `.`, `_`, `-`: it is a part of URLs."""
+        ...
+
+    @property
+    def version(self) -> int:
+        """Of the model."""
+        ...
+
+    @property
+    def platform(self) -> str:
+        """What the model's description tells as its platform."""
+        ...
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """What the description tells as parameters, of what is text, a number, true or false."""
+        ...
+
+    @property
+    def inputs(self) -> Sequence[Tensor]:
+        """What it takes."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[Tensor]:
+        """What it gives."""
+        ...
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the same inputs have the same outputs, so that answers may be kept."""
+        ...
+
+    def infer(self, inputs: Arrays) -> Arrays:
+        """The outputs, all of them; called by one thread at a time.
+
+        Inputs have a datatype and shape that `inputs` names, and may be read-only. BF16 is its bits as uint16, BYTES an
+        array of `bytes`. An output may be of a wider type than it is told to be: JSON shows it as it is, binary tensors
+        have the datatype. Raises UsageError for values that the model does not take.
+        """
         ...

@@ -230,7 +230,7 @@ def _ask_held_out(url: str, root: Path) -> dict[str, Any]:
     """Send held-out images, one per request; count the right answers, and check that each carries its footprint."""
     import httpx
 
-    from eco_ray.models.v2 import TENANT_HEADER  # with torch below it
+    from eco_ray.service.gate import TENANT_HEADER
 
     images, labels = _held_out(root)
     correct, header = 0, ""

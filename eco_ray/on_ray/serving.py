@@ -1,4 +1,4 @@
-"""A trained model behind HTTP with Ray Serve: the plain V2 class in a replica, each answer with its footprint."""
+"""A trained model behind HTTP with Ray Serve: the application of `service` in a replica, answers with footprints."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from eco_ray.core.clock import Clock
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.footprint import Footprint, ReplicaPower, Signal, request_footprint
 from eco_ray.errors import UnreachableError
-from eco_ray.models.v2 import MAX_BODY_BYTES, TENANT_HEADER, V2Digits
+from eco_ray.models.digits import Digits
 from eco_ray.on_ray.accounts import metered_cpus
 from eco_ray.on_ray.connection import controller_handle
 from eco_ray.on_ray.local_cluster import NODE_LABEL
 from eco_ray.on_ray.owners import VISIBLE_DEVICES
 from eco_ray.on_ray.served import Tally, served_dir
+from eco_ray.service.app import ModelApp
 
 #: how often a replica asks for the intensity of its zone [wall s]
 _SIGNAL_S = 1.0
@@ -55,6 +57,18 @@ class ServedModel:
         return Resources(self.num_cpus, self.num_gpus, self.memory_gb)
 
 
+class AppResponse(Response):
+    """What an ASGI application answers: Serve lets a response of Starlette answer the request by itself."""
+
+    def __init__(self, app: ModelApp) -> None:
+        super().__init__()
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self._app(scope, receive, send)
+
+
 class Replica:
     """The replica: finds out the intensity in the background, so that no request waits for it."""
 
@@ -63,7 +77,8 @@ class Replica:
         self._power = ReplicaPower(node.power, metered_cpus(node), model.num_cpus, node.pue, model.clock.speed)
         self._signal = Signal(node.zone, None, "unknown")
         self._tally = self._open_tally(model)
-        self._service = V2Digits(model.path, model.name, model.version, self._footprint, self._tally.add)
+        digits = Digits(model.path, model.name, model.version)
+        self._answer = AppResponse(ModelApp(digits, self._footprint, count=self._tally.add))
         threading.Thread(target=self._follow_signal, daemon=True).start()
 
     def __del__(self) -> None:
@@ -73,13 +88,7 @@ class Replica:
 
     async def __call__(self, request: Request) -> Response:
         """Answer one HTTP request."""
-        body = b""
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > MAX_BODY_BYTES:
-                break
-        answer = self._service.answer(request.method, request.url.path, body, request.headers.get(TENANT_HEADER))
-        return Response(answer.body, answer.status, dict(answer.headers))
+        return self._answer
 
     def _footprint(self, cpu_s: float, duration_s: float) -> Footprint:
         return request_footprint(cpu_s, duration_s, self._power, self._signal)
