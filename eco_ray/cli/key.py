@@ -147,7 +147,7 @@ def _document(one: ApiKey, now_s: float) -> dict[str, Any]:
     return {
         "id": one.id,
         "tenant": one.tenant,
-        "scopes": sorted(one.scopes),
+        "scopes": sorted(scope.value for scope in one.scopes),
         "state": one.state(now_s),
         "created": iso_utc(one.created_s),
         "expires": None if one.expires_s is None else iso_utc(one.expires_s),

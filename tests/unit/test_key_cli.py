@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 
 from eco_ray.cli.main import cli
@@ -82,6 +83,7 @@ def test_the_documents(state: Path) -> None:
     assert (row["action"], row["object"]) == ("create-key", made["id"])
     assert row["detail"] == "tenant vision, scopes infer, until revoked"
     assert "secret" not in run(state, "list").stdout
+    assert yaml.safe_load(run(state, "list", "-o", "yaml").stdout) == [made]
 
 
 def test_a_rotation_with_grace_and_one_without(state: Path) -> None:
