@@ -409,3 +409,72 @@ def test_no_request_is_answered_with_500(method: str, path: str, body: bytes, he
     got = ask(APP, method, path, body, [(name.encode(), value) for name, value in headers.items()])
     assert got.status != 500
     assert not any(set(value) & {"\r", "\n", "\0"} for value in got.headers.values())
+
+
+def test_metrics_count_every_answer_and_what_inferences_took() -> None:
+    took = iter([0.001, 0.002, 99.0])
+
+    def told(cpu_s: float, duration_s: float) -> Footprint:
+        return Footprint(2.0, None, next(took, 0.0), 1.0, Signal("DE", None, "test"), Nature.MODELLED)
+
+    app = ModelApp(Echo(), told)
+    for body in (X, X, X, b"{"):
+        ask(app, "POST", INFER, body)
+    lines = set(ask(app, "GET", "/metrics").body.decode().splitlines())
+    of = 'model="echo",version="2"'
+    assert {
+        'eco_requests_total{model="echo",status="200",version="2"} 3.0',
+        'eco_requests_total{model="echo",status="400",version="2"} 1.0',
+        f"eco_energy_joules_total{{{of}}} 6.0",
+        f'eco_carbon_grams_total{{component="operational",{of}}} 0.0',
+        f'eco_inference_seconds_bucket{{le="0.001",{of}}} 1.0',
+        f'eco_inference_seconds_bucket{{le="0.0025",{of}}} 2.0',
+        f'eco_inference_seconds_bucket{{le="10.0",{of}}} 2.0',
+        f'eco_inference_seconds_bucket{{le="+Inf",{of}}} 3.0',
+        f"eco_inference_seconds_count{{{of}}} 3.0",
+        f"eco_cache_hits_total{{{of}}} 0.0",
+    } <= lines
+
+
+def test_small_quick_requests_are_answered_in_the_loop_and_never_beside_another() -> None:
+    threads: list[str] = []
+    inside: list[int] = []
+
+    def act(inputs: Any) -> None:
+        assert not inside, "two threads were in the model"
+        inside.append(1)
+        threads.append(threading.current_thread().name)
+        if len(inputs["x"]) > 1:
+            time.sleep(0.05)
+        inside.clear()
+
+    app = make(Echo(act=act))
+    large = request([1.0] * 1000) + b" " * 70_000
+
+    async def crowd() -> list[int]:
+        first = [ask_async(app, "POST", INFER, [X]) for _ in range(30)]
+        found = await asyncio.gather(*first)
+        found += await asyncio.gather(*(ask_async(app, "POST", INFER, [body]) for body in [X, large, X, X, large, X]))
+        return [got.status for got in found]
+
+    assert asyncio.run(crowd()) == [200] * 36
+    here = threading.current_thread().name
+    assert here in threads[10:31]  # quick, by then
+    assert here not in threads[:10]
+    assert here not in threads[-5:]  # in turn, with the large ones
+
+
+def test_small_requests_that_take_long_are_handed_over() -> None:
+    threads: list[str] = []
+
+    def act(inputs: Any) -> None:
+        threads.append(threading.current_thread().name)
+        time.sleep(float(inputs["x"][0]))
+
+    app = make(Echo(act=act))
+    for _ in range(20):  # what is refused says nothing of the model
+        assert ask(app, "POST", INFER, b"{").status == 400
+    for seconds in [*[0.0] * 11, 0.05, 0.0]:
+        assert ask(app, "POST", INFER, request([seconds])).status == 200
+    here = threading.current_thread().name
+    assert [name == here for name in threads] == [False] * 10 + [True] * 2 + [False]
