@@ -478,3 +478,24 @@ def test_small_requests_that_take_long_are_handed_over() -> None:
         assert ask(app, "POST", INFER, request([seconds])).status == 200
     here = threading.current_thread().name
     assert [name == here for name in threads] == [False] * 10 + [True] * 2 + [False]
+
+
+def test_a_small_request_waits_for_those_that_were_handed_over() -> None:
+    inside: list[int] = []
+
+    def act(inputs: Any) -> None:
+        assert not inside, "two threads were in the model"
+        inside.append(1)
+        time.sleep(0.002)
+        inside.clear()
+
+    app = make(Echo(act=act))
+
+    async def crowd() -> list[int]:
+        tasks = [asyncio.create_task(ask_async(app, "POST", INFER, [X])) for _ in range(40)]
+        while app._quick < 12:
+            await asyncio.sleep(0.001)
+        tasks += [asyncio.create_task(ask_async(app, "POST", INFER, [X])) for _ in range(3)]
+        return [(await task).status for task in tasks]
+
+    assert asyncio.run(crowd()) == [200] * 43
