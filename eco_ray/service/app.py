@@ -207,10 +207,14 @@ class ModelApp:
         """One inference, in the worker thread."""
         self._began_s = wall_s = time.perf_counter()
         cpu_s = time.thread_time()
+        small = len(body) <= _SMALL_BYTES
         try:
             body = decompressed(headers.get(b"content-encoding", b""), body, self._limits.body_bytes)
             request = parse_request(body, headers.get(HEAD_LENGTH), self._runtime, self._limits)
-            return self._inferred(headers, tenant, request, wall_s, cpu_s)
+            answer = self._inferred(headers, tenant, request, wall_s, cpu_s)
+            if small and _HIT not in answer.headers:  # what was refused says nothing of the model's speed
+                self._quick += 1
+            return answer
         except Problem as problem:
             return self._with_footprint(_problem(problem), wall_s, cpu_s)
         except Exception:  # the model's code is not ours
@@ -219,8 +223,8 @@ class ModelApp:
             return self._with_footprint(_problem(failed), wall_s, cpu_s)
         finally:
             self._began_s = None
-            if len(body) <= _SMALL_BYTES:
-                self._quick = self._quick + 1 if time.perf_counter() - wall_s < _QUICK_S else 0
+            if time.perf_counter() - wall_s > _QUICK_S and small:
+                self._quick = 0
 
     def _inferred(self, headers: Headers, tenant: str, request: Request, wall_s: float, cpu_s: float) -> Answer:
         cache = None if b"no-store" in headers.get(b"cache-control", b"").lower() else self._cache
@@ -339,7 +343,8 @@ def _refuse_twice(pairs: list[Header]) -> None:
 def _page(content: Mapping[str, Any], *, guarded: bool = False) -> _Page:
     """One that never changes."""
     body = json.dumps(content).encode()
-    etag = b'"%s"' % hashlib.blake2b(body, digest_size=12).hexdigest().encode()
+    # weak: it is the same for each content coding
+    etag = b'W/"%s"' % hashlib.blake2b(body, digest_size=12).hexdigest().encode()
     return _Page(lambda: Answer(200, [_JSON, _VARY, (b"etag", etag)], body), guarded)
 
 
@@ -351,7 +356,7 @@ def _matched(answer: Answer, headers: Headers) -> Answer:
 
 def _etag(key: bytes, request: Request) -> bytes:
     """A weak one: answers alike in outputs and their form, with another footprint and id."""
-    wanted = json.dumps([[tensor.name, binary] for tensor, binary in request.outputs]).encode()
+    wanted = repr([(tensor.name, binary) for tensor, binary in request.outputs]).encode()
     return b'W/"%s"' % hashlib.blake2b(key + wanted, digest_size=20).hexdigest().encode()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -62,8 +61,8 @@ def key_of(tenant: str, runtime: Runtime, request: Request) -> bytes:
     """Digest of who asks which model what. No tenant learns from a hit what another one asked."""
     digest = hashlib.blake2b(digest_size=20)
     inputs = [(name, request.datatypes[name], request.inputs[name]) for name in sorted(request.inputs)]
-    told = [[name, datatype, array.shape] for name, datatype, array in inputs]
-    digest.update(json.dumps([tenant, runtime.name, runtime.version, told]).encode())
+    told = [(name, datatype, array.shape) for name, datatype, array in inputs]
+    digest.update(repr((tenant, runtime.name, runtime.version, told)).encode())  # a third of the time of JSON
     for _, datatype, array in inputs:
         # sizes are told by shapes, and those of BYTES by their lengths: no two inputs have the same bytes here
         digest.update(b"\0" + values.to_bytes(datatype, array))

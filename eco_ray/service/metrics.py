@@ -1,60 +1,82 @@
-"""What a service tells Prometheus, with labels of few values."""
+"""What a service tells Prometheus, with labels of few values.
+
+Requests count in plain numbers, and the library's objects are made of them when somebody asks: its own counters take a
+lock and several calls for each number, on the way of every request.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Histogram, generate_latest
+from bisect import bisect_left
+from collections.abc import Iterator
+from itertools import accumulate
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 from eco_ray.core.footprint import Footprint
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-#: of the time in a replica [s]
+#: upper ends, of the time in a replica [s]
 _BUCKETS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
-class Metrics:
-    """Counters of one service."""
+class Metrics(Collector):
+    """Counters of one service. The event loop calls `answered`, whoever infers the others; never two at once."""
 
     def __init__(self, model: str, version: int) -> None:
+        self._labels = {"model": model, "version": str(version)}
         self._registry = CollectorRegistry()
-        names, labels = ("model", "version"), (model, str(version))
-        self._requests = Counter("eco_requests", "Answered requests", (*names, "status"), registry=self._registry)
-        self._labels = labels
-        self._by_status: dict[int, Counter] = {}
-
-        def counter(name: str, text: str) -> Counter:
-            return Counter(name, text, names, registry=self._registry).labels(*labels)
-
-        self._seconds = Histogram(
-            "eco_inference_seconds", "Time of an inference in the replica", names,
-            buckets=_BUCKETS, registry=self._registry,
-        ).labels(*labels)  # fmt: skip
-        self._energy_j = counter("eco_energy_joules", "Energy of inferences, as their footprints tell it")
-        self._carbon_g = Counter(
-            "eco_carbon_grams", "Carbon of inferences whose grid's intensity was known", (*names, "component"),
-            registry=self._registry,
-        ).labels(*labels, "operational")  # fmt: skip
-        self._hits = counter("eco_cache_hits", "Inferences answered from the cache")
-        self._avoided_j = counter("eco_energy_avoided_joules", "Energy that hits of the cache avoided")
+        self._registry.register(self)
+        self._by_status: dict[int, int] = {}
+        #: inferences by the bucket of their time; the last one is open
+        self._by_time = [0] * (len(_BUCKETS) + 1)
+        self._seconds = self._energy_j = self._carbon_g = self._avoided_j = 0.0
+        self._hits = 0
 
     def answered(self, status: int) -> None:
         """A request has its answer."""
-        counter = self._by_status.get(status)
-        if counter is None:
-            counter = self._by_status[status] = self._requests.labels(*self._labels, str(status))
-        counter.inc()
+        self._by_status[status] = self._by_status.get(status, 0) + 1
 
     def inferred(self, footprint: Footprint) -> None:
         """An inference has taken so much."""
-        self._seconds.observe(footprint.duration_s)
-        self._energy_j.inc(max(0.0, footprint.energy_j))
-        if footprint.carbon_g is not None:
-            self._carbon_g.inc(max(0.0, footprint.carbon_g))
+        self._by_time[bisect_left(_BUCKETS, footprint.duration_s)] += 1
+        self._seconds += footprint.duration_s
+        self._energy_j += footprint.energy_j
+        self._carbon_g += footprint.carbon_g or 0.0
 
     def hit(self, avoided_j: float) -> None:
         """An answer was in the cache."""
-        self._hits.inc()
-        self._avoided_j.inc(avoided_j)
+        self._hits += 1
+        self._avoided_j += avoided_j
 
     def text(self) -> bytes:
         """All of it, in Prometheus' format."""
         return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """What the library asks for."""
+        names, values = list(self._labels), list(self._labels.values())
+        requests = CounterMetricFamily("eco_requests", "Answered requests", labels=[*names, "status"])
+        for status, count in sorted(self._by_status.items()):
+            requests.add_metric([*values, str(status)], count)
+        yield requests
+        seconds = HistogramMetricFamily("eco_inference_seconds", "Time of an inference in the replica", labels=names)
+        ends = [*map(str, _BUCKETS), "+Inf"]
+        seconds.add_metric(values, list(zip(ends, accumulate(self._by_time), strict=True)), self._seconds)
+        yield seconds
+        carbon = CounterMetricFamily(
+            "eco_carbon_grams",
+            "Carbon of inferences while the grid's intensity was known",
+            labels=[*names, "component"],
+        )
+        carbon.add_metric([*values, "operational"], self._carbon_g)
+        yield carbon
+        for name, text, value in (
+            ("eco_energy_joules", "Energy of inferences, as their footprints tell it", self._energy_j),
+            ("eco_cache_hits", "Inferences answered from the cache", self._hits),
+            ("eco_energy_avoided_joules", "Energy that hits of the cache avoided", self._avoided_j),
+        ):
+            counter = CounterMetricFamily(name, text, labels=names)
+            counter.add_metric(values, value)
+            yield counter

@@ -383,7 +383,10 @@ def test_the_form_of_the_answer_is_part_of_the_etag() -> None:
 
 
 def test_pages_that_do_not_change_have_etags() -> None:
-    etag = ask(APP, "GET", "/openapi.json").headers["etag"]
+    packed, etag = (
+        ask(APP, "GET", "/openapi.json", headers=more).headers["etag"] for more in ({"Accept-Encoding": "gzip"}, {})
+    )
+    assert (packed, etag[:3]) == (etag, 'W/"')  # one for all codings: a weak one
     known = ask(APP, "GET", "/openapi.json", headers={"If-None-Match": etag})
     assert (known.status, known.body) == (304, b"")
     assert ask(APP, "GET", "/openapi.json", headers={"If-None-Match": '"x"'}).status == 200
@@ -409,3 +412,28 @@ def test_no_request_is_answered_with_500(method: str, path: str, body: bytes, he
     got = ask(APP, method, path, body, [(name.encode(), value) for name, value in headers.items()])
     assert got.status != 500
     assert not any(set(value) & {"\r", "\n", "\0"} for value in got.headers.values())
+
+
+def test_metrics_count_every_answer_and_what_inferences_took() -> None:
+    took = iter([0.001, 0.002, 99.0])
+
+    def told(cpu_s: float, duration_s: float) -> Footprint:
+        return Footprint(2.0, None, next(took, 0.0), 1.0, Signal("DE", None, "test"), Nature.MODELLED)
+
+    app = ModelApp(Echo(), told)
+    for body in (X, X, X, b"{"):
+        ask(app, "POST", INFER, body)
+    lines = set(ask(app, "GET", "/metrics").body.decode().splitlines())
+    of = 'model="echo",version="2"'
+    assert {
+        'eco_requests_total{model="echo",status="200",version="2"} 3.0',
+        'eco_requests_total{model="echo",status="400",version="2"} 1.0',
+        f"eco_energy_joules_total{{{of}}} 6.0",
+        f'eco_carbon_grams_total{{component="operational",{of}}} 0.0',
+        f'eco_inference_seconds_bucket{{le="0.001",{of}}} 1.0',
+        f'eco_inference_seconds_bucket{{le="0.0025",{of}}} 2.0',
+        f'eco_inference_seconds_bucket{{le="10.0",{of}}} 2.0',
+        f'eco_inference_seconds_bucket{{le="+Inf",{of}}} 3.0',
+        f"eco_inference_seconds_count{{{of}}} 3.0",
+        f"eco_cache_hits_total{{{of}}} 0.0",
+    } <= lines
