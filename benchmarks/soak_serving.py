@@ -73,7 +73,9 @@ class Traffic:
                 number += 1
                 self.sent[tenant] += 1
                 with contextlib.suppress(httpx.HTTPError):  # its replica was killed
-                    answer = http.post(self._url, json=self._body, headers={"Eco-Tenant": tenant})
+                    # the model shall compute, not its cache answer
+                    headers = {"Eco-Tenant": tenant, "Cache-Control": "no-store"}
+                    answer = http.post(self._url, json=self._body, headers=headers)
                     self.answered[tenant] += answer.status_code == 200
 
     def _kill_one(self, kill: Callable[[], int | None]) -> None:
