@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 REGION = "us-east-1"
 START_LIMIT_S = 60.0
@@ -53,13 +55,33 @@ class S3Server:
         self._process.wait(10)
 
 
-def _serve() -> None:
-    from moto.server import ThreadedMotoServer
+class _OneByOne:
+    """An application that answers one request after the other.
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    sys.stdout.write(f"{server.get_host_and_port()[1]}\n")
+    S3's conditional writes are atomic. Moto looks whether an object is there, and then writes it: of two requests at
+    once both could be told that they were the first.
+    """
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+        self._turn = threading.Lock()
+
+    def __call__(self, environment: dict[str, Any], start_response: Any) -> list[bytes]:
+        body = environment["wsgi.input"].read(int(environment.get("CONTENT_LENGTH") or 0))
+        environment["wsgi.input"] = io.BytesIO(body)  # nobody waits for a slow sender
+        with self._turn:
+            return list(self._application(environment, start_response))
+
+
+def _serve() -> None:
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    application = _OneByOne(DomainDispatcherApplication(create_backend_app))
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    sys.stdout.write(f"{server.server_port}\n")
     sys.stdout.flush()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
     sys.stdin.read()
 
 
