@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UsageError
+from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models import container
 from eco_ray.models.manifest import MAX_BYTES, Blob, Extra, Format, Manifest
 from eco_ray.models.object_store import ObjectStore
@@ -157,7 +157,8 @@ class Blobs:
         try:
             yield announce
         finally:
-            self._store.remove(path)
+            with contextlib.suppress(EcoRayError):  # it is forgotten after a week; what was pushed is pushed
+                self._store.remove(path)
 
     def collect(self, needed: Callable[[Callable[[], None]], set[str]], *, dry_run: bool) -> Collected:
         """Remove all but the needed parts; `needed` is asked under the lock, and calls what it gets now and then."""

@@ -19,13 +19,13 @@ from pathlib import Path
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models.crypt import CURE, RegistryKey, sealed_size
 from eco_ray.models.in_order import in_order
-from eco_ray.models.manifest import MAX_PARTS, Blob, Coding, Part
+from eco_ray.models.manifest import MAX_PART_BYTES, MAX_PARTS, Blob, Coding, Part
 from eco_ray.models.object_store import Data, ObjectStore
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.sources import FileSource
 
-#: bytes of a part at most; it is held in memory, twice where it is sealed
-PART_BYTES = 32 << 20
+#: what files are cut into [bytes]
+PART_BYTES = MAX_PART_BYTES
 #: parts that are under way together: one moves while another is hashed or sealed
 _AT_ONCE = 2
 

@@ -368,6 +368,7 @@ def test_who_pushes_the_bytes_of_a_damaged_version_again_keeps_sound_ones(regist
         lambda _text: "[" * 5000,
         lambda _text: "null",
         lambda text: json.dumps({**json.loads(text), "more": 1}),
+        lambda text: text + " ",
     ],
 )
 def test_a_manifest_that_is_not_what_was_written_is_told_and_the_others_stay(registry, where, push, tmp_path, harm):
@@ -387,7 +388,7 @@ def test_a_manifest_that_was_moved_to_another_place_is_told(registry, where, pus
     push(weights(0))
     store = open_store(where)
     store.put("models/n/versions/4.json", store.read("models/m/versions/1.json", 1 << 20))
-    with pytest.raises(DamagedError, match="speaks of m:1"):
+    with pytest.raises(DamagedError, match="speaks of name m, version 1"):
         registry.manifest("n:4")
 
 

@@ -143,8 +143,8 @@ def test_a_pull_of_a_new_version_moves_its_difference_where_the_base_is_there(fa
 def test_a_pull_that_broke_off_goes_on_after_its_last_part(far, file, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(parts_module, "_AT_ONCE", 1)
     Registry(far).push(file(LARGE), "m")
-    with pytest.raises(Killed):
-        Registry(Deadly(far, 4, False, ("read",)), cache=cache).pull("m:1", tmp_path / "back")  # manifest, three parts
+    with pytest.raises(Killed):  # after the manifest, the look whether it was deleted, and three parts
+        Registry(Deadly(far, 5, False, ("read",)), cache=cache).pull("m:1", tmp_path / "back")
     assert not (tmp_path / "back").exists()
     again = Registry(far, cache=cache)
     again.pull("m:1", tmp_path / "back")
@@ -238,7 +238,7 @@ def test_a_process_that_is_killed_half_way_leaves_the_rest_to_the_next(file, tmp
     assert pusher.versions("m") == []
     pusher.push(source, "m")
     assert told(pusher) == (len(LARGE) - 3 * PART_BYTES, 3 * PART_BYTES, 3 * PART_BYTES)
-    assert kill(root, "pull", "read", 5, back)  # the manifest, then four parts
+    assert kill(root, "pull", "read", 6, back)  # the manifest, whether it was deleted, then four parts
     assert not back.exists()
     puller = Registry(Far(root), cache=PartCache(tmp_path / "cache", 1 << 30))
     puller.pull("m:1", back)
