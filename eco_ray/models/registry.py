@@ -46,7 +46,7 @@ from eco_ray.models.manifest import (
 from eco_ray.models.moves import TRIES, Moves
 from eco_ray.models.object_store import ObjectStore, open_store, without_credentials
 from eco_ray.models.part_cache import PartCache
-from eco_ray.models.parts import Moved, Parts, Progress
+from eco_ray.models.parts import Moved, Parts, Progress, changed
 from eco_ray.models.records import Records
 from eco_ray.models.signature import Signature
 from eco_ray.whole_file import file_errors
@@ -217,7 +217,7 @@ class Registry:
             blob = self._blobs.keep(main, kind, digest, base, announce, Path(folder))
             extras = self._blobs.keep_extras(beside, announce)
             if [state_of(one) for one in (main, *beside.values())] != before:
-                raise EcoRayError(f"{source} was changed while it was pushed; push it again when it is whole")
+                raise changed(source)
             made = self._put_manifest(
                 draft.model_copy(
                     update={
@@ -319,7 +319,14 @@ class Registry:
         return self._moves.delete(name, version, why)
 
     def gc(self, *, dry_run: bool = False) -> Collected:
-        """Remove parts that no version needs any more. Raises NotAllowedError where another collection gets ahead."""
+        """Remove parts that no version needs any more.
+
+        Raises NotAllowedError where another collection gets ahead, NotFoundError where there are blobs and no models.
+        """
+        if not self.models():  # a wrong place, or `models` was moved away: nothing there is known to be garbage
+            if self._blobs.is_empty():
+                return Collected((), 0, 0)
+            raise NotFoundError(f"{self.url} has blobs and no models: put `models` back; nothing was removed")
         return self._blobs.collect(self._needed, dry_run=dry_run)
 
     def _needed(self, beat: Callable[[], None]) -> set[str]:

@@ -33,6 +33,11 @@ def empty_place(request, folder):
     return kinds[request.param]
 
 
+#: the beginning of a file of any content that is taken for what it says
+GGUF = b"GGUF\3\0\0\0"
+#: the smallest model of ONNX: a version and a graph
+ONNX = b"\x08\x08\x3a\0"
+
 WRITES = ("put", "put_new", "remove")
 
 

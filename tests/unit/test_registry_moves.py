@@ -157,6 +157,70 @@ def test_what_has_no_name_of_ours_is_passed_over(registry, where, file):
         registry.push(file(4), "m")
 
 
+# -- garbage that is none ----------------------------------------------------------------------------------------------
+
+
+def test_a_collection_touches_parts_and_nothing_else(tmp_path, file):
+    root, victim = tmp_path / "r", tmp_path / "victim"
+    registry = Registry(str(root))
+    registry.push(file(1), "m")
+    victim.mkdir()
+    begin, digest = "ab", "ab" + "0" * 62
+    (victim / "thesis.tex").write_text("x")
+    (victim / digest).write_text("x")
+    for link in ("zz", begin):
+        (root / "blobs" / link).symlink_to(victim)
+    (root / "sealed").mkdir()
+    (root / "sealed" / ("0" * 16)).symlink_to(victim)
+    foreign = ["blobs/cd/" + digest, "blobs/cd/notes.txt", "blobs/sha256/" + digest, "sealed/key/ab/" + digest]
+    for path in foreign:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text("x")
+    (root / "blobs/cd" / ("cd" + "0" * 62)).write_text("garbage")
+    assert registry.gc().removed == ("blobs/cd/cd" + "0" * 62,)
+    assert sorted(one.name for one in victim.iterdir()) == [digest, "thesis.tex"]
+    assert all((root / path).exists() for path in foreign)
+    registry.verify("m:1")
+
+
+def test_a_place_that_is_no_registry_is_left_alone(tmp_path, file):
+    assert Registry(str(tmp_path / "typo")).gc().removed == ()
+    assert not (tmp_path / "typo").exists()
+    registry = Registry(str(tmp_path / "r"))
+    made = registry.push(file(1), "m")
+    (tmp_path / "r/models").rename(tmp_path / "r/models.bak")
+    with pytest.raises(NotFoundError, match="has blobs and no models"):
+        registry.gc()
+    (tmp_path / "r/models.bak").rename(tmp_path / "r/models")
+    assert registry.verify("m:1") == made
+
+
+def test_a_model_behind_a_link_needs_its_parts(tmp_path, file):
+    registry = Registry(str(tmp_path / "r"))
+    registry.push(file(1), "m")
+    (tmp_path / "r/models/m").rename(tmp_path / "m")
+    (tmp_path / "r/models/m").symlink_to(tmp_path / "m")
+    assert registry.gc().removed == ()
+
+
+def test_who_pulls_what_is_deleted_and_collected_meanwhile_is_told_so(tmp_path, file):
+    store = Plain()
+    registry, read = Registry(store), store.read
+    registry.push(file(1), "m")
+
+    def read_and_delete(path, most_bytes):
+        if path.startswith("blobs"):
+            store.read = read
+            registry.delete("m:1")
+            assert registry.gc().removed
+        return read(path, most_bytes)
+
+    store.read = read_and_delete
+    with pytest.raises(NotFoundError, match="m:1 was deleted at"):
+        registry.pull("m:1", tmp_path / "back")
+    assert not (tmp_path / "back").exists()
+
+
 # -- rollbacks ---------------------------------------------------------------------------------------------------------
 
 
