@@ -130,12 +130,13 @@ class LocalStore:
 
     def read(self, path: str, most_bytes: int) -> bytes:
         with self._errors(path):
-            descriptor = os.open(self.root / checked(path), _READ)
+            descriptor = os.open(f"{self.root}/{checked(path)}", _READ)
             try:
-                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
                     raise DamagedError(f"{self.root / path} is no regular file; it is nothing that we wrote")
-                with os.fdopen(descriptor, "rb", closefd=False) as file:
-                    data = file.read(most_bytes + 1)
+                with os.fdopen(descriptor, "rb", closefd=False) as file:  # takes no memory beyond what is there
+                    data = file.read(min(status.st_size, most_bytes) + 1)
             finally:
                 os.close(descriptor)
         if len(data) > most_bytes:
