@@ -70,8 +70,8 @@ def push(rounds: int) -> bool:
 def reads(rounds: int) -> bool:
     """An alias among many moves, and all versions of a model that has very many."""
     with tempfile.TemporaryDirectory() as folder:
-        registry, source = Registry(f"{folder}/r"), Path(folder) / "m.onnx"
-        source.write_bytes(b"a small model")
+        registry, source = Registry(f"{folder}/r"), Path(folder) / "m.gguf"
+        source.write_bytes(b"GGUF\3\0\0\0 a small model")
         first = registry.push(source, "m")
         for number in range(2, VERSIONS + 1):
             made = first.model_copy(update={"version": number, "metrics": {"accuracy": 0.9}})

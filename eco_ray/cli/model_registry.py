@@ -1,9 +1,10 @@
-"""`eco-ray model push | list | show | history | pull | verify | promote | rollback | delete | gc`."""
+"""`eco-ray model push | list | show | history | pull | verify | promote | rollback | unalias | delete | gc`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from eco_ray.cli.audit import audited, user
+from eco_ray.cli.model_rows import document, means, more, moved, moved_row, row, warn
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
 from eco_ray.cli.progress import transfer_bar
@@ -123,7 +125,9 @@ def push(
     settings: Settings,
 ) -> None:
     """Keep FILE, or a folder with a model and its tokenizer, as the next version of model NAME."""
+    from eco_ray.models.crypt import CURE
     from eco_ray.models.find_signature import find_signature
+    from eco_ray.models.manifest import checked_name
     from eco_ray.models.registry import About
     from eco_ray.models.signature import read_signature
 
@@ -135,14 +139,21 @@ def push(
         training=_training(settings, job) if job else None,
         tags=tags,
     )
+    if alias:
+        checked_name(alias, "alias")
     with transfer_bar(settings) as bar:
         where = open_registry(settings, registry, bar)
+        if not where.seals and (newest := where.newest(name)) is not None and newest.blob.sealed_with:
+            click.echo(f"{newest.reference} is sealed, and what is pushed now is not: {CURE}", err=True)
         made = where.push(file, name, about, allow_pickle=allow_pickle)
-    if alias:
-        where.promote(made.reference, alias)
-    emit(settings, {**_document(made), **_moved(where)}, [{**_row(made, where), **_moved_row(where)}])
+    emit(settings, {**document(made), **moved(where)}, [{**row(made), **moved_row(where)}])
     if made.signature is None:
         click.echo(f"{made.reference} has no signature: {find_signature(file, made.format).why}", err=True)
+    if alias:
+        try:
+            where.promote(made.reference, alias)
+        except EcoRayError as error:
+            raise type(error)(f"{made.reference} was pushed, but {name}@{alias} does not mean it: {error}") from error
 
 
 def _training(settings: Settings, job: str) -> Training:
@@ -174,25 +185,25 @@ def list_(name: str | None, registry: str | None, settings: Settings) -> None:
     """All models, or all versions of model NAME."""
     where = open_registry(settings, registry)
     if name is None:
-        rows = [
-            {"model": one, "versions": len(where.versions(one)), "aliases": _aliases(where, one)}
-            for one in where.models()
-        ]
+        rows = [{"model": one, "versions": len(where.versions(one)), **means(where, one)} for one in where.models()]
         emit(settings, rows, rows, empty=f"no models in {where.url}; `eco-ray model push FILE NAME` adds one")
         return
-    found = [where.manifest(f"{name}:{version}") for version in where.versions(name)]
-    gone, aliases = where.deleted(name), where.aliases(name)
-    documents = [
-        {
-            **_document(one),
-            "deleted": one.version in gone,
-            "aliases": [k for k, v in aliases.items() if v == one.version],
-        }
-        for one in found
-    ]
-    emit(
-        settings, documents, [_row(one, where, gone, aliases) for one in found], empty=f"no model {name} in {where.url}"
-    )
+    gone, (meant, damaged) = where.deleted(name), where.all_aliases(name)
+    names = defaultdict[int | None, list[str]](list)
+    for alias, version in meant.items():
+        names[version].append(alias)
+    warn(name, damaged)
+    shown: list[dict[str, Any]] = []
+    for version, found in where.manifests(name):
+        if isinstance(found, EcoRayError):
+            lost = {"reference": f"{name}:{version}", "name": name, "version": version, "problem": str(found)}
+            click.echo(str(found), err=True)
+            shown.append({"version": lost["reference"], "format": "damaged"} if settings.output == "table" else lost)
+        elif settings.output == "table":
+            shown.append(row(found, gone.get(version), names[version]))
+        else:
+            shown.append({**document(found), "problem": "", **more(gone.get(version), names[version])})
+    emit(settings, shown, shown)
 
 
 @click.command()
@@ -202,9 +213,10 @@ def show(reference: str, registry: str | None, settings: Settings) -> None:
     """Everything that is known of a version: files, metrics, lineage, energy and grams of its training."""
     where = open_registry(settings, registry)
     found = where.manifest(reference)
-    aliases = [alias for alias, version in where.aliases(found.name).items() if version == found.version]
-    document = {**_document(found), "deleted": found.version in where.deleted(found.name), "aliases": aliases}
-    emit(settings, document)
+    meant, damaged = where.all_aliases(found.name)
+    warn(found.name, damaged)
+    aliases = [alias for alias, version in meant.items() if version == found.version]
+    emit(settings, {**document(found), **more(where.deleted(found.name).get(found.version), aliases)})
 
 
 @click.command()
@@ -212,11 +224,27 @@ def show(reference: str, registry: str | None, settings: Settings) -> None:
 @click.option("--alias", help="Of this alias only.")
 @_registry_option
 def history(name: str, alias: str | None, registry: str | None, settings: Settings) -> None:
-    """Which version was live when: every move of the aliases of model NAME."""
-    events = open_registry(settings, registry).history(name, alias)
-    rows = [event.model_dump(mode="json") for event in events]
-    shown = [{key: row[key] for key in ("at", "alias", "action", "version", "by", "why")} for row in rows]
-    emit(settings, rows, shown, empty=f"no alias of {name} was ever moved")
+    """Which version was live when: every move of the aliases of model NAME; and what was deleted."""
+    from eco_ray.models.manifest import AliasEvent
+
+    where = open_registry(settings, registry)
+    rows: list[dict[str, Any]] = []
+    for event in where.history(name, alias):
+        if isinstance(event, AliasEvent):
+            rows.append({**event.model_dump(mode="json"), "problem": ""})
+        else:
+            lost = {"version": None, "back": None, "at": "", "action": "damaged", "by": "", "why": ""}
+            told = dataclasses.asdict(event)
+            rows.append({key: told.pop(key) for key in ("model", "alias", "number")} | lost | told)
+    if alias is None:
+        nowhere = {"alias": "", "number": None, "back": None, "action": "delete", "problem": ""}
+        rows += [{**nowhere, **one.model_dump(mode="json")} for one in where.deleted(name).values()]
+        rows.sort(key=lambda row: str(row["at"]))
+    shown = [
+        {**{key: row[key] for key in ("at", "alias", "action", "version", "by")}, "why": row["problem"] or row["why"]}
+        for row in rows
+    ]
+    emit(settings, rows, shown, empty=f"no alias of {name} was ever moved, and nothing deleted")
 
 
 @click.command()
@@ -229,8 +257,7 @@ def pull(reference: str, target: Path, allow_pickle: bool, registry: str | None,
     with transfer_bar(settings) as bar:
         where = open_registry(settings, registry, bar)
         found = where.pull(reference, target, allow_pickle=allow_pickle)
-    document = {**_document(found), "file": str(target), **_moved(where)}
-    emit(settings, document, [{**_row(found, where), **_moved_row(where)}])
+    emit(settings, {**document(found), "file": str(target), **moved(where)}, [{**row(found), **moved_row(where)}])
 
 
 @click.command()
@@ -238,26 +265,34 @@ def pull(reference: str, target: Path, allow_pickle: bool, registry: str | None,
 @_registry_option
 def verify(references: tuple[str, ...], registry: str | None, settings: Settings) -> None:
     """Read every byte again, of some versions or of all; exit code 1 if one is wrong."""
-    from eco_ray.errors import DamagedError
+    from eco_ray.errors import DamagedError, NotFoundError
 
     rows: list[dict[str, Any]] = []
     with transfer_bar(settings) as bar:
         where = open_registry(settings, registry, bar)
+        models = where.models()
+        if not models:
+            raise NotFoundError(f"no registry in {where.url}: there are no models; is it the right place?")
+        gone = {name: where.deleted(name) for name in models} if not references else {}
         chosen = references or tuple(
-            f"{name}:{version}"
-            for name in where.models()
-            for version in where.versions(name)
-            if version not in where.deleted(name)
+            f"{name}:{version}" for name in models for version in where.versions(name) if version not in gone[name]
         )
         for one in chosen:
             try:
                 rows.append({"version": where.verify(one).reference, "ok": True, "problem": ""})
             except (DamagedError, NotAllowedError) as error:
                 rows.append({"version": one, "ok": False, "problem": str(error)})
-    emit(settings, {"ok": all(row["ok"] for row in rows), "versions": rows}, rows, empty=f"nothing in {where.url}")
-    if not all(row["ok"] for row in rows):
-        bad = sum(not row["ok"] for row in rows)
+        told = {one.partition(":")[0].partition("@")[0] for one in references} or models
+        records = [
+            {"record": record, "problem": problem} for name in sorted(told) for record, problem in where.problems(name)
+        ]
+    bad, shown = sum(not row["ok"] for row in rows), list(rows)
+    shown += [{"version": one["record"], "ok": False, "problem": one["problem"]} for one in records]
+    emit(settings, {"ok": not bad and not records, "versions": rows, "records": records}, shown)
+    if bad:
         raise DamagedError(f"{bad} of {len(rows)} versions are damaged, or sealed with a key that was not given")
+    if records:
+        raise DamagedError(f"{len(records)} records of aliases or deletions are damaged, or lead nowhere")
 
 
 @click.command()
@@ -276,10 +311,16 @@ def promote(reference: str, alias: str, why: str, registry: str | None, settings
 @_registry_option
 def rollback(reference: str, why: str, registry: str | None, settings: Settings) -> None:
     """Let an alias mean what it meant before."""
-    name, at, alias = reference.partition("@")
-    if not at:
-        raise UsageError(f"{reference!r} is no alias: give NAME@ALIAS, such as mnist@prod")
-    emit(settings, open_registry(settings, registry).rollback(name, alias, why).model_dump(mode="json"))
+    emit(settings, open_registry(settings, registry).rollback(*_alias(reference), why).model_dump(mode="json"))
+
+
+@click.command()
+@click.argument("reference", metavar="NAME@ALIAS")
+@_WHY
+@_registry_option
+def unalias(reference: str, why: str, registry: str | None, settings: Settings) -> None:
+    """Let an alias mean nothing from now on; its history stays, and `rollback` brings it back."""
+    emit(settings, open_registry(settings, registry).unalias(*_alias(reference), why).model_dump(mode="json"))
 
 
 @click.command()
@@ -287,9 +328,8 @@ def rollback(reference: str, why: str, registry: str | None, settings: Settings)
 @_WHY
 @_registry_option
 def delete(reference: str, why: str, registry: str | None, settings: Settings) -> None:
-    """Give the bytes of a version up (`gc` removes them); its record stays."""
-    where = open_registry(settings, registry)
-    emit(settings, _document(where.delete(reference, why)))
+    """Give the bytes of a version up (`gc` removes them); its record stays. Once more: what was written then."""
+    emit(settings, open_registry(settings, registry).delete(reference, why).model_dump(mode="json"))
 
 
 @click.command()
@@ -312,43 +352,16 @@ def _pair(text: str) -> tuple[str, str]:
     return key, value
 
 
+def _alias(reference: str) -> tuple[str, str]:
+    name, at, alias = reference.partition("@")
+    if not at:
+        raise UsageError(f"{reference!r} is no alias: give NAME@ALIAS, such as mnist@prod")
+    return name, alias
+
+
 def _value(text: str) -> float | int | str:
     try:
         value = json.loads(text)
     except ValueError:
         return text
     return value if isinstance(value, int | float) else text
-
-
-def _document(found: Manifest) -> dict[str, Any]:
-    document = found.model_dump(mode="json", exclude={"registry"})
-    return {"reference": found.reference, **document}
-
-
-def _moved(where: Registry) -> dict[str, Any]:
-    return {"moved": dataclasses.asdict(where.moved)}
-
-
-def _moved_row(where: Registry) -> dict[str, Any]:
-    moved = where.moved
-    return {"moved": moved.sent_bytes + moved.received_bytes, "reused": moved.reused_bytes}
-
-
-def _aliases(where: Registry, name: str) -> str:
-    return " ".join(f"{alias}={version}" for alias, version in where.aliases(name).items() if version is not None)
-
-
-def _row(
-    found: Manifest, where: Registry, gone: set[int] | None = None, aliases: dict[str, int | None] | None = None
-) -> dict[str, Any]:
-    aliases = where.aliases(found.name) if aliases is None else aliases
-    gone = where.deleted(found.name) if gone is None else gone
-    return {
-        "version": found.reference,
-        "created": found.created[:19].replace("T", " "),
-        "format": found.format,
-        "bytes": found.size,
-        "kept": "deleted" if found.version in gone else found.blob.size,
-        "aliases": " ".join(alias for alias, version in aliases.items() if version == found.version),
-        "metrics": " ".join(f"{key}={value}" for key, value in found.metrics.items()),
-    }

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 import threading
 import time
 import uuid
@@ -18,16 +19,19 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UsageError
+from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models import container
+from eco_ray.models.container import Report
 from eco_ray.models.manifest import MAX_BYTES, Blob, Extra, Format, Manifest
 from eco_ray.models.object_store import ObjectStore
-from eco_ray.models.parts import Parts
+from eco_ray.models.parts import Parts, changed
 
 #: called with where parts are, before it is looked what is there
 Announce = Callable[[set[str]], None]
 
 _LOCK = "gc.lock"
+#: names of what is kept: id of a key, beginning of a digest, digest
+_KEY, _BEGIN, _DIGEST = (re.compile(rf"[0-9a-f]{{{digits}}}", re.ASCII) for digits in (16, 2, 64))
 _READ_BYTES = 1 << 20
 #: a difference, which ties two versions together, is kept if it packs to less than so much of what its base packs to
 _WORTH = 0.9
@@ -61,14 +65,16 @@ class Blobs:
         `digest`: its SHA-256. `folder`: for what takes room on the way.
         """
         if kind != "safetensors":
-            return self._parts.put(source, "raw", None, announce)
+            return self._parts.put(source, "raw", None, announce, digest)
         if base is not None:
             announce(base.blob.paths())
             if base.sha256 == digest and self._is_sound(base, folder):
                 self._parts.moved.reused_bytes += base.blob.size
                 return base.blob  # the same bytes again: nothing to keep
         packed = folder / "new.ecoz"
-        below = self._pack(source, packed, base, folder)
+        below, made = self._pack(source, packed, base, folder)
+        if made.sha256 != digest:
+            raise changed(source)
         return self._parts.put(packed, "ecoz", below, announce)
 
     def keep_extras(self, files: Mapping[str, Path], announce: Announce) -> tuple[Extra, ...]:
@@ -76,11 +82,13 @@ class Blobs:
         kept = []
         for path, file in files.items():
             digest, size = sha256_of(file)
-            kept.append(Extra(path=path, sha256=digest, size=size, blob=self._parts.put(file, "raw", None, announce)))
+            kept.append(
+                Extra(path=path, sha256=digest, size=size, blob=self._parts.put(file, "raw", None, announce, digest))
+            )
         return tuple(kept)
 
-    def _pack(self, source: Path, packed: Path, base: Manifest | None, folder: Path) -> Blob | None:
-        """Put a safetensors file into the container; the blob that this is a difference from, where that is worth it.
+    def _pack(self, source: Path, packed: Path, base: Manifest | None, folder: Path) -> tuple[Blob | None, Report]:
+        """Put a safetensors file into the container; and the blob that it is a difference from, where that is worth it.
 
         The base is read from the store itself: nothing may refer to what is damaged there.
         """
@@ -90,9 +98,8 @@ class Blobs:
                 self._parts.get(base.blob, below, base.reference, fresh=True)
                 made = container.pack(source, packed, base=below, durable=False)
                 if made.ratio < _WORTH * base.blob.size / base.size:
-                    return base.blob
-        container.pack(source, packed, durable=False)
-        return None
+                    return base.blob, made
+        return None, container.pack(source, packed, durable=False)
 
     def _is_sound(self, found: Manifest, folder: Path) -> bool:
         """Whether what is kept still makes the file of a version; every byte is read."""
@@ -157,7 +164,8 @@ class Blobs:
         try:
             yield announce
         finally:
-            self._store.remove(path)
+            with contextlib.suppress(EcoRayError):  # it is forgotten after a week; what was pushed is pushed
+                self._store.remove(path)
 
     def collect(self, needed: Callable[[Callable[[], None]], set[str]], *, dry_run: bool) -> Collected:
         """Remove all but the needed parts; `needed` is asked under the lock, and calls what it gets now and then."""
@@ -181,13 +189,21 @@ class Blobs:
         return Collected(tuple(unused), freed, len(found) - len(unused))
 
     def _all(self, beat: Callable[[], None]) -> list[str]:
-        """Where there are parts, open and sealed ones."""
-        names, found = self._store.names, list[str]()
-        for root in ["blobs", *(f"sealed/{key}" for key in names("sealed"))]:
-            for begin in names(root):
+        """Where there are parts, open and sealed ones: what has another name, or is a link, is somebody else's."""
+
+        def names(path: str, like: re.Pattern[str]) -> list[str]:
+            return [name for name in self._store.names(path, links=False) if like.fullmatch(name)]
+
+        found = list[str]()
+        for root in ["blobs", *(f"sealed/{key}" for key in names("sealed", _KEY))]:
+            for begin in names(root, _BEGIN):
                 beat()
-                found += [f"{root}/{begin}/{one}" for one in names(f"{root}/{begin}")]
+                found += [f"{root}/{begin}/{one}" for one in names(f"{root}/{begin}", _DIGEST) if one.startswith(begin)]
         return found
+
+    def is_empty(self) -> bool:
+        """Whether no part is there."""
+        return not self._all(lambda: None)
 
     def _announced_ones(self, dead_s: float) -> set[str]:
         """What pushes that are under way will refer to; those that said nothing since `dead_s` are dead."""

@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 from eco_ray.errors import EcoRayError, NotAllowedError, NotFoundError, UsageError
+from eco_ray.models.content import check_content, pickle_in
 from eco_ray.models.manifest import PICKLES, SAFE_FORMATS, Format, is_extra
 from eco_ray.models.signature import Signature, TensorSpec
 
@@ -49,6 +50,8 @@ def files_of(folder: Path) -> tuple[Path, dict[str, Path]]:
 def _checked(file: Path, path: str, size: int) -> Path:
     if file.suffix in PICKLES:
         raise UsageError(f"{file} is a pickle, which runs code when it is loaded; leave it out of the folder")
+    if found := pickle_in(file, None):
+        raise UsageError(f"{file} is a pickle, which runs code when it is loaded: it {found}; leave it out")
     if file.suffix not in EXTRAS:
         raise UsageError(f"{file} cannot stand beside a model: only {', '.join(EXTRAS)}; leave it out of the folder")
     if not is_extra(path):
@@ -81,23 +84,22 @@ def state_of(source: Path) -> tuple[int, int, int]:
 
 
 def format_of(source: Path, allow_pickle: bool) -> Format:
-    """The format of a model's file. Raises UsageError, NotFoundError, and NotAllowedError for a pickle."""
+    """The format of a model's file, by its name and its bytes.
+
+    Raises UsageError, NotFoundError, DamagedError, and NotAllowedError for a pickle, whatever its name.
+    """
     if not source.is_file():
         raise NotFoundError(f"no model file {source}")
     known = SAFE_FORMATS.get(source.suffix)
-    if known == "gguf" and not _begins(source, b"GGUF"):
-        raise UsageError(f"{source} is no GGUF file: it does not begin with these letters")
-    if known is not None:
-        return known
-    if source.suffix not in PICKLES:
+    if known is None and source.suffix not in PICKLES:
         raise UsageError(f"{source}: a model is a file that ends in {', '.join(SAFE_FORMATS)}")
+    found = pickle_in(source, known) if known is not None else f"ends in {source.suffix}"
+    if known is not None and not found:
+        check_content(source, known)
+        return known
     if not allow_pickle:
         raise NotAllowedError(
-            f"{source} is a pickle, which runs code when it is loaded: save it as safetensors, or give --allow-pickle"
+            f"{source} is a pickle, which runs code when it is loaded: it {found}. Save it as safetensors, or give "
+            "--allow-pickle"
         )
-    return PICKLES[source.suffix]
-
-
-def _begins(source: Path, with_: bytes) -> bool:
-    with source.open("rb") as file:
-        return file.read(len(with_)) == with_
+    return "pickle"

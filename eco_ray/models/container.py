@@ -13,6 +13,7 @@ place.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import stat
@@ -34,7 +35,7 @@ from eco_ray.models.sources import BytesSource, FileSource
 from eco_ray.models.tensor_header import check_size, dtype_of, make_header, parse_header
 from eco_ray.whole_file import whole_binary_file
 
-__all__ = ["MAX_ARRAY_BYTES", "Container", "Report", "decode", "encode", "pack", "unpack"]
+__all__ = ["MAX_ARRAY_BYTES", "Container", "Report", "check_safetensors", "decode", "encode", "pack", "unpack"]
 
 _LENGTH_BYTES = 8
 
@@ -48,6 +49,8 @@ class Report:
     container_bytes: int
     #: versions below the container; 0 if it stands alone
     depth: int
+    #: of the safetensors file as `pack` read it back; empty: not asked
+    sha256: str = ""
 
     @property
     def ratio(self) -> float:
@@ -116,8 +119,9 @@ def pack(
                 first = _LENGTH_BYTES + len(header)
                 index = write_container(out.write, header, file, first, below, reference, backend, workers)
                 out.flush()
-                _compare(draft, below, index, workers)
-    return Report(len(index.stored), file.size, target.stat().st_size, 0 if reference is None else reference.depth)
+                digest = _compare(draft, below, index, workers)
+    depth = 0 if reference is None else reference.depth
+    return Report(len(index.stored), file.size, target.stat().st_size, depth, digest)
 
 
 def unpack(
@@ -146,6 +150,12 @@ def unpack(
             except DamagedError as error:
                 raise DamagedError(f"{str(source)!r}: {error}") from None
     return Report(len(stored), size, source.stat().st_size, container.depth)
+
+
+def check_safetensors(path: str | Path) -> None:
+    """Raise DamagedError unless the header of a safetensors file fits the file; as `pack` does."""
+    with FileSource(path) as file:
+        _header_of(Path(path), file)
 
 
 def _header_of(source: Path, file: FileSource) -> bytes:
@@ -216,14 +226,16 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _compare(draft: Path, below: Container | None, index: Index, workers: int) -> None:
-    """Read the written container back: EcoRayError if it is not what was read."""
+def _compare(draft: Path, below: Container | None, index: Index, workers: int) -> str:
+    """Read the written container back: EcoRayError if it is not what was read. The SHA-256 of the file it makes."""
     with FileSource(draft) as file:
         written = Container(file, below)
         if written.index.header != index.header or written.index.content_id != index.content_id:
             raise EcoRayError("what was written is not what was read; check disk and memory of this machine")
-        for _ in written.parts(workers):
-            pass
+        sha = hashlib.sha256(len(index.header).to_bytes(_LENGTH_BYTES, "little") + index.header)
+        for words in written.parts(workers):
+            sha.update(words.data)
+    return sha.hexdigest()
 
 
 def _check_target(target: Path, *read: Path) -> None:

@@ -103,7 +103,10 @@ def find_key(file: Path | None = None, environ: Mapping[str, str] = os.environ) 
 
     Raises UsageError for what is no key, and for a file that others can read.
     """
-    if text := environ.get(VARIABLE, "").strip():
+    if VARIABLE in environ:
+        text = environ[VARIABLE].strip()
+        if not text:  # what was to be sealed would be open
+            raise UsageError(f"{VARIABLE} is set and empty; unset it, or put the registry's key into it")
         return RegistryKey(_parsed(text, f"environment variable {VARIABLE}"))
     return None if file is None else RegistryKey(_parsed(read_secret(file, "the registry's key"), f"file {file}"))
 

@@ -1,6 +1,7 @@
 """What the registry writes of a version and of an alias: JSON documents that are never changed.
 
-Each carries the SHA-256 of all the rest of it, so that a half or an edited one is told apart.
+The first line of each is the SHA-256 of all the rest of it, so that a half or an edited one is told apart; each says
+for which place it was written, so that one that was moved is, too.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -18,6 +20,8 @@ from eco_ray.models.signature import Signature
 
 #: bytes of a document at most, looked at before it is parsed
 MAX_BYTES = 4 << 20
+#: bytes of a part at most; it is held in memory, twice where it is sealed
+MAX_PART_BYTES = 32 << 20
 #: parts of a blob at most: those of a version and of its base take a quarter of a document
 MAX_PARTS = 4096
 
@@ -32,6 +36,17 @@ PICKLES: dict[str, Format] = {".pt": "pickle", ".pth": "pickle", ".bin": "pickle
 _EXTRA = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9._-]{0,99}/){0,3}[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = r"^[0-9a-f]{64}$"
+#: the first line of a document, with the SHA-256 of what comes after it between these
+_START, _AFTER = b'{"document_sha256": "', b'",\n'
+_HEAD_BYTES = len(_START) + 64 + len(_AFTER)
+
+#: what people wrote: nothing in it moves a cursor, colours a terminal or turns the direction of writing
+Text = Annotated[str, Field(pattern=r"^[^\p{C}\p{Zl}\p{Zp}]*$")]
+
+
+def is_name(name: str) -> bool:
+    """Whether it may be the name of a model or an alias."""
+    return _NAME.fullmatch(name) is not None
 
 
 def is_extra(path: str) -> bool:
@@ -45,13 +60,20 @@ def _extra_path(path: str) -> str:
     return path
 
 
-class _Document(BaseModel):
+class Document(BaseModel):
+    """What is written once: JSON that begins with the SHA-256 of all bytes after its first line."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def to_bytes(self) -> bytes:
-        """As it is kept. Raises UsageError if it is larger than anybody would read."""
-        text = _canonical(self.model_dump(mode="json"))
-        made = json.dumps({"document_sha256": _digest(text), **json.loads(text)}, indent=1).encode()
+        """As it is kept. Raises UsageError if it is larger than anybody would read, or says what nobody could."""
+        try:
+            rest = json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False)[2:].encode()
+            made = _START + hashlib.sha256(rest).hexdigest().encode() + _AFTER + rest
+            if len(made) <= MAX_BYTES:
+                self.from_bytes(made, "it")  # such as deep nesting, or half a character
+        except (ValueError, TypeError, RecursionError, DamagedError) as error:
+            raise UsageError(f"the record cannot be written: {' '.join(str(error).split())[:200]}") from None
         if len(made) > MAX_BYTES:
             raise UsageError(f"the record has {len(made)} bytes, above the limit of {MAX_BYTES}; tell less of it")
         return made
@@ -59,25 +81,37 @@ class _Document(BaseModel):
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Self:
         """Raises DamagedError unless it is what was written."""
+        rest = data[_HEAD_BYTES:]
+        if data[:_HEAD_BYTES] != _START + hashlib.sha256(rest).hexdigest().encode() + _AFTER:
+            raise DamagedError(f"{where} is damaged: it is not what was written, its SHA-256 is another")
         try:
-            values = json.loads(data)
-            told = values.pop("document_sha256")
-            if told != _digest(_canonical(values)):
-                raise DamagedError(f"{where} is not what was written: its SHA-256 is another")
-            return cls.model_validate(values)
-        except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
-            short = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
-            raise DamagedError(f"{where} is damaged: {' '.join(short.split())[:160]}") from None
+            return cls.model_validate_json(b"{" + rest)
+        except ValidationError as error:
+            short = " ".join(error.errors(include_url=False)[0]["msg"].split())[:160]
+            raise DamagedError(f"{where} is damaged: {short}") from None
 
 
-class Part(_Document):
+Kind = TypeVar("Kind", bound=Document)
+
+
+def written(kind: type[Kind], **values: Any) -> Kind:
+    """A new document. Raises UsageError for what it cannot say."""
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        where = " ".join(map(str, first["loc"]))
+        raise UsageError(f"{where}: {str(first['input'])[:80]!r} cannot be written: {first['msg']}") from None
+
+
+class Part(Document):
     """A piece of a blob: an object of its own."""
 
     sha256: str = Field(pattern=_SHA256)
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, le=MAX_PART_BYTES)
 
 
-class Blob(_Document):
+class Blob(Document):
     """What a file was turned into to be kept: its parts, one after the other."""
 
     coding: Coding
@@ -102,16 +136,16 @@ class Blob(_Document):
         return {self.path(part) for part in self.parts} | (self.base.paths() if self.base else set())
 
 
-class Training(_Document):
+class Training(Document):
     """What the training of a version took."""
 
     energy_j: float | None = None
     operational_g: float | None = None
     nature: Nature = Nature.ASSUMED
-    source: str = ""
+    source: Text = ""
 
 
-class Extra(_Document):
+class Extra(Document):
     """A file beside the model in a version of several files (bundle.py)."""
 
     path: Annotated[str, AfterValidator(_extra_path)]
@@ -120,13 +154,13 @@ class Extra(_Document):
     blob: Blob
 
 
-class Manifest(_Document):
+class Manifest(Document):
     """One version of a model."""
 
     registry: Literal[1] = 1
     name: str
     version: int = Field(ge=1)
-    created: str
+    created: Text
     format: Format
     #: of the file that was pushed
     sha256: str = Field(pattern=_SHA256)
@@ -135,15 +169,15 @@ class Manifest(_Document):
     #: of a version of several files: the model's name among them; empty: there is the model alone
     main: Annotated[str, AfterValidator(lambda main: main and _extra_path(main))] = ""
     extras: tuple[Extra, ...] = Field(default=(), max_length=64)
-    framework: str = ""
+    framework: Text = ""
     #: None: not known
     signature: Annotated[Signature | None, BeforeValidator(lambda told: told or None)] = None
-    metrics: dict[str, float | int | str | bool] = Field(default_factory=dict)
+    metrics: dict[Text, float | int | Text | bool] = Field(default_factory=dict)
     #: job, data, parent (name:VERSION), recipe and what else is known of where it comes from
     lineage: dict[str, Any] = Field(default_factory=dict)
     training: Training | None = None
-    tags: tuple[str, ...] = ()
-    by: str = ""
+    tags: tuple[Text, ...] = ()
+    by: Text = ""
 
     @model_validator(mode="after")
     def _files_differ(self) -> Self:
@@ -162,36 +196,51 @@ class Manifest(_Document):
         return self.blob.paths().union(*(one.blob.paths() for one in self.extras))
 
 
-class AliasEvent(_Document):
+class AliasEvent(Document):
     """That an alias was moved; the newest one says where it is."""
 
+    model: str
     alias: str
     number: int = Field(ge=1)
     #: version that it means from then on; None: none
     version: int | None = Field(default=None, ge=1)
-    at: str
+    #: number of the move that a rollback goes back to; 0: there is none
+    back: int = Field(ge=0)
+    at: Text
     action: Literal["promote", "rollback", "remove"]
-    by: str = ""
-    why: str = ""
+    by: Text = ""
+    why: Text = ""
 
 
-class Deletion(_Document):
+class Deletion(Document):
     """That a version was deleted; its manifest stays."""
 
+    model: str
     version: int = Field(ge=1)
-    at: str
-    by: str = ""
-    why: str = ""
+    at: Text
+    by: Text = ""
+    why: Text = ""
 
 
 def checked_name(name: str, what: str = "model") -> str:
     """The name of a model or an alias. Raises UsageError."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise UsageError(
             f"{what} name {name[:120]!r} is not allowed: use 1 to 100 letters, digits, '.', '_' or '-', beginning with "
             "a letter or digit"
         )
     return name
+
+
+def check_lineage(value: Any) -> None:
+    """Raises UsageError where a text anywhere in it is not printable; numbers are looked at where it is written."""
+    if isinstance(value, str) and not value.isprintable():
+        raise UsageError(f"{value[:80]!r} has characters in it that are not printable; leave them out")
+    if isinstance(value, Mapping):
+        check_lineage([*value.keys(), *value.values()])
+    elif isinstance(value, list | tuple):
+        for one in value:
+            check_lineage(one)
 
 
 def parse_reference(reference: str) -> tuple[str, int | str]:
@@ -203,11 +252,3 @@ def parse_reference(reference: str) -> tuple[str, int | str]:
     if at:
         return checked_name(name), checked_name(alias, "alias")
     raise UsageError(f"{reference[:120]!r} names no version: give name:VERSION (such as mnist:3) or name@alias")
-
-
-def _canonical(values: Any) -> str:
-    return json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,11 @@ from eco_ray.whole_file import sync
 
 Data = bytes | memoryview
 
+#: without O_NONBLOCK, opening a pipe would wait for whoever writes to it
+_READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
+_DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp")
+#: where drafts may lie, besides the root itself
+_FOLDERS = ("blobs", "models", "pushes", "sealed")
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*(/[A-Za-z0-9][A-Za-z0-9._@+-]*)*")
 
 
@@ -41,8 +47,11 @@ class ObjectStore(Protocol):
         """Write an object; one that is there is replaced by the whole new one."""
         ...
 
-    def names(self, path: str) -> list[str]:
-        """Names right below a path, sorted; none where nothing is."""
+    def names(self, path: str, *, links: bool = True) -> list[str]:
+        """Names right below a path that paths may have, sorted; none where nothing is.
+
+        `links`: False passes symbolic links over, and gives nothing of a path that is one.
+        """
         ...
 
     def size(self, path: str) -> int | None:
@@ -70,7 +79,7 @@ def open_store(url: str) -> ObjectStore:
     protocol, separator, rest = url.partition("://")
     if not separator:
         return LocalStore(Path(url))
-    if protocol == "file":
+    if protocol in {"file", "local"}:
         return LocalStore(Path(rest))
     import fsspec  # type: ignore[import-untyped]
 
@@ -78,16 +87,29 @@ def open_store(url: str) -> ObjectStore:
         filesystem, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:
         raise UsageError(
-            f"registry {url}: {error}; give a directory, or install what speaks {protocol} (s3: pip install s3fs)"
+            f"registry {without_credentials(url)}: {_without(_credentials(url), error)}; give a directory, or install "
+            f"what speaks {protocol} (s3: pip install s3fs)"
         ) from None
     return FsspecStore(url, filesystem, root)
 
 
 def without_credentials(url: str) -> str:
-    """A URL without user and password."""
+    """A URL without user, password and query."""
     scheme, separator, rest = url.partition("://")
-    host, slash, path = rest.partition("/")
+    host, slash, path = rest.partition("?")[0].partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else url
+
+
+def _credentials(url: str) -> str:
+    return url.partition("://")[2].partition("/")[0].rpartition("@")[0]
+
+
+def _without(secret: str, error: Exception) -> str:
+    """What an error says, without the credentials of its URL."""
+    said = " ".join(str(error).split())
+    for one in (secret, secret.partition(":")[2]) if secret else ():
+        said = said.replace(one, "***") if one else said
+    return said[:200]
 
 
 def checked(path: str) -> str:
@@ -107,8 +129,16 @@ class LocalStore:
         self.url = str(self.root)
 
     def read(self, path: str, most_bytes: int) -> bytes:
-        with self._errors(path), (self.root / checked(path)).open("rb") as file:
-            data = file.read(most_bytes + 1)
+        with self._errors(path):
+            descriptor = os.open(f"{self.root}/{checked(path)}", _READ)
+            try:
+                status = os.fstat(descriptor)
+                if not stat.S_ISREG(status.st_mode):
+                    raise DamagedError(f"{self.root / path} is no regular file; it is nothing that we wrote")
+                with os.fdopen(descriptor, "rb", closefd=False) as file:  # takes no memory beyond what is there
+                    data = file.read(min(status.st_size, most_bytes) + 1)
+            finally:
+                os.close(descriptor)
         if len(data) > most_bytes:
             raise DamagedError(f"{self.root / path} is larger than {most_bytes} bytes; it is nothing that we wrote")
         return data
@@ -131,12 +161,18 @@ class LocalStore:
             draft.replace(target)
             sync(target.parent)
 
-    def names(self, path: str) -> list[str]:
-        try:
-            found = [one.name for one in os.scandir(self.root / checked(path))]
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-        return sorted(name for name in found if not name.startswith("."))
+    def names(self, path: str, *, links: bool = True) -> list[str]:
+        with self._errors(path):
+            folder = self.root / checked(path)
+            if not links and folder.is_symlink():
+                return []
+            try:
+                with os.scandir(folder) as found:
+                    return sorted(
+                        one.name for one in found if _PATH.fullmatch(one.name) and (links or not one.is_symlink())
+                    )
+            except (FileNotFoundError, NotADirectoryError):
+                return []
 
     def size(self, path: str) -> int | None:
         try:
@@ -155,9 +191,12 @@ class LocalStore:
             (self.root / checked(path)).unlink(missing_ok=True)
 
     def sweep(self, before_s: float) -> None:
-        for draft in self.root.rglob(_draft_name("*")):
+        """Links are not followed, and what others left lies in other folders, or has other names."""
+        tops = [top for top in (self.root / name for name in _FOLDERS) if not top.is_symlink()]
+        folders = [self.root, *(Path(one) for top in tops for one, _, _ in os.walk(top))]
+        for draft in (one for folder in folders for one in folder.glob(".*.tmp") if _DRAFT.fullmatch(one.name)):
             with contextlib.suppress(FileNotFoundError):
-                if draft.stat().st_mtime < before_s:
+                if draft.lstat().st_mtime < before_s:
                     draft.unlink()
 
     @contextlib.contextmanager
@@ -187,7 +226,8 @@ class FsspecStore:
     remote = True
 
     def __init__(self, url: str, filesystem: Any, root: str) -> None:
-        self.url = url
+        self.url = without_credentials(url)
+        self._secret = _credentials(url)
         self._fs = filesystem
         self._root = root.rstrip("/")
 
@@ -219,14 +259,16 @@ class FsspecStore:
         with self._errors(path):
             self._fs.pipe_file(self._at(path), bytes(data))
 
-    def names(self, path: str) -> list[str]:
+    def names(self, path: str, *, links: bool = True) -> list[str]:
         with self._errors(path):
             try:
                 self._fs.invalidate_cache()
                 found = self._fs.ls(self._at(path), detail=False)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if "bucket does not exist" in str(error):  # S3 and those that speak as it does
+                    raise NotFoundError(f"there is no bucket for {self.url}; make it, or name another one") from None
                 return []
-        return sorted({one.rstrip("/").rpartition("/")[2] for one in found} - {""})
+        return sorted({name for one in found if _PATH.fullmatch(name := one.rstrip("/").rpartition("/")[2])})
 
     def size(self, path: str) -> int | None:
         with self._errors(path):
@@ -261,11 +303,12 @@ class FsspecStore:
         except FileNotFoundError:
             raise NotFoundError(f"{self.url}/{path} is not there") from None
         except PermissionError as error:
-            raise NotAllowedError(f"{self.url}/{path}: {error}; check the credentials") from None
+            raise NotAllowedError(f"{self.url}/{path}: {self._said(error)}; check the credentials") from None
         except Exception as error:  # each store has errors of its own
-            raise UnreachableError(
-                f"{self.url}/{path}: {type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            ) from None
+            raise UnreachableError(f"{self.url}/{path}: {type(error).__name__}: {self._said(error)}") from None
+
+    def _said(self, error: Exception) -> str:
+        return _without(self._secret, error)
 
 
 def _draft_name(stem: str) -> str:

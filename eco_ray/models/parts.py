@@ -12,20 +12,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models.crypt import CURE, RegistryKey, sealed_size
 from eco_ray.models.in_order import in_order
-from eco_ray.models.manifest import MAX_PARTS, Blob, Coding, Part
+from eco_ray.models.manifest import MAX_PART_BYTES, MAX_PARTS, Blob, Coding, Part
 from eco_ray.models.object_store import Data, ObjectStore
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.sources import FileSource
 
-#: bytes of a part at most; it is held in memory, twice where it is sealed
-PART_BYTES = 32 << 20
+#: what files are cut into [bytes]
+PART_BYTES = MAX_PART_BYTES
 #: parts that are under way together: one moves while another is hashed or sealed
 _AT_ONCE = 2
 
@@ -70,25 +70,45 @@ class Parts:
         """What new parts are sealed with; None: they are not."""
         return self._key.id if self._key is not None else None
 
-    def put(self, source: Path, coding: Coding, base: Blob | None, announce: Callable[[set[str]], None]) -> Blob:
-        """Keep a file. A part that is there is read, and replaced if it is damaged; each is announced before."""
+    def put(
+        self,
+        source: Path,
+        coding: Coding,
+        base: Blob | None,
+        announce: Callable[[set[str]], None],
+        digest: str | None = None,
+    ) -> Blob:
+        """Keep a file. A part that is there is read, and replaced if it is damaged; each is announced before.
+
+        Raises EcoRayError where what was read has another SHA-256 than `digest`: a write through a mapping into memory
+        changes a file and no time of it.
+        """
         with FileSource(source) as file:
             if file.size > MAX_PARTS * PART_BYTES:
                 most = MAX_PARTS * PART_BYTES
                 raise UsageError(f"{source} has {file.size} bytes; a registry keeps files of {most} at most")
             blob = Blob(coding=coding, sealed_with=self.key_id, base=base)
 
-            def put(start: int) -> Part:
-                data = file.read(start, min(PART_BYTES, file.size - start))
+            sha = hashlib.sha256()
+
+            def pieces() -> Iterator[memoryview]:
+                for start in range(0, file.size, PART_BYTES):
+                    data = file.read(start, min(PART_BYTES, file.size - start))
+                    sha.update(data)
+                    yield data
+
+            def put(data: memoryview) -> Part:
                 part = Part(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
                 announce({blob.path(part)})
                 self._put(blob.path(part), part, data)
                 return part
 
             parts: list[Part] = []
-            for part in in_order(put, range(0, file.size, PART_BYTES), _AT_ONCE):
+            for part in in_order(put, pieces(), _AT_ONCE):
                 parts.append(part)
                 self._progress(sum(one.size for one in parts), file.size, "sending")
+            if digest not in {None, sha.hexdigest()}:
+                raise changed(source)
         return blob.model_copy(update={"parts": tuple(parts)})
 
     def get(self, blob: Blob, target: Path, what: str, *, fresh: bool) -> None:
@@ -158,6 +178,11 @@ class Parts:
         if hashlib.sha256(kept).hexdigest() != part.sha256:
             raise DamagedError("its SHA-256 is another")
         return kept
+
+
+def changed(source: Path) -> EcoRayError:
+    """Of a file that is not what it was when a push of it began."""
+    return EcoRayError(f"{source} was changed while it was pushed; push it again when it is whole")
 
 
 def _size(part: Part, sealed: bool) -> int:

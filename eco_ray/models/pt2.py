@@ -32,6 +32,9 @@ _CURE = "export the model anew with torch.export, or push its weights as safeten
 _PLAIN = re.compile(
     r"archive_format|archive_version|byteorder|\.data/version|data/(weights/weight|constants/tensor)_\d+"
 )
+#: that are not copied, and that torch neither unpickles nor runs; names of folders take no bytes
+_HARMLESS = re.compile(r"models/[\w.]+\.json|\.data/serialization_id|extra/.*|.*/|", re.ASCII)
+_PICKLED = (".pkl", ".pickle")
 _CONFIG = re.compile(r"data/(weights|constants)/\w+_\1_config\.json", re.ASCII)
 _NAME = re.compile(r"[\w.]{0,300}", re.ASCII)
 #: as torch writes sizes: sympy's words for sums and whole divisions; no powers, which may grow without end
@@ -68,6 +71,30 @@ def read_graph(path: Path) -> dict[str, Any]:
             return _graph_of(archive, path)[1]
     except (*_BROKEN, RecursionError) as error:
         raise _no_pt2(path, error) from None
+
+
+def pickled_in(path: Path, *, whole: bool) -> str:
+    """What in a zip archive is a pickle, or else may run when torch loads it; empty: nothing.
+
+    `whole`: of a .pt2 file, where all but plain weights and a graph is such a thing. Raises DamagedError.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for entry in archive.infolist():
+                inner = _inner(entry)
+                if entry.filename.endswith(_PICKLED):
+                    return f"holds {entry.filename[:80]!r}, a pickle"
+                if whole and inner.startswith("data/sample_inputs/"):
+                    if entry.file_size:
+                        return "holds sample inputs, which are pickled; set program.example_inputs = None before saving"
+                elif whole and _CONFIG.fullmatch(inner):
+                    if any(one["use_pickle"] is not False for one in _json_of(archive, entry)["config"].values()):
+                        return f"holds {inner!r}, which speaks of pickled weights"
+                elif whole and not (_PLAIN.fullmatch(inner) or _HARMLESS.fullmatch(inner)):
+                    return f"holds {entry.filename[:80]!r}, which torch may unpickle or run"
+    except (*_BROKEN, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise _no_pt2(path, error) from None
+    return ""
 
 
 def load_program(path: Path) -> ExportedProgram:

@@ -1,8 +1,7 @@
 """Versions of models: immutable, checked on every read, with aliases that remember where they were.
 
     models/NAME/versions/N.json         one manifest per version, written once
-    models/NAME/deleted/N.json          that version N was deleted; its manifest stays
-    models/NAME/aliases/ALIAS/N.json    the N-th move of an alias; the last one counts
+    models/NAME/...                     moves of its aliases, and deletions (moves.py)
     blobs/AA/SHA256                     parts of what is kept, shared by all versions (parts.py)
     sealed/KEY/AA/SHA256                the same, sealed with a key (crypt.py)
     pushes/ID.json                      a push that is under way: what it will refer to
@@ -34,24 +33,26 @@ from eco_ray.models.bundle import embedding_signature, files_of, format_of, stat
 from eco_ray.models.crypt import RegistryKey
 from eco_ray.models.find_signature import find_signature
 from eco_ray.models.manifest import (
-    MAX_BYTES,
     AliasEvent,
+    Blob,
     Deletion,
     Manifest,
     Training,
+    check_lineage,
     checked_name,
     parse_reference,
+    written,
 )
+from eco_ray.models.moves import TRIES, Moves
 from eco_ray.models.object_store import ObjectStore, open_store, without_credentials
 from eco_ray.models.part_cache import PartCache
-from eco_ray.models.parts import Moved, Parts, Progress
+from eco_ray.models.parts import Moved, Parts, Progress, changed
+from eco_ray.models.records import Records
 from eco_ray.models.signature import Signature
 from eco_ray.whole_file import file_errors
 
 #: a version stands alone at least so often, so that a pull needs one other version at most
 _ALONE_EVERY = 10
-#: how often a place is tried that somebody else took in the same moment
-_TRIES = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,16 @@ class About:
     lineage: Mapping[str, Any] = field(default_factory=dict)
     training: Training | None = None
     tags: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LostEvent:
+    """A move of an alias whose record is damaged."""
+
+    model: str
+    alias: str
+    number: int
+    problem: str
 
 
 class Registry:
@@ -92,6 +103,8 @@ class Registry:
         self._on_pickle = on_pickle
         self._clock = clock
         self._ledger = ledger
+        self._records = Records(self._store)
+        self._moves = Moves(self._records, by, self._now)
         self._parts = Parts(self._store, key, cache, progress)
         self._blobs = Blobs(self._store, self._parts)
 
@@ -99,6 +112,11 @@ class Registry:
     def url(self) -> str:
         """Where it is."""
         return self._store.url
+
+    @property
+    def seals(self) -> bool:
+        """Whether what is pushed is sealed."""
+        return self._parts.key_id is not None
 
     @property
     def moved(self) -> Moved:
@@ -109,51 +127,69 @@ class Registry:
 
     def models(self) -> list[str]:
         """Names of all models."""
-        return self._store.names("models")
+        return self._records.models()
 
     def versions(self, name: str) -> list[int]:
         """Numbers of all versions of a model, the deleted ones too, the oldest first."""
-        return _numbers(self._store.names(f"models/{checked_name(name)}/versions"))
+        return self._records.versions(name)
 
-    def deleted(self, name: str) -> set[int]:
+    def deleted(self, name: str) -> dict[int, Deletion]:
         """Versions of a model that were deleted."""
-        return set(_numbers(self._store.names(f"models/{checked_name(name)}/deleted")))
+        return self._moves.deletions(name)
 
     def aliases(self, name: str) -> dict[str, int | None]:
-        """What each alias of a model means now; None: it was removed."""
-        names = self._store.names(f"models/{checked_name(name)}/aliases")
-        return {alias: self._last_event(name, alias).version for alias in names}
+        """What each alias of a model means now, as far as that is known; None: it was removed."""
+        return self.all_aliases(name)[0]
+
+    def all_aliases(self, name: str) -> tuple[dict[str, int | None], dict[str, str]]:
+        """What each alias of a model means now; and of which the last move is damaged, and how."""
+        return self._moves.aliases(name)
+
+    def newest(self, name: str) -> Manifest | None:
+        """The newest version of a model whose record is sound."""
+        for version in reversed(self.versions(name)):
+            with contextlib.suppress(DamagedError):
+                return self._records.manifest(name, version)
+        return None
 
     def manifest(self, reference: str) -> Manifest:
         """The record of name:VERSION or name@alias, of a deleted version too."""
-        name, version = self.resolve(reference)
-        where = f"models/{name}/versions/{version}.json"
-        try:
-            found = Manifest.from_bytes(self._store.read(where, MAX_BYTES), f"{self.url}/{where}")
-        except NotFoundError:
-            raise NotFoundError(f"no version {name}:{version} in {self.url}{self._known(name)}") from None
-        if (found.name, found.version) != (name, version):
-            raise DamagedError(f"{self.url}/{where} speaks of {found.reference}; somebody moved it")
+        return self._records.manifest(*self.resolve(reference))
+
+    def manifests(self, name: str) -> Iterator[tuple[int, Manifest | DamagedError]]:
+        """All versions of a model, the oldest first, with their records or what is wrong with those."""
+        found = self._records.manifests(name)
+        if name not in self.models():
+            raise NotFoundError(f"no model {name} in {self.url}{self._records.known(name)}")
         return found
 
     def resolve(self, reference: str) -> tuple[str, int]:
         """Name and version of a reference."""
         name, version = parse_reference(reference)
-        if isinstance(version, int):
-            return name, version
-        now = self._last_event(name, version).version
-        if now is None:
-            raise NotFoundError(f"the alias {reference} was removed; `eco-ray model history {name}` says when")
-        return name, now
+        return name, version if isinstance(version, int) else self._moves.resolve(name, version)
 
-    def history(self, name: str, alias: str | None = None) -> list[AliasEvent]:
+    def history(self, name: str, alias: str | None = None) -> list[AliasEvent | LostEvent]:
         """Every move of the aliases of a model, or of one, the oldest first; of one alias whatever clocks said."""
-        names = [checked_name(alias, "alias")] if alias else self._store.names(f"models/{checked_name(name)}/aliases")
-        moves = [[self._event(name, one, number) for number in self._event_numbers(name, one)] for one in names]
-        events = list(heapq.merge(*moves, key=lambda event: event.at))  # keeps the order of each alias
+        names = [checked_name(alias, "alias")] if alias else self._records.names(f"models/{checked_name(name)}/aliases")
+        moves = [list(self._history(name, one)) for one in names]
+        events = [event for _, event in heapq.merge(*moves, key=lambda move: move[0])]  # keeps the order of each alias
         if not events and name not in self.models():
             raise NotFoundError(f"no model {name} in {self.url}")
         return events
+
+    def _history(self, name: str, alias: str) -> Iterator[tuple[str, AliasEvent | LostEvent]]:
+        """Moves with their times; a damaged one has that of the one before it."""
+        at = ""
+        for number, found in self._moves.history(name, alias):
+            if isinstance(found, DamagedError):
+                yield at, LostEvent(name, alias, number, str(found))
+            else:
+                at = found.at
+                yield at, found
+
+    def problems(self, name: str) -> list[tuple[str, str]]:
+        """Which records of moves and deletions of a model are not what was written, and what is wrong with them."""
+        return list(self._moves.problems(name))
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -166,7 +202,7 @@ class Registry:
         same tensors. Raises NotAllowedError for a pickle, unless it is allowed.
         """
         source, about = Path(source), about or About()
-        checked_name(name)
+        draft = self._draft(checked_name(name), about)
         with (
             file_errors(source),
             self._booked("push", name) as name_it,
@@ -181,26 +217,43 @@ class Registry:
             blob = self._blobs.keep(main, kind, digest, base, announce, Path(folder))
             extras = self._blobs.keep_extras(beside, announce)
             if [state_of(one) for one in (main, *beside.values())] != before:
-                raise EcoRayError(f"{source} was changed while it was pushed; push it again when it is whole")
+                raise changed(source)
             made = self._put_manifest(
-                name,
-                created=self._now(),
-                format=kind,
-                sha256=digest,
-                size=size,
-                blob=blob,
-                main=main.name if source.is_dir() else "",
-                extras=extras,
-                framework=about.framework,
-                signature=about.signature or embedding_signature(beside) or find_signature(main, kind).signature,
-                metrics=dict(about.metrics),
-                lineage=dict(about.lineage),
-                training=about.training,
-                tags=tuple(about.tags),
-                by=self._by,
+                draft.model_copy(
+                    update={
+                        "format": kind,
+                        "sha256": digest,
+                        "size": size,
+                        "blob": blob,
+                        "main": main.name if source.is_dir() else "",
+                        "extras": extras,
+                        "signature": about.signature
+                        or embedding_signature(beside)
+                        or find_signature(main, kind).signature,
+                    }
+                )
             )
             name_it(made.reference)
         return made
+
+    def _draft(self, name: str, about: About) -> Manifest:
+        """A manifest of no bytes yet. Raises UsageError for what cannot be told, before anything is sent."""
+        told = {key: getattr(about, key) for key in ("framework", "metrics", "lineage", "training", "tags")}
+        check_lineage(about.lineage)
+        draft = written(
+            Manifest,
+            name=name,
+            version=1,
+            created=self._now(),
+            format="safetensors",
+            sha256="0" * 64,
+            size=0,
+            blob=Blob(coding="raw"),
+            by=self._by,
+            **told,
+        )
+        draft.to_bytes()
+        return draft
 
     def pull(self, reference: str, target: str | Path, *, allow_pickle: bool = False) -> Manifest:
         """Write the file of a version; it appears whole and with the bytes that were pushed, or not at all.
@@ -208,8 +261,7 @@ class Registry:
         Where a folder was pushed, `target` becomes one: it must not be there yet, or be empty.
         """
         found, target = self.manifest(reference), Path(target)
-        if found.version in self.deleted(found.name):
-            raise NotFoundError(f"{found.reference} was deleted; `eco-ray model show {found.reference}` has its record")
+        self._refuse_deleted(found)
         if found.format == "pickle" and not allow_pickle:
             raise NotAllowedError(f"{found.reference} is a pickle, which runs code when it is loaded; --allow-pickle")
         with file_errors(target):
@@ -222,8 +274,19 @@ class Registry:
             self._booked("pull", found.reference),
             tempfile.TemporaryDirectory(prefix=".eco_ray-pull-", dir=target.parent) as folder,
         ):
-            self._blobs.make_all(found, Path(folder), fresh=False).replace(target)
+            try:
+                made = self._blobs.make_all(found, Path(folder), fresh=False)
+            except DamagedError:
+                self._refuse_deleted(found)  # in the meantime, and `gc` was there
+                raise
+            made.replace(target)
         return found
+
+    def _refuse_deleted(self, found: Manifest) -> None:
+        if gone := self._moves.deletion(found.name, found.version):
+            raise NotFoundError(
+                f"{found.reference} was deleted at {gone.at}; `eco-ray model show {found.reference}` has its record"
+            )
 
     def verify(self, reference: str) -> Manifest:
         """Read every byte of a version again, and compare."""
@@ -233,60 +296,49 @@ class Registry:
         return found
 
     def promote(self, reference: str, alias: str, why: str = "") -> AliasEvent:
-        """Let an alias mean a version from now on."""
+        """Let an alias mean a version from now on. Raises NotAllowedError while somebody deletes that."""
         found = self.manifest(reference)
-        if found.version in self.deleted(found.name):
-            raise NotFoundError(f"{found.reference} was deleted; an alias cannot mean it")
-        return self._move(found.name, alias, lambda _events: (found.version, "promote"), why)
+        return self._moves.promote(found.name, found.version, alias, why)
 
     def rollback(self, name: str, alias: str, why: str = "") -> AliasEvent:
         """Let an alias mean what it meant before; again: what it meant before that."""
+        return self._moves.rollback(name, alias, why)
 
-        def before(events: Sequence[AliasEvent]) -> tuple[int | None, str]:
-            stack: list[int | None] = []
-            for event in events:
-                if event.action == "rollback":
-                    stack.pop()
-                else:
-                    stack.append(event.version)
-            stack, gone = stack[:-1], self.deleted(name)
-            if not stack or stack[-1] is None:
-                raise NotFoundError(
-                    f"{name}@{alias} meant nothing before; `eco-ray model history {name}` shows its moves"
-                )
-            if stack[-1] in gone:
-                raise NotFoundError(
-                    f"{name}@{alias} meant version {stack[-1]} before, which was deleted; promote another"
-                )
-            return stack[-1], "rollback"
+    def unalias(self, name: str, alias: str, why: str = "") -> AliasEvent:
+        """Let an alias mean nothing from now on."""
+        return self._moves.unalias(name, alias, why)
 
-        return self._move(name, alias, before, why)
+    def delete(self, reference: str, why: str = "") -> Deletion:
+        """Give the bytes of a version up; its record stays. Raises NotAllowedError while an alias means it.
 
-    def delete(self, reference: str, why: str = "") -> Manifest:
-        """Give the bytes of a version up; its record stays. Raises NotAllowedError while an alias means it."""
-        found = self.manifest(reference)
-        holds = [alias for alias, version in self.aliases(found.name).items() if version == found.version]
-        if holds:
-            raise NotAllowedError(
-                f"{found.reference} is what {', '.join(f'{found.name}@{one}' for one in holds)} means; promote another "
-                "version first"
-            )
-        gone = Deletion(version=found.version, at=self._now(), by=self._by, why=why)
-        self._store.put_new(f"models/{found.name}/deleted/{found.version}.json", gone.to_bytes())
-        return found
+        Gives what was written of it, before if it was deleted already. A version whose record is damaged can go, too.
+        """
+        name, version = self.resolve(reference)
+        if version not in self.versions(name):
+            raise NotFoundError(f"no version {name}:{version} in {self.url}{self._records.known(name)}")
+        return self._moves.delete(name, version, why)
 
     def gc(self, *, dry_run: bool = False) -> Collected:
-        """Remove parts that no version needs any more. Raises NotAllowedError where another collection gets ahead."""
+        """Remove parts that no version needs any more.
+
+        Raises NotAllowedError where another collection gets ahead, NotFoundError where there are blobs and no models.
+        """
+        if not self.models():  # a wrong place, or `models` was moved away: nothing there is known to be garbage
+            if self._blobs.is_empty():
+                return Collected((), 0, 0)
+            raise NotFoundError(f"{self.url} has blobs and no models: put `models` back; nothing was removed")
         return self._blobs.collect(self._needed, dry_run=dry_run)
 
     def _needed(self, beat: Callable[[], None]) -> set[str]:
-        """Where the parts of all versions are that were not deleted.
+        """Where the parts of all versions are that were not deleted, or that an alias means or might mean.
 
         A damaged manifest may need anything: it ends the collection.
         """
         needed: set[str] = set()
         for name in self.models():
-            gone = self.deleted(name)
+            gone = set(self.deleted(name))
+            means, damaged = self._moves.aliases(name)
+            gone = set() if damaged else gone - set(means.values())
             for version in self.versions(name):
                 beat()
                 if version not in gone:
@@ -298,9 +350,8 @@ class Registry:
 
         It is sealed as the new one will be: nothing that is sealed is told by what is not, nor takes a second key.
         """
-        gone = self.deleted(name)
         for version in reversed(self.versions(name)[-_ALONE_EVERY + 1 :]):
-            if version in gone:
+            if self._moves.deletion(name, version):
                 continue
             try:
                 found = self.manifest(f"{name}:{version}")
@@ -326,58 +377,16 @@ class Registry:
                 what = uuid.uuid4().hex, self._clock(), owners[-1], direction, without_credentials(self.url)
                 self._ledger.add_transfers([transferred(*what, bytes_moved, reused, remote=moved.remote)])
 
-    # -- manifests and aliases ---------------------------------------------------------------------------------------
-
-    def _put_manifest(self, name: str, **values: Any) -> Manifest:
+    def _put_manifest(self, draft: Manifest) -> Manifest:
         """Write it under the next number that is free; who comes second in the same moment gets the one after."""
-        for _ in range(_TRIES):
-            version = max(self.versions(name), default=0) + 1
-            made = Manifest(name=name, version=version, **values)
+        path = f"models/{draft.name}/versions"
+        for _ in range(TRIES):
+            made = draft.model_copy(update={"version": self._records.next_number(path)})
             if made.format == "pickle":
                 self._on_pickle("push", made)
-            if self._store.put_new(f"models/{name}/versions/{version}.json", made.to_bytes()):
+            if self._store.put_new(f"{path}/{made.version}.json", made.to_bytes()):
                 return made
-        raise EcoRayError(f"{name}: {_TRIES} others pushed in the same moment; try again")
-
-    def _move(
-        self, name: str, alias: str, choose: Callable[[Sequence[AliasEvent]], tuple[int | None, Any]], why: str
-    ) -> AliasEvent:
-        checked_name(alias, "alias")
-        for _ in range(_TRIES):
-            events = [self._event(name, alias, number) for number in self._event_numbers(name, alias)]
-            version, action = choose(events)
-            number = events[-1].number + 1 if events else 1
-            event = AliasEvent(
-                alias=alias, number=number, version=version, at=self._now(), action=action, by=self._by, why=why
-            )
-            if self._store.put_new(f"models/{name}/aliases/{alias}/{number}.json", event.to_bytes()):
-                return event
-        raise EcoRayError(f"{name}@{alias}: {_TRIES} others moved it in the same moment; try again")
-
-    def _event_numbers(self, name: str, alias: str) -> list[int]:
-        return _numbers(self._store.names(f"models/{checked_name(name)}/aliases/{checked_name(alias, 'alias')}"))
-
-    def _event(self, name: str, alias: str, number: int) -> AliasEvent:
-        where = f"models/{name}/aliases/{alias}/{number}.json"
-        return AliasEvent.from_bytes(self._store.read(where, MAX_BYTES), f"{self.url}/{where}")
-
-    def _last_event(self, name: str, alias: str) -> AliasEvent:
-        numbers = self._event_numbers(name, alias)
-        if not numbers:
-            raise NotFoundError(f"no alias {name}@{alias} in {self.url}{self._known(name)}")
-        return self._event(name, alias, numbers[-1])
-
-    def _known(self, name: str) -> str:
-        """What there is instead, for an error."""
-        models = self.models()
-        if name not in models:
-            return f"; it has {', '.join(models[:10])}" if models else "; it is empty"
-        return f"; {name} has versions {', '.join(map(str, self.versions(name)[-10:]))}"
+        raise EcoRayError(f"{draft.name}: {TRIES} others pushed in the same moment; try again")
 
     def _now(self) -> str:
         return datetime.fromtimestamp(self._clock(), UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def _numbers(names: Sequence[str]) -> list[int]:
-    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
-    return sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit())

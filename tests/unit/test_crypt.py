@@ -140,7 +140,8 @@ def test_a_key_is_hexadecimal_or_base64_in_the_environment_or_a_file(tmp_path, t
     assert find_key(None, {VARIABLE: text}).id == expected
     assert find_key(file, {}).id == expected
     assert find_key(file, {VARIABLE: "00" * 32}).id != expected  # the environment is stronger
-    assert find_key(None, {VARIABLE: " "}) is None
+    with pytest.raises(UsageError, match="is set and empty"):  # what was to be sealed would be open
+        find_key(None, {VARIABLE: " "})
 
 
 @pytest.mark.parametrize("text", ["", "x", RAW.hex()[:-1], RAW.hex() + "0", "g" * 64, "é" * 44, RAW.hex()[:44]])

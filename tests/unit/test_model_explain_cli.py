@@ -115,7 +115,7 @@ def test_what_is_refused(explain, where, tmp_path):
     assert "no input file" in explain("digits:1", "--input", tmp_path / "none.npy", raises=NotFoundError)
     assert "0 to 9" in explain("digits:1", "--input", x, "--target", "10", raises=UsageError)
     assert ".png or .json" in explain("digits:1", "--input", x, "--out", tmp_path / "x.csv", raises=UsageError)
-    (tmp_path / "m.onnx").write_bytes(b"x")
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x08\x3a\0")
     ends = [{"name": "x", "datatype": "FP32", "shape": [-1, 4]}]
     about = About(signature=parse_signature({"inputs": ends, "outputs": ends}, "s"))
     where.push(tmp_path / "m.onnx", "other", about)

@@ -9,7 +9,7 @@ import time
 import pytest
 from registry_cases import empty_place
 
-from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UsageError
+from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UnreachableError, UsageError
 from eco_ray.models.object_store import open_store
 
 
@@ -81,14 +81,15 @@ def test_a_protocol_that_nobody_speaks_is_told():
 
 def test_drafts_of_a_crash_are_not_seen_and_swept_once_they_are_old(tmp_path):
     store = open_store(str(tmp_path))
-    store.put("a/x", b"1")
-    old, new = tmp_path / "a" / ".old.tmp", tmp_path / "a" / ".new.tmp"
+    store.put("models/x", b"1")
+    folder = tmp_path / "models"
+    old, new = (folder / f".{digit * 32}.tmp" for digit in "ab")
     for draft in (old, new):
         draft.write_bytes(b"half")
     os.utime(old, (1000, 1000))
-    assert store.names("a") == ["x"]
+    assert store.names("models") == ["x"]
     store.sweep(new.stat().st_mtime)
-    assert (old.exists(), new.exists(), store.names("a")) == (False, True, ["x"])
+    assert (old.exists(), new.exists(), store.names("models")) == (False, True, ["x"])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -96,3 +97,58 @@ def test_a_place_that_is_read_only_is_told(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(NotAllowedError):
         open_store(str(tmp_path)).put("x", b"")
+
+
+def test_no_link_is_followed_and_nothing_of_others_is_swept(tmp_path):
+    store, others = open_store(str(tmp_path / "r")), tmp_path / "others"
+    store.put("models/m/x", b"1")
+    others.mkdir()
+    drafts = [others / f".{'a' * 32}.tmp", tmp_path / "r/models/m/.vimrc.tmp", tmp_path / "r" / f".{'b' * 32}.tmp.txt"]
+    for draft in drafts:
+        draft.write_bytes(b"precious")
+        os.utime(draft, (1000, 1000))
+    (tmp_path / "r/models/link").symlink_to(others)
+    (tmp_path / "r/blobs").symlink_to(others)
+    store.sweep(2000)
+    assert all(draft.exists() for draft in drafts)
+    assert (store.names("models"), store.names("models", links=False)) == (["link", "m"], ["m"])
+    assert (store.names("blobs"), store.names("blobs", links=False)) == ([], [])
+    (others / "seen").touch()
+    assert (store.names("blobs"), store.names("blobs", links=False)) == (["seen"], [])
+
+
+def test_a_pipe_or_a_device_holds_nobody_up(tmp_path):
+    store = open_store(str(tmp_path))
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "zero").symlink_to("/dev/zero")
+    (tmp_path / "folder").mkdir()
+    for name in ("pipe", "zero", "folder"):
+        with pytest.raises(DamagedError, match="no regular file"):
+            store.read(name, 10)
+
+
+def test_names_that_no_path_has_are_passed_over(tmp_path):
+    for name in ("a b", "ok", "-x", "\u00fc", ".hidden"):
+        (tmp_path / "models" / name).mkdir(parents=True)
+    assert open_store(str(tmp_path)).names("models") == ["ok"]
+    assert open_store(f"local://{tmp_path}").names("models") == ["ok"]
+
+
+def test_no_error_tells_credentials(monkeypatch):
+    with pytest.raises(UsageError) as told:
+        open_store("nonsense://ann:hunter2@bucket/x?token=hunter3")
+    assert "hunter" not in str(told.value)
+    store = open_store("memory://ann:hunter2@bucket/x")
+    assert "hunter2" not in store.url
+
+    def refuse(*_, **__):
+        raise ValueError("bad bucket name ann:hunter2@bucket, or hunter2")
+
+    monkeypatch.setattr(store._fs, "cat_file", refuse)
+    with pytest.raises(UnreachableError, match=r"bad bucket name \*\*\*@bucket, or \*\*\*") as told:
+        store.read("x", 1)
+
+
+def test_a_bucket_that_is_missing_is_told(s3_url):
+    with pytest.raises(NotFoundError, match="there is no bucket for s3://no-such-bucket/x"):
+        open_store("s3://no-such-bucket/x").names("models")

@@ -8,7 +8,7 @@ import time
 import uuid
 
 import pytest
-from registry_cases import Clock, Deadly, Killed, empty_place, weights
+from registry_cases import GGUF, Clock, Deadly, Killed, empty_place, weights
 
 from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models import blobs as blobs_module
@@ -55,8 +55,8 @@ def pulled(registry, reference, folder):
 
 
 def test_versions_count_up_and_give_every_byte_back(registry, push, tmp_path):
-    files = [weights(0), weights(0, changed=5), weights(1), weights(2, rows=3), b"not\0safetensors" * 9]
-    made = [push(one) for one in files[:4]] + [push(files[4], suffix=".onnx")]
+    files = [weights(0), weights(0, changed=5), weights(1), weights(2, rows=3), GGUF + b"\0" * 99]
+    made = [push(one) for one in files[:4]] + [push(files[4], suffix=".gguf")]
     assert [one.reference for one in made] == [f"m:{number}" for number in range(1, 6)]
     assert registry.versions("m") == [1, 2, 3, 4, 5]
     for one, content in zip(made, files, strict=True):
@@ -348,13 +348,14 @@ def test_a_damaged_part_is_told_and_gives_nothing(registry, where, push, tmp_pat
         registry.pull("m:1", target)
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".onnx"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".gguf"])
 def test_who_pushes_the_bytes_of_a_damaged_version_again_keeps_sound_ones(registry, where, push, tmp_path, suffix):
-    made, store = push(weights(0), suffix=suffix), open_store(where)
+    content = weights(0) if suffix == ".safetensors" else GGUF + weights(0)
+    made, store = push(content, suffix=suffix), open_store(where)
     kept = store.read(part_path(made), 1 << 20)
     store.put(part_path(made), kept[:100] + b"\0" * 100 + kept[200:])  # of the same size
-    again = push(weights(0), suffix=suffix)
-    assert pulled(registry, again.reference, tmp_path) == weights(0)
+    again = push(content, suffix=suffix)
+    assert pulled(registry, again.reference, tmp_path) == content
     assert registry.verify("m:1") == made  # both are of the same parts
 
 
@@ -368,6 +369,7 @@ def test_who_pushes_the_bytes_of_a_damaged_version_again_keeps_sound_ones(regist
         lambda _text: "[" * 5000,
         lambda _text: "null",
         lambda text: json.dumps({**json.loads(text), "more": 1}),
+        lambda text: text + " ",
     ],
 )
 def test_a_manifest_that_is_not_what_was_written_is_told_and_the_others_stay(registry, where, push, tmp_path, harm):
@@ -387,7 +389,7 @@ def test_a_manifest_that_was_moved_to_another_place_is_told(registry, where, pus
     push(weights(0))
     store = open_store(where)
     store.put("models/n/versions/4.json", store.read("models/m/versions/1.json", 1 << 20))
-    with pytest.raises(DamagedError, match="speaks of m:1"):
+    with pytest.raises(DamagedError, match="speaks of name m, version 1"):
         registry.manifest("n:4")
 
 

@@ -8,7 +8,7 @@ import random
 import threading
 
 import pytest
-from registry_cases import Deadly, Killed, empty_place, objects, weights
+from registry_cases import Deadly, Killed, document, empty_place, objects, weights
 
 from eco_ray.errors import DamagedError, EcoRayError, UsageError
 from eco_ray.models import bundle
@@ -131,10 +131,9 @@ def test_what_is_no_plain_file_is_refused(tmp_path, folder, monkeypatch):
 def test_no_name_in_a_record_leaves_the_folder(tmp_path, folder, path):
     registry, store = Registry(str(tmp_path / "r")), open_store(str(tmp_path / "r"))
     made = registry.push(folder, "m")
-    evil = made.extras[0].model_copy(update={"path": path})
-    store.put(
-        "models/m/versions/1.json", made.model_copy(update={"extras": (evil,), "main": "m.safetensors"}).to_bytes()
-    )
+    told = made.model_dump(mode="json")
+    evil = {**told, "main": "m.safetensors", "extras": [{**told["extras"][0], "path": path}]}
+    store.put("models/m/versions/1.json", document(evil))
     with pytest.raises(DamagedError):
         registry.pull("m:1", tmp_path / "back")
     assert not (tmp_path / "back").exists()

@@ -19,7 +19,7 @@ from eco_ray.cli.progress import transfer_bar
 from eco_ray.config import load_settings
 from eco_ray.core.ledger import Interval, Sample, Share
 from eco_ray.core.units import Nature
-from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UnreachableError, UsageError
+from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UnreachableError, UsageError
 from eco_ray.store import open_store
 
 
@@ -228,3 +228,103 @@ def test_a_push_without_a_signature_says_why(cli, tmp_path):
     assert "m:1 has no signature: m.safetensors holds weights alone" in done.stderr
     assert "--signature FILE" in done.stderr
     assert as_json(cli("show", "m:1", "-o", "json"))["signature"] is None
+
+
+def test_what_was_deleted_is_told_by_whom_when_and_why(cli, tmp_path):
+    cli("push", tmp_path / "m.safetensors", "m")
+    gone = as_json(cli("delete", "m:1", "--why", "GDPR", "-o", "json"))
+    assert (gone["model"], gone["version"], gone["why"], gone["by"]) == ("m", 1, "GDPR", getpass.getuser())
+    assert as_json(cli("delete", "m:1", "--why", "again", "-o", "json")) == gone
+    told = {key: gone[key] for key in ("at", "by", "why")}
+    assert as_json(cli("show", "m:1", "-o", "json"))["deleted"] == told
+    assert as_json(cli("list", "m", "-o", "json"))[0]["deleted"] == told
+    (row,) = as_json(cli("history", "m", "-o", "json"))
+    assert row == {**gone, "alias": "", "number": None, "back": None, "action": "delete", "problem": ""}
+    assert "GDPR" in cli("history", "m")
+    assert "GDPR" in cli("show", "m:1")
+
+
+def test_damaged_records_are_marked_and_the_rest_is_shown(cli, tmp_path):
+    for _ in range(2):
+        cli("push", tmp_path / "m.safetensors", "m", "--alias", "prod")
+    where = tmp_path / "state/models/models/m"
+    (where / "aliases/canary").mkdir()
+    (where / "aliases/canary/1.json").write_bytes(b"")
+    (where / "versions/3.json").write_bytes(b"{")
+    assert "prod=2 canary=?" in cli("list")
+    assert cli("list", "m").splitlines()[-1].replace("-", "").split() == ["m:3", "damaged"]
+    *rows, lost = as_json(cli("list", "m", "-o", "json"))
+    assert [(row["reference"], row["problem"]) for row in rows] == [("m:1", ""), ("m:2", "")]
+    assert (lost["reference"], "versions/3.json is damaged" in lost["problem"]) == ("m:3", True)
+    assert as_json(cli("show", "m@prod", "-o", "json"))["version"] == 2
+    assert [row["action"] for row in as_json(cli("history", "m", "-o", "json"))] == ["damaged", "promote", "promote"]
+    cli("pull", "m@prod", tmp_path / "back")
+    done = CliRunner().invoke(model, ["verify", "m:2", "-o", "json"])
+    assert isinstance(done.exception, DamagedError)
+    (record,) = as_json(done.stdout)["records"]
+    assert record["record"] == "models/m/aliases/canary/1.json"
+    cli("promote", "m:2", "canary")
+    cli("delete", "m:3")
+    assert "1 records of aliases" in cli("verify", raises=DamagedError)  # what was cured stays damaged
+
+
+def test_an_alias_is_taken_away(cli, tmp_path):
+    cli("push", tmp_path / "m.safetensors", "m", "--alias", "prod")
+    assert as_json(cli("unalias", "m@prod", "--why", "unused", "-o", "json"))["action"] == "remove"
+    assert "NAME@ALIAS" in cli("unalias", "m:1", raises=UsageError)
+    assert "was removed" in cli("show", "m@prod", raises=NotFoundError)
+    cli("rollback", "m@prod")
+    assert as_json(cli("show", "m@prod", "-o", "json"))["version"] == 1
+
+
+def test_a_push_whose_alias_cannot_be_moved_says_that_it_was_pushed(cli, tmp_path):
+    assert "alias name 'a b'" in cli("push", tmp_path / "m.safetensors", "m", "--alias", "a b", raises=UsageError)
+    assert as_json(cli("list", "-o", "json")) == []
+    where = tmp_path / "state/models/models/m/aliases/prod"
+    where.mkdir(parents=True)
+    (where / "999999999.json").touch()
+    said = cli("push", tmp_path / "m.safetensors", "m", "--alias", "prod", raises=EcoRayError)
+    assert said.startswith("m:1 was pushed, but m@prod does not mean it: ")
+
+
+def test_what_is_not_there_has_the_exit_code_of_that(cli, tmp_path):
+    assert "no registry in" in cli("verify", raises=NotFoundError)
+    cli("push", tmp_path / "m.safetensors", "m")
+    assert "no model nosuch" in cli("list", "nosuch", raises=NotFoundError)
+
+
+@pytest.mark.parametrize("metric", ["NaN", "Infinity", "-Infinity"])
+def test_a_metric_that_is_no_number_is_refused_before_anything_is_sent(cli, tmp_path, metric):
+    cli("push", tmp_path / "m.safetensors", "m", "--metric", f"loss={metric}", raises=UsageError)
+    assert not (tmp_path / "state/models").exists()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--tag", "\x1b[31mred"),
+        ("--metric", "a\x1b=1"),
+        ("--metric", "a=\u202etxt"),
+        ("--lineage", "data=a\nb"),
+        ("--lineage", "a\x07=b"),
+        ("--framework", "\x9b2J"),
+    ],
+)
+def test_what_would_move_a_terminal_is_refused(cli, tmp_path, words):
+    cli("push", tmp_path / "m.safetensors", "m", *words, raises=UsageError)
+    assert not (tmp_path / "state/models").exists()
+    cli("push", tmp_path / "m.safetensors", "m", "--tag", "schön 日本")
+    for what in (("promote", "m:1", "prod"), ("delete", "m:1")):
+        cli(*what, "--why", words[1], raises=UsageError)
+
+
+def test_an_empty_key_is_no_key_and_a_model_that_was_sealed_is_not_opened_silently(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("ECO_RAY_REGISTRY_KEY", "5f" * 32)
+    cli("push", tmp_path / "m.safetensors", "m")
+    monkeypatch.setenv("ECO_RAY_REGISTRY_KEY", " ")
+    assert "ECO_RAY_REGISTRY_KEY is set and empty" in cli("push", tmp_path / "m.safetensors", "m", raises=UsageError)
+    monkeypatch.delenv("ECO_RAY_REGISTRY_KEY")
+    done = CliRunner().invoke(model, ["push", str(tmp_path / "m.safetensors"), "m"])
+    assert "m:1 is sealed, and what is pushed now is not" in done.stderr
+    done = CliRunner().invoke(model, ["push", str(tmp_path / "m.safetensors"), "m"])
+    assert "is sealed" not in done.stderr

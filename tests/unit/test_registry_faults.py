@@ -11,7 +11,7 @@ import threading
 import uuid
 
 import pytest
-from registry_cases import Clock, Failing, empty_place, kill, objects
+from registry_cases import GGUF, Clock, Failing, empty_place, kill, objects
 
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError
 from eco_ray.models import blobs as blobs_module
@@ -23,7 +23,7 @@ from eco_ray.models.registry import Registry
 
 PART_BYTES = 2048
 DAY_S = 24 * 3600.0
-FILES = [random.Random(seed).randbytes(2 * PART_BYTES + 100) for seed in range(3)]
+FILES = [GGUF + random.Random(seed).randbytes(2 * PART_BYTES + 92) for seed in range(3)]
 
 
 @pytest.fixture(autouse=True)
@@ -35,7 +35,7 @@ def small_parts(monkeypatch):
 @pytest.fixture
 def file(tmp_path):
     def made(number):
-        path = tmp_path / f"{number}.onnx"
+        path = tmp_path / f"{number}.gguf"
         path.write_bytes(FILES[number])
         return path
 
@@ -175,8 +175,8 @@ def test_a_pull_to_a_disk_that_is_full_is_told_and_leaves_what_was_there(tmp_pat
 
 
 def test_a_push_to_a_disk_that_is_full_is_told(tmp_path, file):
-    registry, source = begun(tmp_path / "registry", file), tmp_path / "new.onnx"
-    source.write_bytes(FILES[2][::-1])
+    registry, source = begun(tmp_path / "registry", file), tmp_path / "new.gguf"
+    source.write_bytes(GGUF + FILES[2][::-1])
     with no_file_beyond(PART_BYTES // 2), pytest.raises(EcoRayError, match="File too large"):
         registry.push(source, "m")
     check(registry, tmp_path)
@@ -221,6 +221,7 @@ def test_a_collection_whose_clock_is_wrong_takes_nothing_from_a_push(where, tmp_
         with one_at_a_time:  # parts are put by two threads
             collected.append(Registry(where, clock=clock).gc().removed)
 
+    Registry(where).push(file(1), "n")
     monkeypatch.setattr(parts_module.Parts, "_put", put_and_collect)
     Registry(where).push(file(0), "m")
     assert set(collected) == {()}

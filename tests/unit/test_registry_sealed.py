@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 
 import pytest
-from registry_cases import Deadly, Killed, empty_place, objects, weights
+from registry_cases import GGUF, Deadly, Killed, empty_place, objects, weights
 
 from eco_ray.errors import DamagedError, NotAllowedError
 from eco_ray.models import blobs as blobs_module
@@ -17,7 +17,7 @@ from eco_ray.models.registry import Registry
 
 KEY, OTHER = RegistryKey(bytes(range(32))), RegistryKey(bytes(32))
 PART_BYTES = 2048
-TEXT = b"".join(b"nobody reads line %d in the store. " % number for number in range(200))
+TEXT = GGUF + b"".join(b"nobody reads line %d in the store. " % number for number in range(200))
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def pulled(where, reference, folder, key=KEY, **how):
 
 
 def test_a_sealed_version_comes_back_and_its_bytes_are_not_in_the_store(where, push, tmp_path):
-    made, store = push(TEXT, suffix=".onnx"), open_store(where)
+    made, store = push(TEXT, suffix=".gguf"), open_store(where)
     assert made.blob.sealed_with == KEY.id
     assert pulled(where, "m:1", tmp_path) == TEXT
     assert Registry(where, key=KEY).verify("m:1") == made
@@ -81,9 +81,9 @@ def test_versions_of_several_keys_and_of_none_live_side_by_side(where, push, tmp
 
 
 def test_the_same_bytes_are_kept_once_under_one_key(where, push):
-    push(TEXT, suffix=".onnx")
+    push(TEXT, suffix=".gguf")
     before = [open_store(where).read(path, 1 << 20) for path in objects(open_store(where))]
-    push(TEXT, suffix=".onnx")
+    push(TEXT, suffix=".gguf")
     assert before == [open_store(where).read(path, 1 << 20) for path in objects(open_store(where))]
 
 
@@ -110,12 +110,12 @@ def test_a_missing_or_another_key_is_told_and_makes_no_file(where, push, tmp_pat
     ],
 )
 def test_a_sealed_part_that_was_touched_is_damaged_and_the_next_push_mends_it(where, push, tmp_path, harm):
-    made, store = push(TEXT[:-7], suffix=".onnx"), open_store(where)
+    made, store = push(TEXT[:-7], suffix=".gguf"), open_store(where)
     path = made.blob.path(made.blob.parts[1])
     store.put(path, harm(store.read(path, 1 << 20)))
     with pytest.raises(DamagedError, match=r"other bytes|larger than"):
         pulled(where, "m:1", tmp_path)
-    push(TEXT[:-7], suffix=".onnx")
+    push(TEXT[:-7], suffix=".gguf")
     assert pulled(where, "m:1", tmp_path) == TEXT[:-7]
 
 
@@ -128,7 +128,7 @@ def test_a_sealed_part_in_the_place_of_another_is_damaged(where, push, tmp_path)
 
 
 def test_the_cache_keeps_sealed_parts_sealed(push, where, tmp_path):
-    made, cache = push(TEXT, suffix=".onnx"), PartCache(tmp_path / "cache", 1 << 30)
+    made, cache = push(TEXT, suffix=".gguf"), PartCache(tmp_path / "cache", 1 << 30)
     store = open_store(where)
     store.remote = True
     for _ in range(2):
@@ -144,7 +144,7 @@ def test_the_cache_keeps_sealed_parts_sealed(push, where, tmp_path):
 @pytest.mark.parametrize("after", [False, True])
 def test_a_sealed_push_that_dies_leaves_a_sound_registry(where, tmp_path, monkeypatch, after):
     monkeypatch.setattr(blobs_module, "DEAD_LOCK_S", 0.05)
-    source = tmp_path / "x.onnx"
+    source = tmp_path / "x.gguf"
     source.write_bytes(TEXT)
     for at in range(60):
         sound = Registry(f"{where}/{at}", key=KEY)

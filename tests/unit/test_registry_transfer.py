@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 import threading
 import uuid
 
 import pytest
-from registry_cases import Deadly, Far, Killed, kill, objects, weights
+from registry_cases import GGUF, Deadly, Far, Killed, kill, objects, weights
 
 from eco_ray.errors import DamagedError, EcoRayError
+from eco_ray.models import blobs as blobs_module
 from eco_ray.models import parts as parts_module
+from eco_ray.models import registry as registry_module
 from eco_ray.models.object_store import open_store, without_credentials
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.registry import Registry
@@ -19,7 +22,7 @@ from eco_ray.store.memory import MemoryStore
 
 PART_BYTES = 2048
 #: seven parts, none like another
-LARGE = random.Random(8).randbytes(6 * PART_BYTES + 100)
+LARGE = GGUF + random.Random(8).randbytes(6 * PART_BYTES + 92)
 
 
 @pytest.fixture(autouse=True)
@@ -39,7 +42,7 @@ def cache(tmp_path):
 
 @pytest.fixture
 def file(tmp_path):
-    def made(content, suffix=".onnx"):
+    def made(content, suffix=".gguf"):
         path = tmp_path / f"{uuid.uuid4().hex}{suffix}"
         path.write_bytes(content)
         return path
@@ -105,10 +108,34 @@ def test_a_file_that_changes_while_it_is_pushed_becomes_no_version(far, file, mo
     assert Registry(far).versions("m") == []
 
 
+@pytest.mark.parametrize("suffix", [".gguf", ".safetensors", "/"])
+def test_a_file_that_changes_through_a_mapping_becomes_no_version(far, tmp_path, monkeypatch, suffix):
+    """Neither its size nor its times tell."""
+    source = mapped = tmp_path / f"m{suffix}"
+    if suffix == "/":
+        source.mkdir()
+        mapped = source / "vocab.txt"
+        (source / "m.safetensors").write_bytes(weights(0))
+    mapped.write_bytes(weights(0) if suffix == ".safetensors" else LARGE)
+    with mapped.open("r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
+        pages[-1] ^= 1
+
+        def digest(path, known=blobs_module.sha256_of):
+            found = known(path)
+            pages[-2] ^= 1
+            return found
+
+        monkeypatch.setattr(blobs_module, "sha256_of", digest)
+        monkeypatch.setattr(registry_module, "sha256_of", digest)
+        with pytest.raises(EcoRayError, match="was changed while it was pushed"):
+            Registry(far).push(source, "m")
+    assert Registry(far).versions("m") == []
+
+
 def test_a_file_without_a_byte_has_no_parts(far, file, tmp_path):
     registry = Registry(far)
-    assert registry.push(file(b""), "m").blob.parts == ()
-    registry.pull("m:1", tmp_path / "back")
+    assert registry.push(file(b"", ".pkl"), "m", allow_pickle=True).blob.parts == ()
+    registry.pull("m:1", tmp_path / "back", allow_pickle=True)
     assert (tmp_path / "back").read_bytes() == b""
 
 
@@ -143,8 +170,8 @@ def test_a_pull_of_a_new_version_moves_its_difference_where_the_base_is_there(fa
 def test_a_pull_that_broke_off_goes_on_after_its_last_part(far, file, cache, tmp_path, monkeypatch):
     monkeypatch.setattr(parts_module, "_AT_ONCE", 1)
     Registry(far).push(file(LARGE), "m")
-    with pytest.raises(Killed):
-        Registry(Deadly(far, 4, False, ("read",)), cache=cache).pull("m:1", tmp_path / "back")  # manifest, three parts
+    with pytest.raises(Killed):  # after the manifest, the look whether it was deleted, and three parts
+        Registry(Deadly(far, 5, False, ("read",)), cache=cache).pull("m:1", tmp_path / "back")
     assert not (tmp_path / "back").exists()
     again = Registry(far, cache=cache)
     again.pull("m:1", tmp_path / "back")
@@ -238,7 +265,7 @@ def test_a_process_that_is_killed_half_way_leaves_the_rest_to_the_next(file, tmp
     assert pusher.versions("m") == []
     pusher.push(source, "m")
     assert told(pusher) == (len(LARGE) - 3 * PART_BYTES, 3 * PART_BYTES, 3 * PART_BYTES)
-    assert kill(root, "pull", "read", 5, back)  # the manifest, then four parts
+    assert kill(root, "pull", "read", 6, back)  # the manifest, whether it was deleted, then four parts
     assert not back.exists()
     puller = Registry(Far(root), cache=PartCache(tmp_path / "cache", 1 << 30))
     puller.pull("m:1", back)
@@ -261,7 +288,7 @@ def test_the_ledger_is_told_what_moved_also_by_what_breaks_off(far, file, tmp_pa
     assert [one.moved_bytes for one in ledger.transfers()] == [len(LARGE)] * 2  # the second time it was read
     broken = Registry(Deadly(far, 4, True, ("put",), remote=True), ledger=ledger, clock=clock)
     with pytest.raises(Killed):
-        broken.push(file(LARGE[::-1]), "n")
+        broken.push(file(GGUF + LARGE[:7:-1]), "n")
     (part_of_it,) = [one for one in ledger.transfers() if one.owner_id == "n"]
     assert 0 < part_of_it.moved_bytes < len(LARGE)
     Registry(far, ledger=ledger, clock=clock).pull("m:1", tmp_path / "back")
@@ -284,7 +311,7 @@ def test_a_place_that_is_no_file_is_told_in_a_sentence(far, file, tmp_path, name
     with pytest.raises(EcoRayError, match="name another file"):
         registry.pull("m:1", tmp_path / name)
     with pytest.raises(EcoRayError):
-        registry.push(tmp_path / (name + ".onnx"), "m")
+        registry.push(tmp_path / (name + ".gguf"), "m")
 
 
 def test_no_credential_is_written_down():

@@ -165,7 +165,7 @@ def test_onnx_tells_its_signature(tmp_path, registry):
 
 def test_onnx_without_its_package_is_pushed_without_a_signature(tmp_path, registry, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnx", None)
-    (tmp_path / "m.onnx").write_bytes(b"x")
+    (tmp_path / "m.onnx").write_bytes(b"\x08\x08\x3a\0")
     assert registry.push(tmp_path / "m.onnx", "m").signature is None
     assert "pip install 'eco-ray[onnx]'" in find_signature(tmp_path / "m.onnx", "onnx").why
 
