@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -233,7 +234,9 @@ def checked_name(name: str, what: str = "model") -> str:
 
 
 def check_lineage(value: Any) -> None:
-    """Raises UsageError where a text anywhere in it is not printable; numbers are looked at where it is written."""
+    """Raises UsageError where a text anywhere in it is not printable, or a number is none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UsageError(f"{value} is no number that JSON has; leave it out")
     if isinstance(value, str) and not value.isprintable():
         raise UsageError(f"{value[:80]!r} has characters in it that are not printable; leave them out")
     if isinstance(value, Mapping):

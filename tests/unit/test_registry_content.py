@@ -106,6 +106,13 @@ def test_what_is_sound_is_taken_for_what_it_is(registry, tmp_path, pt2):
         assert f".{registry.push(source, 'm', allow_pickle=True).format}" == suffix
 
 
+def test_a_header_whose_length_begins_as_a_pickle_does_is_none(registry, tmp_path):
+    for length in (0x280, 0x380, 0x480, 0x580):
+        header = b"{}".ljust(length)
+        (tmp_path / "m.safetensors").write_bytes(length.to_bytes(8, "little") + header)
+        assert registry.push(tmp_path / "m.safetensors", "m").format == "safetensors"
+
+
 def test_what_torch_and_onnx_write_today_is_taken(registry, tmp_path):
     onnx = pytest.importorskip("onnx")
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])

@@ -8,12 +8,12 @@ import random
 import threading
 
 import pytest
-from registry_cases import Clock, InTurns, Plain, empty_place
+from registry_cases import Clock, InTurns, Plain, document, empty_place
 
-from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError
+from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models.manifest import AliasEvent, Deletion
 from eco_ray.models.object_store import open_store
-from eco_ray.models.registry import LostEvent, Registry
+from eco_ray.models.registry import About, LostEvent, Registry
 
 
 @pytest.fixture(params=["local", "memory", pytest.param("s3", marks=pytest.mark.slow)])
@@ -359,3 +359,27 @@ def test_who_died_while_deleting_is_named_with_the_cure(registry, where):
     assert 3 not in registry.deleted("m")
     registry.delete("m:3")
     assert store.names("models/m/deleting/3") == []
+
+
+# -- documents ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [2**40, 10**30, 33 << 20])
+def test_no_part_is_larger_than_we_make_them(registry, where, size):
+    told = registry.manifest("m:3").model_dump(mode="json")
+    told["blob"]["parts"][0]["size"] = size
+    open_store(where).put("models/m/versions/3.json", document(told))
+    with pytest.raises(DamagedError, match=r"versions/3\.json is damaged"):
+        registry.manifest("m:3")
+    found = dict(registry.manifests("m"))
+    assert [isinstance(found[version], DamagedError) for version in (1, 2, 3)] == [False, False, True]
+
+
+def test_what_could_not_be_read_again_is_not_written(registry, file):
+    deep: list[object] = []
+    for _ in range(500):
+        deep = [deep]
+    for wrong in ({"a": deep}, {"a": float("nan")}, {"a": "\ud800"}):
+        with pytest.raises(UsageError):
+            registry.push(file(5), "m", About(lineage=wrong))
+    assert registry.versions("m") == [1, 2, 3]
