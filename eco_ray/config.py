@@ -172,7 +172,7 @@ def shown(settings: Settings) -> dict[str, str | int | None]:
     values: dict[str, str | int | None] = {}
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
-        if name == "store_url":
+        if name in ("store_url", "registry_url") and value is not None:
             value = mask_url(value)
         elif name.endswith("_s"):
             value = compact_duration(value)

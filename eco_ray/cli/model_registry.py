@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 from collections import defaultdict
@@ -16,7 +17,7 @@ from eco_ray.cli.model_rows import document, means, more, moved, moved_row, row,
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
 from eco_ray.cli.progress import transfer_bar
-from eco_ray.config import Settings, mask_url
+from eco_ray.config import Settings
 from eco_ray.errors import EcoRayError, NotAllowedError, UsageError
 
 if TYPE_CHECKING:
@@ -43,19 +44,20 @@ def open_registry(
 
     url = url or settings.registry_url or str(settings.state_dir / "models")
     most_bytes = settings.registry_cache_gb * 10**9
-    return Registry(
+    made = Registry(
         url,
         by=user(),
         ledger=_Ledger(settings),
         key=find_key(settings.registry_key_file),
         cache=PartCache(settings.state_dir / "cache" / "models", most_bytes) if most_bytes else None,
         progress=progress or (lambda _done, _total, _what: None),
-        on_pickle=lambda direction, version: _write_down(settings, url, direction, version),
+        on_pickle=lambda direction, version: _write_down(settings, made.url, direction, version),
     )
+    return made
 
 
 class _Ledger:
-    """The ledger of the state directory, opened when something was moved; a model is not held up where it is not."""
+    """The ledger of the state directory, opened when something was moved."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -63,28 +65,18 @@ class _Ledger:
     def add_transfers(self, transfers: Iterable[Transfer]) -> int:
         from eco_ray.store import open_store
 
-        try:
-            store = open_store(self._settings.store_url)
-            try:
-                return store.add_transfers(transfers)
-            finally:
-                store.close()
-        except EcoRayError as error:
-            click.echo(f"what was moved is not in the ledger: {error}", err=True)
-            return 0
+        with contextlib.closing(open_store(self._settings.store_url)) as store:
+            return store.add_transfers(transfers)
 
 
 def _write_down(settings: Settings, url: str, direction: str, version: Manifest) -> None:
     """A row in the audit log for a pickle, or no pickle."""
     from eco_ray.store import open_store
 
-    detail = f"sha256 {version.sha256}, registry {mask_url(url)}"
+    detail = f"sha256 {version.sha256}, registry {url}"
     try:
-        store = open_store(settings.store_url)
-        try:
+        with contextlib.closing(open_store(settings.store_url)) as store:
             store.add_audit([audited(f"{direction}-pickle", version.reference, detail)])
-        finally:
-            store.close()
     except EcoRayError as error:
         raise NotAllowedError(
             f"no {direction} of the pickle {version.reference}: it is written into the audit log first, and that "
@@ -164,9 +156,8 @@ def _training(settings: Settings, job: str) -> Training:
     from eco_ray.models.manifest import Training
     from eco_ray.store import open_store
 
-    store = open_store(settings.store_url, create=False)
-    found = next((line for line in ledger_sums(store.hourly(), "job") if line.key == job), None)
-    store.close()
+    with contextlib.closing(open_store(settings.store_url, create=False)) as store:
+        found = next((line for line in ledger_sums(store.hourly(), "job") if line.key == job), None)
     if found is None:
         raise NotFoundError(f"the ledger has no job {job!r}; `eco-ray job list` shows the jobs")
     source = f"ledger, {', '.join(found.sources)}"

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import heapq
+import logging
 import tempfile
 import time
 import uuid
@@ -44,13 +45,14 @@ from eco_ray.models.manifest import (
     written,
 )
 from eco_ray.models.moves import TRIES, Moves
-from eco_ray.models.object_store import ObjectStore, open_store, without_credentials
+from eco_ray.models.object_store import ObjectStore, open_store
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.parts import Moved, Parts, Progress, changed
 from eco_ray.models.records import Records
 from eco_ray.models.signature import Signature
 from eco_ray.whole_file import file_errors
 
+_LOG = logging.getLogger(__name__)
 #: a version stands alone at least so often, so that a pull needs one other version at most
 _ALONE_EVERY = 10
 
@@ -110,7 +112,7 @@ class Registry:
 
     @property
     def url(self) -> str:
-        """Where it is."""
+        """Where it is, without credentials."""
         return self._store.url
 
     @property
@@ -374,8 +376,11 @@ class Registry:
             bytes_moved = moved.sent_bytes + moved.received_bytes - before.sent_bytes - before.received_bytes
             reused = moved.reused_bytes - before.reused_bytes
             if self._ledger is not None and (bytes_moved or reused):
-                what = uuid.uuid4().hex, self._clock(), owners[-1], direction, without_credentials(self.url)
-                self._ledger.add_transfers([transferred(*what, bytes_moved, reused, remote=moved.remote)])
+                what = uuid.uuid4().hex, self._clock(), owners[-1], direction, self.url
+                try:
+                    self._ledger.add_transfers([transferred(*what, bytes_moved, reused, remote=moved.remote)])
+                except EcoRayError as error:  # it has moved all the same
+                    _LOG.warning("what was moved is not in the ledger: %s", error)
 
     def _put_manifest(self, draft: Manifest) -> Manifest:
         """Write it under the next number that is free; who comes second in the same moment gets the one after."""

@@ -72,6 +72,8 @@ def test_shown_is_what_a_file_would_say(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert settings.store_url == "postgresql://eco:s3cr3t@db:5432/eco"
     values = shown(settings)
     assert values["store_url"] == "postgresql://eco:***@db:5432/eco"
+    registry = shown(load_settings({"registry_url": "s3://key:hunter2@bucket/models"}))["registry_url"]
+    assert registry == "s3://key:***@bucket/models"
     assert values["slot"] == "1h30m"
     assert "s3cr3t" not in f"{settings!r} {settings!s} {values}"
     text = "\n".join(f"{k} = {v if isinstance(v, int) else repr(v)}" for k, v in values.items() if v is not None)

@@ -131,12 +131,12 @@ def test_the_joules_and_grams_of_the_training_come_from_the_ledger(cli, tmp_path
     assert "m:2" not in cli("list", "m")
 
 
-def test_a_ledger_that_cannot_be_written_is_told_and_holds_nothing_up(cli, tmp_path):
+def test_a_ledger_that_cannot_be_written_is_told_and_holds_nothing_up(cli, tmp_path, caplog):
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "eco_ray.db").write_text("no database")
     done = CliRunner().invoke(model, ["push", str(tmp_path / "m.safetensors"), "m", "-o", "json"])
     assert (done.exception, as_json(done.stdout)["reference"]) == (None, "m:1")
-    assert "what was moved is not in the ledger: " in done.stderr
+    assert "what was moved is not in the ledger: " in caplog.text  # without other handlers it goes to stderr
 
 
 def test_the_cache_can_be_switched_off(cli, tmp_path, monkeypatch):
@@ -220,7 +220,7 @@ def test_a_pickle_that_cannot_be_written_down_goes_nowhere(cli, tmp_path, pickle
 def test_no_credential_of_the_registry_is_written_down(cli, tmp_path, pickled):
     cli("push", pickled, "m", "--allow-pickle", "--registry", "memory://ann:hunter2@bucket/x?token=hunter3")
     (row,) = open_store(str(tmp_path / "state/eco_ray.db"), create=False).audit()
-    assert row.detail.endswith("registry memory://ann:***@bucket/x?token=***")
+    assert row.detail.endswith("registry memory://bucket/x")
 
 
 def test_a_push_without_a_signature_says_why(cli, tmp_path):

@@ -314,6 +314,15 @@ def test_a_place_that_is_no_file_is_told_in_a_sentence(far, file, tmp_path, name
         registry.push(tmp_path / (name + ".gguf"), "m")
 
 
+def test_a_ledger_that_fails_holds_no_transfer_up(far, file, caplog):
+    class Full:
+        def add_transfers(self, transfers):
+            raise EcoRayError("the disk is full")
+
+    assert Registry(far, ledger=Full()).push(file(LARGE), "m").version == 1
+    assert "not in the ledger: the disk is full" in caplog.text
+
+
 def test_no_credential_is_written_down():
     assert without_credentials("ftp://ann:secret@host/models") == "ftp://host/models"
     assert without_credentials("s3://bucket/a@b") == "s3://bucket/a@b"
