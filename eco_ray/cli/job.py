@@ -18,7 +18,7 @@ from eco_ray.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
     from eco_ray.core.jobs import Job
-    from eco_ray.core.ports import Store
+    from eco_ray.core.store_port import Store
 
 
 @click.group()

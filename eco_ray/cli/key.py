@@ -19,7 +19,7 @@ from eco_ray.pepper import find_pepper
 from eco_ray.times import human_duration, iso_utc, parse_duration, parse_instant, parse_when
 
 if TYPE_CHECKING:
-    from eco_ray.core.ports import Store
+    from eco_ray.core.store_port import Store
 
 
 @click.group()

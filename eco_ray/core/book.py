@@ -18,10 +18,10 @@ from eco_ray.core.explain import plan_message
 from eco_ray.core.inventory import Inventory
 from eco_ray.core.jobs import TRANSITIONS, Attempt, AttemptState, Job, Plan, Reason, Segment
 from eco_ray.core.planner import plan_job
-from eco_ray.core.ports import LogEntry
 from eco_ray.core.records import changed
 from eco_ray.core.situation import NoPlan, PlannerConfig, Situation
 from eco_ray.core.starts import as_of_now
+from eco_ray.core.store_port import LogEntry
 
 #: part of the work by which a plan may be wrong about it
 _AS_PLANNED = 0.02

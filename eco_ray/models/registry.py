@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from eco_ray.core.ports import TransferLedger
+from eco_ray.core.store_port import TransferLedger
 from eco_ray.core.transfers import Direction, transferred
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models.blobs import Blobs, Collected, sha256_of

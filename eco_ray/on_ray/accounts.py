@@ -13,7 +13,8 @@ from eco_ray.core.attribution import attribute
 from eco_ray.core.cluster import Node
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.ledger import GpuSample, GpuUse, Interval, OwnerKind, Sample, Usage, check_times
-from eco_ray.core.ports import GridSource, LiveGridSource, Store
+from eco_ray.core.ports import GridSource, LiveGridSource
+from eco_ray.core.store_port import Store
 from eco_ray.core.tenants import split_by_tenant
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError

@@ -11,7 +11,7 @@ from typing import Any
 from eco_ray.config import Settings, load_settings
 from eco_ray.core.cluster import Resources
 from eco_ray.core.jobs import Attempt, Job
-from eco_ray.core.ports import Store
+from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError
 from eco_ray.job_file import JobFile, load_job_file
 from eco_ray.on_ray.connection import cluster_of, connect, controller_handle

@@ -32,7 +32,8 @@ from eco_ray.core.events import (
 )
 from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.orchestrator import Orchestrator
-from eco_ray.core.ports import GridSource, Store
+from eco_ray.core.ports import GridSource
+from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.job_file import JobFile
 from eco_ray.on_ray.accounts import Accounts, Directory

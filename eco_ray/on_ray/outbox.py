@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from eco_ray.core.actions import Action, StartAttempt
 from eco_ray.core.jobs import Job
-from eco_ray.core.ports import LogEntry, Store
+from eco_ray.core.store_port import LogEntry, Store
 from eco_ray.errors import EcoRayError
 from eco_ray.store.rows import job_row, log_row
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from eco_ray.core.clock import Clock
-from eco_ray.core.ports import Store
+from eco_ray.core.store_port import Store
 
 
 class RayJobs:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from eco_ray.core.ports import Store
+from eco_ray.core.store_port import Store
 from eco_ray.report.check import check_report
 from eco_ray.report.document import build_report
 from eco_ray.report.html import render_html

@@ -11,7 +11,7 @@ from typing import Any
 
 from eco_ray import __version__
 from eco_ray.core.ledger import HourlyEnergy, NodeEnergy, Overlap, OwnerInterval
-from eco_ray.core.ports import Store
+from eco_ray.core.store_port import Store
 from eco_ray.core.units import MJ_PER_J, Nature
 from eco_ray.report.fleet import embodied_rows, fleet_identity, scope2
 from eco_ray.report.holds import ai_act_rows, sci_rows

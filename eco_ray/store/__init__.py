@@ -12,7 +12,7 @@ from eco_ray.errors import UsageError
 from eco_ray.store.chain import verify_export
 
 if TYPE_CHECKING:
-    from eco_ray.core.ports import Store
+    from eco_ray.core.store_port import Store
 
 __all__ = ["open_store", "verify_export"]
 

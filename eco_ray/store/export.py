@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 from eco_ray.core.ledger import HourlyEnergy
-from eco_ray.core.ports import Store
+from eco_ray.core.store_port import Store
 from eco_ray.core.units import MJ_PER_KWH, Nature
 
 FORMAT = "eco-ray-ledger-3"

@@ -10,7 +10,7 @@ from eco_ray.core.audit import AuditEntry
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.keys import ApiKey
-from eco_ray.core.ports import JobSummary, LogEntry
+from eco_ray.core.store_port import JobSummary, LogEntry
 from eco_ray.core.transfers import Transfer
 from eco_ray.store import key_rows, rows
 from eco_ray.store.codec import from_json, job_from_json, to_json
@@ -19,7 +19,7 @@ from eco_ray.store.rows import Row
 
 
 class MemoryStore(MemoryLedger):
-    """core.ports.Store in dictionaries. Values go in and come out as copies; threads may share it."""
+    """core.store_port.Store in dictionaries. Values go in and come out as copies; threads may share it."""
 
     def __init__(self) -> None:
         super().__init__()

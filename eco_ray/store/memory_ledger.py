@@ -58,7 +58,7 @@ class _Kept:
 
 
 class MemoryLedger:
-    """The ledger's part of core.ports.Store in dictionaries; threads may share it."""
+    """The ledger's part of core.store_port.Store in dictionaries; threads may share it."""
 
     def __init__(self) -> None:
         self._lock = RLock()

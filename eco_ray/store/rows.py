@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from eco_ray.core.intensity import IntensitySeries
     from eco_ray.core.jobs import Job
     from eco_ray.core.ledger import Correction, Interval, Share
-    from eco_ray.core.ports import LogEntry
+    from eco_ray.core.store_port import LogEntry
 
 Row = dict[str, Any]
 

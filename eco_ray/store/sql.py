@@ -24,7 +24,7 @@ from eco_ray.core.ledger import (
     Overlap,
     OwnerInterval,
 )
-from eco_ray.core.ports import JobSummary, LogEntry
+from eco_ray.core.store_port import JobSummary, LogEntry
 from eco_ray.core.transfers import Transfer
 from eco_ray.errors import UsageError
 from eco_ray.store import key_rows, ledger_chain, ledger_read, ledger_write, rows, tables
@@ -40,7 +40,7 @@ STATES = {state.value: state for state in JobState}
 
 
 class SqlStore:
-    """core.ports.Store in a database; threads and processes may share it."""
+    """core.store_port.Store in a database; threads and processes may share it."""
 
     def __init__(self, url: str | URL, *, create: bool = True) -> None:
         """Open `sqlite:///PATH` or `postgresql+pg8000://...`; `create=False` where a missing database is an error."""

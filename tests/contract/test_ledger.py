@@ -11,7 +11,7 @@ import pytest
 from store_samples import T0_S, an_interval
 
 from eco_ray.core.ledger import Correction, GpuSample, HourlyEnergy, Share
-from eco_ray.core.ports import Store
+from eco_ray.core.store_port import Store
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
 from eco_ray.store import open_store, verify_export

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from store_samples import T0_S, an_interval
 
 from eco_ray.core.ledger import OTHER_LIFE, Interval
-from eco_ray.core.ports import Store
+from eco_ray.core.store_port import Store
 from eco_ray.report.document import build_report
 from eco_ray.store import open_store, verify_export
 from eco_ray.store.ledger_write import OVERLAPPING

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 from store_samples import T0_S, a_batch, an_interval
 
 from eco_ray.core.ledger import Correction, Share
-from eco_ray.core.ports import Store
+from eco_ray.core.store_port import Store
 from eco_ray.core.transfers import transferred
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.store import guards, open_store

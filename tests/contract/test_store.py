@@ -1,4 +1,4 @@
-"""The contract of core.ports.Store, the same on every adapter."""
+"""The contract of core.store_port.Store, the same on every adapter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from store_samples import T0_S, a_job, a_series, an_interval
 from eco_ray.core.intensity import SignalKind
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Reason
 from eco_ray.core.ledger import MAX_G_PER_KWH, Share
-from eco_ray.core.ports import LogEntry, Store
+from eco_ray.core.store_port import LogEntry, Store
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.store import open_store

@@ -12,7 +12,7 @@ from store_samples import T0_S, an_interval
 from eco_ray.core import keys
 from eco_ray.core.audit import AuditEntry
 from eco_ray.core.keys import ApiKey, Credential, Scope
-from eco_ray.core.ports import Store
+from eco_ray.core.store_port import Store
 from eco_ray.core.transfers import transferred
 from eco_ray.errors import EcoRayError
 from eco_ray.store import open_store

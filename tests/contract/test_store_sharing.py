@@ -13,7 +13,7 @@ from postgres_server import PostgresServer
 from store_samples import BATCH, a_batch, a_job, an_interval
 
 from eco_ray.core.jobs import JobState
-from eco_ray.core.ports import Store
+from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError, UnreachableError
 from eco_ray.store import guards, open_store
 

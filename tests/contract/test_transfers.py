@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from store_samples import T0_S
 
-from eco_ray.core.ports import Store
+from eco_ray.core.store_port import Store
 from eco_ray.core.transfers import Transfer, transferred
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError

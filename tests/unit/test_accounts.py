@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.ledger import GpuSample, GpuUse, Sample, Served, Share, Usage
-from eco_ray.core.ports import Store
 from eco_ray.core.power import PowerCurve
+from eco_ray.core.store_port import Store
 from eco_ray.core.tenants import split_by_tenant
 from eco_ray.core.units import Nature
 from eco_ray.on_ray.accounts import Accounts, Directory
