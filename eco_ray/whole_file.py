@@ -97,8 +97,11 @@ def sync(path: Path) -> None:
 
 @contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Raise what the system says of a file as an EcoRayError."""
+    """Raise what the system says of a file, or of another that it names, as an EcoRayError with the cure."""
     try:
         yield
     except OSError as error:
-        raise EcoRayError(f"{str(path)[:200]!r}: {error.strerror or error}; name another file") from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        where = error.filename if isinstance(error.filename, str) else str(path)
+        cure = "make room there" if full else "name another file"
+        raise EcoRayError(f"{where[:200]!r}: {error.strerror or error}; {cure}") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import errno
 import os
 import random
 import threading
@@ -19,6 +20,7 @@ from eco_ray.models.object_store import open_store, without_credentials
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.registry import Registry
 from eco_ray.store.memory import MemoryStore
+from eco_ray.whole_file import file_errors
 
 PART_BYTES = 2048
 #: seven parts, none like another
@@ -312,6 +314,11 @@ def test_a_place_that_is_no_file_is_told_in_a_sentence(far, file, tmp_path, name
         registry.pull("m:1", tmp_path / name)
     with pytest.raises(EcoRayError):
         registry.push(tmp_path / (name + ".gguf"), "m")
+
+
+def test_a_full_disk_is_not_cured_by_another_file(tmp_path):
+    with pytest.raises(EcoRayError, match=r"tmp/draft'.*No space left.*; make room there"), file_errors(tmp_path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/draft")
 
 
 def test_a_ledger_that_fails_holds_no_transfer_up(far, file, caplog):
