@@ -31,8 +31,10 @@ class Metrics(Collector):
         self._by_status: dict[int, int] = {}
         #: inferences by the bucket of their time; the last one is open
         self._by_time = [0] * (len(_BUCKETS) + 1)
-        self._seconds = self._energy_j = self._carbon_g = self._avoided_j = 0.0
+        self._seconds = self._avoided_j = 0.0
         self._hits = 0
+        #: energy [J] and carbon [g] of inferences, by grid zone and nature
+        self._spent: dict[tuple[str, str], list[float]] = {}
 
     def answered(self, status: int) -> None:
         """A request has its answer."""
@@ -42,8 +44,9 @@ class Metrics(Collector):
         """An inference has taken so much."""
         self._by_time[bisect_left(_BUCKETS, footprint.duration_s)] += 1
         self._seconds += footprint.duration_s
-        self._energy_j += footprint.energy_j
-        self._carbon_g += footprint.carbon_g or 0.0
+        spent = self._spent.setdefault((footprint.signal.zone, footprint.nature), [0.0, 0.0])
+        spent[0] += footprint.energy_j
+        spent[1] += footprint.carbon_g or 0.0
 
     def hit(self, avoided_j: float) -> None:
         """An answer was in the cache."""
@@ -65,17 +68,23 @@ class Metrics(Collector):
         ends = [*map(str, _BUCKETS), "+Inf"]
         seconds.add_metric(values, list(zip(ends, accumulate(self._by_time), strict=True)), self._seconds)
         yield seconds
+        of = [*names, "grid_zone", "nature"]
+        energy = CounterMetricFamily(
+            "eco_energy_joules", "Energy of inferences, as their footprints tell it", labels=of
+        )
         carbon = CounterMetricFamily(
             "eco_carbon_grams",
             "Carbon of inferences while the grid's intensity was known",
-            labels=[*names, "component"],
+            labels=[*of, "component"],
         )
-        carbon.add_metric([*values, "operational"], self._carbon_g)
+        for (zone, nature), (energy_j, carbon_g) in sorted(self._spent.items()):
+            energy.add_metric([*values, zone, nature], energy_j)
+            carbon.add_metric([*values, zone, nature, "operational"], carbon_g)
+        yield energy
         yield carbon
         for name, text, value in (
-            ("eco_energy_joules", "Energy of inferences, as their footprints tell it", self._energy_j),
             ("eco_cache_hits", "Inferences answered from the cache", self._hits),
-            ("eco_energy_avoided_joules", "Energy that hits of the cache avoided", self._avoided_j),
+            ("eco_energy_avoided_joules", "Energy that hits of the cache avoided, by an estimate", self._avoided_j),
         ):
             counter = CounterMetricFamily(name, text, labels=names)
             counter.add_metric(values, value)
