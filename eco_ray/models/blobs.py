@@ -24,7 +24,7 @@ from eco_ray.models import container
 from eco_ray.models.container import Report
 from eco_ray.models.manifest import MAX_BYTES, Blob, Extra, Format, Manifest
 from eco_ray.models.object_store import ObjectStore
-from eco_ray.models.parts import Parts, changed
+from eco_ray.models.parts import Look, Parts, changed
 
 #: called with where parts are, before it is looked what is there
 Announce = Callable[[set[str]], None]
@@ -95,7 +95,7 @@ class Blobs:
         if base is not None and base.blob.base is None:
             below = folder / "base.ecoz"
             with contextlib.suppress(UsageError, DamagedError):  # then it stands alone
-                self._parts.get(base.blob, below, base.reference, fresh=True)
+                self._parts.get(base.blob, below, base.reference, Look.TOLD)
                 made = container.pack(source, packed, base=below, durable=False)
                 if made.ratio < _WORTH * base.blob.size / base.size:
                     return base.blob, made
@@ -104,33 +104,33 @@ class Blobs:
     def _is_sound(self, found: Manifest, folder: Path) -> bool:
         """Whether what is kept still makes the file of a version; every byte is read."""
         try:
-            self.make(found, folder, fresh=True).unlink()
+            self.make(found, folder, Look.TOLD).unlink()
         except DamagedError:
             return False
         return True
 
-    def make(self, found: Manifest, folder: Path, *, fresh: bool) -> Path:
-        """The file of a version, compared with what was pushed. `fresh`: of what is in the store, not in the cache.
+    def make(self, found: Manifest, folder: Path, look: Look) -> Path:
+        """The file of a version, compared with what was pushed.
 
         Raises DamagedError; NotAllowedError where it is sealed and its key was not given.
         """
         kept, made = folder / "kept", folder / "made"
-        self._parts.get(found.blob, kept, found.reference, fresh=fresh)
+        self._parts.get(found.blob, kept, found.reference, look)
         if found.blob.coding == "raw":
             made = kept
         else:
             base = None
             if found.blob.base is not None:
                 base = folder / "base"
-                self._parts.get(found.blob.base, base, f"base of {found.reference}", fresh=fresh)
+                self._parts.get(found.blob.base, base, f"base of {found.reference}", look)
             container.unpack(kept, made, base=base)
         if sha256_of(made) != (found.sha256, found.size):
             raise DamagedError(f"{found.reference} does not make the bytes that were pushed")
         return made
 
-    def make_all(self, found: Manifest, folder: Path, *, fresh: bool) -> Path:
+    def make_all(self, found: Manifest, folder: Path, look: Look) -> Path:
         """The file of a version, or a folder with all its files; as `make`."""
-        made = self.make(found, folder, fresh=fresh)
+        made = self.make(found, folder, look)
         if not found.main:
             return made
         files = folder / "files"
@@ -139,7 +139,7 @@ class Blobs:
         for extra in found.extras:
             file = files / extra.path
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._parts.get(extra.blob, file, f"{extra.path} of {found.reference}", fresh=fresh)
+            self._parts.get(extra.blob, file, f"{extra.path} of {found.reference}", look)
             if sha256_of(file) != (extra.sha256, extra.size):
                 raise DamagedError(f"{extra.path} of {found.reference} is not what was pushed")
         return files

@@ -25,6 +25,7 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp")
 #: where drafts may lie, besides the root itself
 _FOLDERS = ("blobs", "models", "pushes", "sealed")
+_MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*(/[A-Za-z0-9][A-Za-z0-9._@+-]*)*")
 
 
@@ -56,6 +57,10 @@ class ObjectStore(Protocol):
 
     def size(self, path: str) -> int | None:
         """Bytes of an object; None: it is not there."""
+        ...
+
+    def md5(self, path: str) -> str | None:
+        """MD5 of an object as the store itself knows it, in hexadecimal; None: it is not there, or tells none."""
         ...
 
     def written_s(self, path: str) -> float | None:
@@ -180,6 +185,9 @@ class LocalStore:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
+    def md5(self, path: str) -> None:
+        """A file system knows none: who wants to know reads the file."""
+
     def written_s(self, path: str) -> float | None:
         try:
             return (self.root / checked(path)).stat().st_mtime
@@ -276,6 +284,16 @@ class FsspecStore:
                 return int(self._fs.size(self._at(path)))
             except FileNotFoundError:
                 return None
+
+    def md5(self, path: str) -> str | None:
+        with self._errors(path):
+            try:
+                self._fs.invalidate_cache()
+                tag = str(self._fs.info(self._at(path)).get("ETag", "")).strip('"')
+            except FileNotFoundError:
+                return None
+        # of an object of S3 that was sent whole; other tags are not of this form, or are no MD5 and match nothing
+        return tag if _MD5.fullmatch(tag) else None
 
     def written_s(self, path: str) -> float | None:
         with self._errors(path):

@@ -9,11 +9,11 @@ on after its last whole part, on every kind of store. A part is compared with it
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
@@ -47,6 +47,17 @@ class Moved:
     reused_bytes: int = 0
 
 
+class Look(Enum):
+    """What is believed of a part that is wanted."""
+
+    #: what the cache has: for pulls
+    CACHED = "cached"
+    #: what the cache has, if the store tells that it has the same: for pushes, which refer to what is in the store
+    TOLD = "told"
+    #: nothing but the bytes in the store
+    READ = "read"
+
+
 class Parts:
     """The parts in a store."""
 
@@ -78,7 +89,7 @@ class Parts:
         announce: Callable[[set[str]], None],
         digest: str | None = None,
     ) -> Blob:
-        """Keep a file. A part that is there is read, and replaced if it is damaged; each is announced before.
+        """Keep a file. A part that is there and damaged is replaced; each is announced before.
 
         Raises EcoRayError where what was read has another SHA-256 than `digest`: a write through a mapping into memory
         changes a file and no time of it.
@@ -111,8 +122,8 @@ class Parts:
                 raise changed(source)
         return blob.model_copy(update={"parts": tuple(parts)})
 
-    def get(self, blob: Blob, target: Path, what: str, *, fresh: bool) -> None:
-        """Write a blob to a file. `fresh`: as it is in the store, whatever the cache has.
+    def get(self, blob: Blob, target: Path, what: str, look: Look) -> None:
+        """Write a blob to a file.
 
         Raises DamagedError; NotAllowedError where it is sealed and its key was not given.
         """
@@ -120,7 +131,7 @@ class Parts:
             have = "no key was given" if self._key is None else f"the key given is {self._key.id}"
             raise NotAllowedError(f"{what} in {self._store.url} is sealed with key {blob.sealed_with}; {have}: {CURE}")
         sealed, done = blob.sealed_with is not None, 0
-        parts = in_order(lambda part: self._get(blob.path(part), part, sealed, fresh), blob.parts, _AT_ONCE)
+        parts = in_order(lambda part: self._get(blob.path(part), part, sealed, look), blob.parts, _AT_ONCE)
         try:
             with target.open("wb") as file:
                 for data in parts:
@@ -131,8 +142,7 @@ class Parts:
             raise EcoRayError(f"{what} cannot be written to {target.parent}: {error.strerror}; make room") from None
 
     def _put(self, path: str, part: Part, data: Data) -> None:
-        with contextlib.suppress(DamagedError):
-            self._fetched(path, part, self._key is not None)
+        if self._is_there(path, part, data):
             self._count(reused=_size(part, self._key is not None))
             return
         kept = data if self._key is None else self._key.seal(data, part.sha256)
@@ -140,18 +150,43 @@ class Parts:
         self._count(sent=len(kept))
         if self._store.size(path) != len(kept):
             raise EcoRayError(f"{self._store.url} did not keep the {len(kept)} bytes of {path}; try again")
+        if self._cache is not None:
+            self._cache.keep(path, bytes(kept))
 
-    def _get(self, path: str, part: Part, sealed: bool, fresh: bool) -> bytes:
-        cache = None if fresh else self._cache
-        if cache is not None and (kept := cache.read(path, _size(part, sealed))) is not None:
-            with contextlib.suppress(DamagedError):
-                data = self._opened(kept, part, sealed)
-                self._count(reused=len(kept))
-                return data
+    def _is_there(self, path: str, part: Part, data: Data) -> bool:
+        """Whether the store has a part, sound: by what it tells itself, or else by reading it."""
+        sealed = self._key is not None
+        if not sealed and self._store.md5(path) == _md5(data):
+            return True
+        if self._known(path, part, sealed, Look.TOLD) is not None:
+            return True
+        try:
+            self._fetched(path, part, sealed)
+        except DamagedError:
+            return False
+        return True
+
+    def _get(self, path: str, part: Part, sealed: bool, look: Look) -> bytes:
+        known = self._known(path, part, sealed, look)
+        if known is not None:
+            self._count(reused=_size(part, sealed))
+            return known
         kept, data = self._fetched(path, part, sealed)
-        if cache is not None:
-            cache.keep(path, kept)
+        if self._cache is not None and look is not Look.READ:
+            self._cache.keep(path, kept)
         return data
+
+    def _known(self, path: str, part: Part, sealed: bool, look: Look) -> bytes | None:
+        """A part as the cache has it, where that is believed and sound."""
+        if self._cache is None or look is Look.READ:
+            return None
+        kept = self._cache.read(path, _size(part, sealed))
+        if kept is None or (look is Look.TOLD and self._store.md5(path) != _md5(kept)):
+            return None
+        try:
+            return self._opened(kept, part, sealed)
+        except DamagedError:
+            return None
 
     def _fetched(self, path: str, part: Part, sealed: bool) -> tuple[bytes, bytes]:
         """A part as it is in the store, and open. Raises DamagedError."""
@@ -183,6 +218,10 @@ class Parts:
 def changed(source: Path) -> EcoRayError:
     """Of a file that is not what it was when a push of it began."""
     return EcoRayError(f"{source} was changed while it was pushed; push it again when it is whole")
+
+
+def _md5(data: Data) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _size(part: Part, sealed: bool) -> int:

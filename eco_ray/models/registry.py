@@ -47,7 +47,7 @@ from eco_ray.models.manifest import (
 from eco_ray.models.moves import TRIES, Moves
 from eco_ray.models.object_store import ObjectStore, open_store
 from eco_ray.models.part_cache import PartCache
-from eco_ray.models.parts import Moved, Parts, Progress, changed
+from eco_ray.models.parts import Look, Moved, Parts, Progress, changed
 from eco_ray.models.records import Records
 from eco_ray.models.signature import Signature
 from eco_ray.whole_file import file_errors
@@ -277,7 +277,7 @@ class Registry:
             tempfile.TemporaryDirectory(prefix=".eco_ray-pull-", dir=target.parent) as folder,
         ):
             try:
-                made = self._blobs.make_all(found, Path(folder), fresh=False)
+                made = self._blobs.make_all(found, Path(folder), Look.CACHED)
             except DamagedError:
                 self._refuse_deleted(found)  # in the meantime, and `gc` was there
                 raise
@@ -294,7 +294,7 @@ class Registry:
         """Read every byte of a version again, and compare."""
         found = self.manifest(reference)
         with tempfile.TemporaryDirectory(prefix="eco_ray-verify-") as folder:
-            self._blobs.make_all(found, Path(folder), fresh=True)
+            self._blobs.make_all(found, Path(folder), Look.READ)
         return found
 
     def promote(self, reference: str, alias: str, why: str = "") -> AliasEvent:

@@ -16,6 +16,7 @@ from eco_ray.errors import DamagedError, EcoRayError
 from eco_ray.models import blobs as blobs_module
 from eco_ray.models import parts as parts_module
 from eco_ray.models import registry as registry_module
+from eco_ray.models.crypt import RegistryKey
 from eco_ray.models.object_store import open_store, without_credentials
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.registry import Registry
@@ -267,12 +268,58 @@ def test_a_process_that_is_killed_half_way_leaves_the_rest_to_the_next(file, tmp
     assert pusher.versions("m") == []
     pusher.push(source, "m")
     assert told(pusher) == (len(LARGE) - 3 * PART_BYTES, 3 * PART_BYTES, 3 * PART_BYTES)
-    assert kill(root, "pull", "read", 6, back)  # the manifest, whether it was deleted, then four parts
+    # the dead push left three parts in the cache; then the manifest, whether it was deleted, and two parts more
+    assert kill(root, "pull", "read", 4, back)
     assert not back.exists()
     puller = Registry(Far(root), cache=PartCache(tmp_path / "cache", 1 << 30))
     puller.pull("m:1", back)
-    assert told(puller) == (0, len(LARGE) - 4 * PART_BYTES, 4 * PART_BYTES)
+    assert told(puller) == (0, len(LARGE) - 5 * PART_BYTES, 5 * PART_BYTES)
     assert back.read_bytes() == LARGE
+
+
+# -- a store that tells what it has ------------------------------------------------------------------------------------
+
+
+def test_s3_tells_what_it_has_so_that_a_push_reads_nothing_back(s3_url, file, monkeypatch):
+    monkeypatch.setattr(parts_module, "_AT_ONCE", 1)
+    source = file(LARGE)
+    with pytest.raises(Killed):
+        Registry(Deadly(open_store(s3_url), 7, True, ("put",), remote=True)).push(source, "m")
+    again = Registry(s3_url)
+    again.push(source, "m")
+    assert told(again) == (len(LARGE) - 4 * PART_BYTES, 0, 4 * PART_BYTES)
+
+
+def test_a_new_version_moves_its_difference_only_where_the_base_is_in_the_cache(s3_url, file, cache):
+    whole = Registry(s3_url, cache=cache).push(file(weights(0), ".safetensors"), "m")
+    again, second = Registry(s3_url, cache=cache), Registry(s3_url, cache=cache)
+    again.push(file(weights(0), ".safetensors"), "m")
+    assert told(again)[:2] == (0, 0)
+    made = second.push(file(weights(0, changed=3), ".safetensors"), "m")
+    assert made.blob.base == whole.blob
+    assert told(second) == (made.blob.size, 0, whole.blob.size)
+
+
+@pytest.mark.parametrize("key", [None, RegistryKey(bytes(32))])
+def test_what_the_store_tells_is_of_its_own_bytes_whatever_the_cache_has(s3_url, file, cache, key):
+    source, store = file(weights(0), ".safetensors"), open_store(s3_url)
+    made = Registry(s3_url, cache=cache, key=key).push(source, "m")
+    path = made.blob.path(made.blob.parts[0])
+    assert store.md5(path) is not None
+    store.put(path, b"x" * len(store.read(path, 1 << 20)))
+    for _ in range(2):  # as a base, and as the same file again: nothing refers to what is damaged there
+        Registry(s3_url, cache=cache, key=key).push(source, "m")
+    Registry(s3_url, key=key).verify("m:3")
+    store.remove(path)
+    assert store.md5(path) is None
+    with pytest.raises(DamagedError, match="missing"):
+        Registry(s3_url, cache=cache, key=key).verify("m:3")
+
+
+def test_a_directory_and_memory_tell_nothing(far, tmp_path):
+    for store in (far, open_store(str(tmp_path / "r"))):
+        store.put("x", b"1")
+        assert store.md5("x") is None
 
 
 # -- the ledger --------------------------------------------------------------------------------------------------------
