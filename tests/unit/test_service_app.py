@@ -425,11 +425,12 @@ def test_metrics_count_every_answer_and_what_inferences_took() -> None:
         ask(app, "POST", INFER, body)
     lines = set(ask(app, "GET", "/metrics").body.decode().splitlines())
     of = 'model="echo",version="2"'
+    by = 'grid_zone="DE",model="echo",nature="modelled",version="2"'
     assert {
         'eco_requests_total{model="echo",status="200",version="2"} 3.0',
         'eco_requests_total{model="echo",status="400",version="2"} 1.0',
-        f"eco_energy_joules_total{{{of}}} 6.0",
-        f'eco_carbon_grams_total{{component="operational",{of}}} 0.0',
+        f"eco_energy_joules_total{{{by}}} 6.0",
+        f'eco_carbon_grams_total{{component="operational",{by}}} 0.0',
         f'eco_inference_seconds_bucket{{le="0.001",{of}}} 1.0',
         f'eco_inference_seconds_bucket{{le="0.0025",{of}}} 2.0',
         f'eco_inference_seconds_bucket{{le="10.0",{of}}} 2.0',
