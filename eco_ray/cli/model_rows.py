@@ -27,7 +27,7 @@ def moved(where: Registry) -> dict[str, Any]:
 def moved_row(where: Registry) -> dict[str, Any]:
     """What went to and from the store, for people."""
     told = where.moved
-    return {"moved": told.sent_bytes + told.received_bytes, "reused": told.reused_bytes}
+    return {"moved_bytes": told.sent_bytes + told.received_bytes, "reused_bytes": told.reused_bytes}
 
 
 def means(where: Registry, name: str) -> dict[str, str]:
@@ -57,7 +57,7 @@ def row(found: Manifest, deletion: Deletion | None = None, aliases: Iterable[str
         "created": found.created[:19].replace("T", " "),
         "format": found.format,
         "bytes": found.size,
-        "kept": found.blob.size if deletion is None else "deleted",
+        "kept_bytes": found.blob.size if deletion is None else "deleted",
         "aliases": " ".join(aliases),
         "metrics": " ".join(f"{key}={value}" for key, value in found.metrics.items()),
     }
