@@ -230,6 +230,9 @@ class Plain:
     def written_s(self, path):
         return None
 
+    def md5(self, path):
+        return None
+
     def remove(self, path):
         self.objects.pop(path, None)
 

@@ -258,11 +258,12 @@ def test_a_base_stays_as_long_as_a_difference_needs_it(registry, push, tmp_path)
 def test_a_push_under_way_keeps_what_it_will_refer_to(registry, where, push, tmp_path, monkeypatch):
     push(weights(0))
     registry.delete("m:1")
-    collected = []
+    collected, one_by_one = [], threading.Lock()
 
     def put_and_collect(self, *args, put=parts_module.Parts._put):
         put(self, *args)
-        collected.append(Registry(where).gc().removed)
+        with one_by_one:  # of three at once that wait for each other's end, one can be told to come back
+            collected.append(Registry(where).gc().removed)
 
     first = registry.manifest("m:1").blob
     monkeypatch.setattr(parts_module.Parts, "_put", put_and_collect)
