@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.tensors import Tensor
+from eco_ray.core.text import Message, Piece, Sampling
 from eco_ray.core.units import Nature
 
 
@@ -213,6 +214,15 @@ class Runtime(Protocol):
         ...
 
     @property
+    def kind(self) -> str:
+        """What it is for: a `Kind` of models/signature.py; empty: not known.
+
+        An `embedding` model has the input `text` (BYTES, [-1]) and the outputs `embedding` (FP32, [-1, size]) and
+        `tokens` (INT64, [-1]), so many as were computed. A `text-generation` model is a TextRuntime.
+        """
+        ...
+
+    @property
     def platform(self) -> str:
         """What the model's description tells as its platform."""
         ...
@@ -243,5 +253,41 @@ class Runtime(Protocol):
         Inputs have a datatype and shape that `inputs` names, and may be read-only. BF16 is its bits as uint16, BYTES an
         array of `bytes`. An output may be of a wider type than it is told to be: JSON shows it as it is, binary tensors
         have the datatype. Raises UsageError for values that the model does not take.
+        """
+        ...
+
+
+class TextRuntime(Runtime, Protocol):
+    """A language model."""
+
+    @property
+    def context_tokens(self) -> int:
+        """Of prompt and answer together at most."""
+        ...
+
+    def chat(self, messages: Sequence[Message]) -> Sequence[int]:
+        """The tokens of a conversation, up to where the model has to go on. Raises UsageError for unknown roles."""
+        ...
+
+    def tokens(self, text: str) -> Sequence[int]:
+        """The tokens of a plain prompt."""
+        ...
+
+    def generate(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
+        """Go on after a prompt; the last piece says why it ends. Closing the iterator ends the work.
+
+        Called by one thread at a time. Raises UsageError where prompt and answer have no room in the context.
+        """
+        ...
+
+
+@runtime_checkable
+class Explains(Protocol):
+    """A model that can say what in its inputs an answer comes from."""
+
+    def explain(self, inputs: Arrays, target: int | None) -> Arrays:
+        """How much each input value speaks for a class: an array for each input that was explained, of its shape.
+
+        `target`: the class; None: the one that is answered, for each row. Called as `infer`, with the same errors.
         """
         ...

@@ -18,6 +18,7 @@ from eco_ray.models.weights import load_model
 class Digits:
     """Implements `core.ports.Runtime` for SmallCNN."""
 
+    kind = "image-classifier"
     platform = "eco_ray_pytorch"
     inputs = (Tensor("image", "FP32", (-1, 28, 28), ("UINT8",), ((-1, 1, 28, 28),)),)
     outputs = (Tensor("label", "INT64", (-1,)), Tensor("probabilities", "FP32", (-1, 10)))
