@@ -20,6 +20,7 @@ _FILE = click.Path(path_type=Path)
 _REGISTRY = ("push", "list", "show", "history", "pull", "verify", "promote", "rollback", "unalias", "delete", "gc")
 _LAZY = {name: f"eco_ray.cli.model_registry:{'list_' if name == 'list' else name}" for name in _REGISTRY}
 _LAZY |= {name: f"eco_ray.cli.model_{name}:{name}" for name in ("compress", "explain")}
+_LAZY |= {name: f"eco_ray.cli.model_serve:{name}" for name in ("deploy", "undeploy", "deployments")}
 
 
 @click.group(cls=LazyGroup, lazy=_LAZY)

@@ -121,7 +121,7 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
         max_restarts=-1,
         max_task_retries=-1,
         max_concurrency=32,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(_head_node_id(), soft=True),
+        scheduling_strategy=NodeAffinitySchedulingStrategy(head_node_id(), soft=True),
     )(_controller_actor())
     handle = actor.remote(config, fleet, cluster.grid, record.dashboard_url)
     ray.get(handle.status.remote(), timeout=60.0)
@@ -160,7 +160,8 @@ def _run_root(settings: Settings, record: ClusterRecord) -> Path:
     return Path(tempfile.gettempdir()) / f"eco_ray-{os.getuid()}" / mark
 
 
-def _head_node_id() -> str:
+def head_node_id() -> str:
+    """Ray's id of the head node of the connected cluster."""
     import ray
 
     head = [n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" in n["Resources"]]

@@ -164,11 +164,14 @@ class Controller:
             self._store.put_meta("models", self._models)
             if demand is not None:
                 held = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "memory_gb": demand.memory_gb}
-                self._store.put_meta(
-                    "model_demands", {**(self._store.get_meta("model_demands") or {}), reference: held}
-                )
+                known = self._store.get_meta("model_demands") or {}
+                self._store.put_meta("model_demands", {**known, reference: held})
 
         self._brain.ask(put)
+
+    def serving_facts(self, node: str) -> dict[str, Any]:
+        """What a replica on a node has to know."""
+        return {"node": self._known[node], "clock": self.config.clock, "state_dir": str(self.config.state_dir)}
 
     def note_served(self, facts: Mapping[str, Any]) -> None:
         """Keep what is known of a served model (name, version, requests, correct) for the report."""

@@ -23,6 +23,7 @@ from typing import Any
 
 from eco_ray.core.cluster import Node
 from eco_ray.errors import EcoRayError
+from eco_ray.on_ray.haproxy import write_launcher
 
 #: file in the state directory that says how to reach the cluster
 RECORD_NAME = "cluster.json"
@@ -79,7 +80,7 @@ class ClusterRecord:
         os.environ.update(self.env)
 
 
-def cluster_env(token_file: Path, state_dir: Path) -> dict[str, str]:
+def cluster_env(token_file: Path, state_dir: Path, temp_dir: str) -> dict[str, str]:
     """Environment of every process of a local cluster."""
     return {
         "ECO_RAY_STATE_DIR": str(state_dir),
@@ -97,8 +98,30 @@ def cluster_env(token_file: Path, state_dir: Path) -> dict[str, str]:
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_timeout_ms": "5000",
         "RAY_health_check_failure_threshold": "4",
+        **_haproxy_env(state_dir, Path(temp_dir) / "haproxy"),
         # jobs run `python` of this environment
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),
+    }
+
+
+def _haproxy_env(state_dir: Path, folder: Path) -> dict[str, str]:
+    """Serve behind HAProxy, which is twelve times as fast as its own proxy in Python with 64 clients."""
+    return {
+        "RAY_SERVE_ENABLE_HA_PROXY": "1",
+        "RAY_SERVE_HAPROXY_BINARY_PATH": str(write_launcher(state_dir)),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+        "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
+        "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
+        # a request whose replica ended before it had answered goes to another one: an inference changes nothing
+        "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+        # requests of so many bytes can be sent again
+        "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "32768",
+        # scaling to zero waits so long for requests that HAProxy may still send [s]
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "2",
     }
 
 
@@ -114,8 +137,9 @@ def write_token(state_dir: Path) -> Path:
 def start(name: str, nodes: Iterable[Node], head_cpus: float, serve_port: int, state_dir: Path) -> ClusterRecord:
     """Start a head and one Ray node per given node, and write the record after each, so that `stop` finds them all."""
     token_file = write_token(state_dir)
-    record = ClusterRecord(name, "", "", str(token_file), serve_port, cluster_env(token_file, state_dir))
-    record.temp_dir = tempfile.mkdtemp(prefix="eco-", dir="/tmp")  # Ray's socket paths must be short
+    temp_dir = tempfile.mkdtemp(prefix="eco-", dir="/tmp")  # Ray's socket paths must be short
+    env = cluster_env(token_file, state_dir, temp_dir)
+    record = ClusterRecord(name, "", "", str(token_file), serve_port, env, temp_dir)
     record.activate()
     record.save(state_dir)  # before the first process, so that `stop` finds whatever was started
     dashboard_port = free_port()

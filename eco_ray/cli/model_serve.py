@@ -1,0 +1,167 @@
+"""`eco-ray model deploy | undeploy | deployments`: registered models behind HTTP."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from eco_ray.cli.audit import audited
+from eco_ray.cli.options import common_options
+from eco_ray.cli.output import emit
+from eco_ray.config import Settings
+from eco_ray.core.cluster import Resources
+from eco_ray.core.deployments import Deployment
+from eco_ray.errors import NotFoundError, UsageError
+from eco_ray.times import parse_duration
+
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?(GB|MB|GiB|MiB)?")
+_GB = {None: 1.0, "GB": 1.0, "MB": 1e-3, "GiB": 1.073741824, "MiB": 0.001048576}
+
+
+def _memory(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    found = _MEMORY.fullmatch(text) if text else None
+    if text and not found:
+        raise click.BadParameter(f"{text!r} is no size; write 6GB or 512MB")
+    return float(found[1]) * _GB[found[2]] if found else None
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    if text is None:
+        return None
+    if text.endswith("ms") and text[:-2].replace(".", "", 1).isdigit():
+        return float(text[:-2]) / 1000
+    return parse_duration(text)
+
+
+@click.command()
+@click.argument("reference", metavar="NAME:V|NAME@ALIAS|FILE")
+@click.option("--name", help="In URLs, of a FILE that is served without a registry.")
+@click.option("--canary", type=click.IntRange(1, 99), metavar="PERCENT", help="So many requests get this version.")
+@click.option(
+    "--slo-p95", "slo_p95_s", callback=_seconds, metavar="TIME", help="Promised 95th percentile, such as 200ms."
+)
+@click.option("--min", "min_replicas", type=click.IntRange(0, 1000), help="Replicas at least [1].")
+@click.option("--max", "max_replicas", type=click.IntRange(1, 1000), help="Replicas at most [the least].")
+@click.option("--cpus", type=click.FloatRange(0.01, 1024), help="That each replica holds [1].")
+@click.option("--memory", "memory_gb", callback=_memory, metavar="SIZE", help="That each replica holds, such as 2GB.")
+@click.option("--gpus", type=click.FloatRange(0, 1024), help="That each replica holds, also a part of one.")
+@click.option(
+    "--gpu-memory", "gpu_memory_gb", callback=_memory, metavar="SIZE", help="That each replica takes, such as 6GB."
+)
+@click.option("--zone", "zones", multiple=True, help="Grid zones that replicas may be in; repeatable [all].")
+@click.option(
+    "--routing", type=click.Choice(["default", "round-robin"]), help="Who gets a request [fewest connections]."
+)
+@click.option("--registry", metavar="URL", help="A directory, or s3://, gs://, az:// [STATE_DIR/models].")
+@common_options
+def deploy(
+    reference: str,
+    name: str | None,
+    canary: int | None,
+    registry: str | None,
+    settings: Settings,
+    **options: Any,
+) -> None:
+    """Serve a version of a model over HTTP; with --canary beside the one that is served.
+
+    A version that fails its smoke request gets no traffic, and what was served before is served on.
+    """
+    from eco_ray.on_ray.serving_client import ServingClient
+
+    client = ServingClient(settings)
+    known = {one.model: one for one in client.deployments()}
+    wanted = _wanted(reference, name, registry, settings)
+    before = known.get(wanted.model)
+    if canary is not None:
+        if before is None:
+            raise NotFoundError(f"no model {wanted.model!r} is deployed; deploy it without --canary first")
+        wanted = replace(before, canary=wanted.version, canary_percent=canary)
+    elif before is not None:
+        kept = {key: getattr(wanted, key) for key in ("version", "follows", "registry", "path")}
+        wanted = replace(before.promoted(wanted.version), **kept)
+    row = client.deploy(_with_options(wanted, options), options["zones"])
+    client.audit(audited("deploy-model", f"{row['model']}:{row['canary'] or row['version']}", row["url"]))
+    emit(settings, row)
+
+
+@click.command()
+@click.argument("name")
+@common_options
+def undeploy(name: str, settings: Settings) -> None:
+    """Serve a model no more, its canary neither; requests that are under way are answered."""
+    from eco_ray.on_ray.serving_client import ServingClient
+
+    client = ServingClient(settings)
+    client.undeploy(name)
+    client.audit(audited("undeploy-model", name, ""))
+    emit(settings, {"model": name, "state": "undeployed"})
+
+
+@click.command()
+@common_options
+def deployments(settings: Settings) -> None:
+    """What is served: versions, replicas, URLs."""
+    from eco_ray.on_ray.serving_client import ServingClient
+
+    rows = ServingClient(settings).rows()
+    shown = [
+        {
+            "model": f"{row['model']}:{row['version']}",
+            "follows": row["follows"],
+            "canary": f"{row['canary']} ({row['canary_percent']} %)" if row["canary"] else "",
+            "replicas": "{min}-{max}".format(**row["replicas"]),
+            "state": row["state"],
+            "url": row["url"],
+            "message": row["message"],
+        }
+        for row in rows
+    ]
+    emit(settings, rows, shown, empty="no model is deployed; `eco-ray model deploy NAME@ALIAS` deploys one")
+
+
+def _wanted(reference: str, name: str | None, registry: str | None, settings: Settings) -> Deployment:
+    """Which model in which version, from where."""
+    from eco_ray.cli.model_registry import open_registry
+    from eco_ray.models.manifest import checked_name, parse_reference
+
+    path = Path(reference)
+    if path.exists() or path.suffix in (".safetensors", ".onnx", ".pt2", ".gguf"):
+        if not path.exists():
+            raise NotFoundError(f"no model at {path}")
+        if name is None:
+            raise UsageError(f"{path} has no name in a registry: give it one for URLs with --name")
+        return Deployment(checked_name(name), 1, path=str(path.absolute()))
+    if name is not None:
+        raise UsageError(f"--name is for files; {reference} has its name in the registry")
+    where = open_registry(settings, registry)
+    model, version = where.resolve(reference)
+    _, meant = parse_reference(reference)
+    return Deployment(model, version, meant if isinstance(meant, str) else "", registry=where.url)
+
+
+def _with_options(wanted: Deployment, options: dict[str, Any]) -> Deployment:
+    """With what was asked for; what was not, stays as it was."""
+    given = {key: value for key, value in options.items() if value is not None}
+    demand = wanted.demand
+    demand = Resources(
+        given.get("cpus", demand.cpus),
+        given.get("gpus", demand.gpus),
+        given.get("memory_gb", demand.memory_gb),
+        given.get("gpu_memory_gb", demand.gpu_memory_gb),
+    )
+    least = given.get("min_replicas", wanted.min_replicas)
+    most = given.get("max_replicas", max(1, least) if "min_replicas" in given else wanted.max_replicas)
+    if most < least:
+        raise UsageError(f"--max {most} is less than --min {least}; raise one or lower the other")
+    return replace(
+        wanted,
+        min_replicas=least,
+        max_replicas=most,
+        demand=demand,
+        slo_p95_s=given.get("slo_p95_s", wanted.slo_p95_s),
+        round_robin=given["routing"] == "round-robin" if "routing" in given else wanted.round_robin,
+    )

@@ -1,0 +1,82 @@
+"""A model that is served: what somebody asked for, and what Ray Serve is told of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from eco_ray.core.cluster import Resources
+
+#: requests that a replica works at or holds, where no latency was promised: for Serve's autoscaling
+ONGOING = 2.0
+#: of the wait that a promise leaves, so much may be used up by requests ahead
+_OF_PROMISE = 0.5
+_MOST_ONGOING = 100.0
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One model behind HTTP."""
+
+    #: its name in URLs and in the registry
+    model: str
+    version: int
+    #: alias that the version follows when it is moved; empty: the version stays
+    follows: str = ""
+    #: where versions are; empty: `path` is the model
+    registry: str = ""
+    #: a local file or folder
+    path: str = ""
+    #: another version that gets some of the requests
+    canary: int | None = None
+    canary_percent: int = 0
+    min_replicas: int = 1
+    max_replicas: int = 1
+    #: of each replica
+    demand: Resources = Resources(1.0)
+    #: promised 95th percentile of the latency [s]; None: nothing was promised
+    slo_p95_s: float | None = None
+    #: replicas in turn, instead of the one with the fewest connections
+    round_robin: bool = False
+    #: nodes that replicas may be on; empty: all of the cluster
+    nodes: tuple[str, ...] = ()
+    #: why the version that `follows` means now is not served; empty: it is
+    refused: str = ""
+    #: which one that is
+    refused_version: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is kept."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: Mapping[str, Any]) -> Deployment:
+        """What `to_json` gave."""
+        return cls(**{**told, "demand": Resources(**told["demand"]), "nodes": tuple(told["nodes"])})
+
+    def reference(self, version: int) -> str:
+        """name:VERSION"""
+        return f"{self.model}:{version}"
+
+    def promoted(self, version: int) -> Deployment:
+        """With another version for all requests; a canary that becomes it ends."""
+        ends = self.canary == version
+        return replace(
+            self,
+            version=version,
+            canary=None if ends else self.canary,
+            canary_percent=0 if ends else self.canary_percent,
+            refused="",
+            refused_version=None,
+        )
+
+
+def ongoing_target(latency_s: float, slo_p95_s: float | None) -> float:
+    """Requests that one replica may work at or hold, so that the last of them is answered as promised.
+
+    A replica answers one after the other, `latency_s` each; half of the promise is left for what varies. At least one.
+    """
+    if slo_p95_s is None or latency_s <= 0:
+        return ONGOING
+    return min(_MOST_ONGOING, max(1.0, _OF_PROMISE * slo_p95_s / latency_s))

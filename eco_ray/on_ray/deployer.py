@@ -1,0 +1,208 @@
+"""Deploys models: tries a version, tells Ray Serve, waits until replicas answer, follows aliases.
+
+What is deployed is in the store before Serve is told, so that a deployer killed at any moment goes on. Serve keeps
+its own record: with the deployer dead, what is served is served on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from eco_ray.core.deployments import Deployment
+from eco_ray.core.store_port import Store
+from eco_ray.errors import EcoRayError, NotFoundError, UsageError
+from eco_ray.on_ray.serve_config import app_name, serve_config
+
+log = logging.getLogger("eco_ray.serving")
+
+_KEY = "deployments"
+_LATENCIES = "deployment_latency_s"
+#: how often aliases are looked at [wall s]
+_FOLLOW_S = 2.0
+#: for replicas to be there, of which each may take minutes to pull its model [wall s]
+_READY_S = 600.0
+
+
+class Serving(Protocol):
+    """The Ray side."""
+
+    def apply(self, config: dict[str, Any]) -> None:
+        """Tell Serve."""
+        ...
+
+    def state(self, app: str) -> tuple[str, str]:
+        """`RUNNING`, `DEPLOYING`, `DEPLOY_FAILED`, ... and why; `` where there is none."""
+        ...
+
+    def check(self, deployment: Deployment, version: int) -> float:
+        """Load a version where it would run, and try it; how long an answer took [s]. Raises EcoRayError."""
+        ...
+
+    def answers(self, deployment: Deployment, version: int, *, canary: bool) -> bool:
+        """Whether HTTP requests get answers of a version, and of no other."""
+        ...
+
+    def account(self, app: str, deployment: Deployment, version: int) -> None:
+        """Energy of the application's replicas is the version's."""
+        ...
+
+
+class Deployer:
+    """The deployments of a cluster. One change is made at a time."""
+
+    def __init__(
+        self,
+        store: Store,
+        serving: Serving,
+        resolve: Callable[[Deployment], int | None],
+        host: str,
+        port: int,
+        pause: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`resolve`: the version that the alias of a deployment means now; None: none."""
+        self._store, self._serving, self._resolve = store, serving, resolve
+        self._host, self._port, self._pause = host, port, pause
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+
+    def deploy(self, wanted: Deployment) -> dict[str, Any]:
+        """Serve a model, or change how it is served; when it answers, what is served.
+
+        Raises EcoRayError where its version fails, and what was served before is served on.
+        """
+        with self._lock:
+            known = {one.model: one for one in self.deployments()}
+            self._check(wanted, known.get(wanted.model))
+            known[wanted.model] = wanted
+            self._change(list(known.values()), wanted)
+            return self._row(wanted)
+
+    def undeploy(self, model: str) -> None:
+        """Serve a model no more. Raises NotFoundError."""
+        with self._lock:
+            known = self.deployments()
+            if all(one.model != model for one in known):
+                raise self._unknown(model, known)
+            self._tell([one for one in known if one.model != model])
+
+    def deployments(self) -> list[Deployment]:
+        """What is deployed, by name."""
+        told = self._store.get_meta(_KEY) or []
+        return sorted(map(Deployment.from_json, told), key=lambda one: one.model)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """What is deployed, and how it stands."""
+        return [self._row(one) for one in self.deployments()]
+
+    def follow_once(self) -> None:
+        """Serve what aliases mean now; a version that fails is written down, and not tried again until it moves."""
+        with self._lock:
+            for one in self.deployments():
+                if not one.follows:
+                    continue
+                version = self._resolve(one)
+                if version in (None, one.version, one.refused_version):
+                    if version == one.version and one.refused:
+                        self._save(replace(one, refused="", refused_version=None))
+                    continue
+                self._move(one, version)
+
+    def follow(self) -> None:
+        """Follow aliases in the background."""
+
+        def run() -> None:
+            while not self._stopped.wait(_FOLLOW_S):
+                try:
+                    self.follow_once()
+                except Exception:  # whatever it was, the next look may go well
+                    log.exception("aliases could not be followed")
+
+        threading.Thread(target=run, name="follow", daemon=True).start()
+
+    def _move(self, one: Deployment, version: int) -> None:
+        try:
+            wanted = one.promoted(version)
+            self._check(wanted, one)
+            others = [other for other in self.deployments() if other.model != one.model]
+            self._change([*others, wanted], wanted)
+            log.info("%s serves version %d now, as %s does", one.model, version, one.follows)
+        except EcoRayError as error:
+            log.warning("%s stays at version %d: %s", one.model, one.version, error)
+            self._save(replace(one, refused=str(error), refused_version=version))
+
+    def _check(self, wanted: Deployment, known: Deployment | None) -> None:
+        """Try those versions that do not answer already."""
+        if wanted.canary == wanted.version:
+            raise UsageError(f"{wanted.reference(wanted.version)} is served already; a canary is another version")
+        here = {known.version, known.canary} if known else set()
+        for version in [wanted.version] + ([wanted.canary] if wanted.canary is not None else []):
+            if version in here:
+                continue
+            took_s = self._serving.check(wanted, version)
+            latencies = self._store.get_meta(_LATENCIES) or {}
+            self._store.put_meta(_LATENCIES, {**latencies, wanted.reference(version): took_s})
+
+    def _change(self, deployments: Sequence[Deployment], wanted: Deployment) -> None:
+        before = self.deployments()
+        self._tell(deployments)
+        try:
+            self._wait(wanted)
+        except EcoRayError:
+            self._tell(before)
+            raise
+
+    def _tell(self, deployments: Sequence[Deployment]) -> None:
+        for one in deployments:
+            self._serving.account(app_name(one), one, one.version)
+            if one.canary is not None:
+                self._serving.account(app_name(one, canary=True), one, one.canary)
+        self._store.put_meta(_KEY, [one.to_json() for one in deployments])
+        latencies = self._store.get_meta(_LATENCIES) or {}
+        self._serving.apply(serve_config(deployments, latencies, self._host, self._port))
+
+    def _save(self, changed: Deployment) -> None:
+        others = [one.to_json() for one in self.deployments() if one.model != changed.model]
+        self._store.put_meta(_KEY, [*others, changed.to_json()])
+
+    def _wait(self, wanted: Deployment) -> None:
+        deadline = time.monotonic() + _READY_S
+        parts = [(wanted.version, False)] + ([(wanted.canary, True)] if wanted.canary is not None else [])
+        for version, canary in parts:
+            app = app_name(wanted, canary=canary)
+            while True:
+                state, why = self._serving.state(app)
+                if state in ("DEPLOY_FAILED", "UNHEALTHY"):
+                    last = why.strip().splitlines()[-1] if why.strip() else state
+                    raise EcoRayError(f"{wanted.reference(version)} could not be started: {last}"[:1000])
+                if state == "RUNNING" and self._serving.answers(wanted, version, canary=canary):
+                    break
+                if time.monotonic() > deadline:
+                    raise EcoRayError(
+                        f"{wanted.reference(version)} did not answer within {_READY_S:g} s (Serve: {state} {why}); is "
+                        f"there room for {wanted.demand}?"
+                    )
+                self._pause(0.25)
+
+    def _row(self, one: Deployment) -> dict[str, Any]:
+        state, why = self._serving.state(app_name(one))
+        return {
+            "model": one.model,
+            "version": one.version,
+            "follows": one.follows,
+            "canary": one.canary,
+            "canary_percent": one.canary_percent,
+            "replicas": {"min": one.min_replicas, "max": one.max_replicas},
+            "nodes": list(one.nodes),
+            "state": state.lower(),
+            "message": why or one.refused,
+            "url": f"http://{self._host}:{self._port}/v2/models/{one.model}",
+        }
+
+    def _unknown(self, model: str, known: Sequence[Deployment]) -> NotFoundError:
+        names = ", ".join(one.model for one in known) or "none"
+        return NotFoundError(f"no model {model!r:.120} is deployed; those that are: {names}")

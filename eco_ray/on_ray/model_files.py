@@ -1,0 +1,52 @@
+"""The files of a version on the node that serves it, pulled once and checked by their digest."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+from eco_ray.config import load_settings
+from eco_ray.core.deployments import Deployment
+from eco_ray.core.ports import Runtime
+from eco_ray.errors import NotFoundError
+from eco_ray.models.crypt import find_key
+from eco_ray.models.part_cache import PartCache
+from eco_ray.models.registry import Registry
+from eco_ray.models.runtimes import load_runtime
+
+
+def open_registry(url: str, state_dir: Path) -> Registry:
+    """The registry at a URL, with the key and the cache that this node's settings name."""
+    settings = load_settings({"state_dir": str(state_dir)})
+    most_bytes = settings.registry_cache_gb * 10**9
+    return Registry(
+        url,
+        by="eco_ray",
+        key=find_key(settings.registry_key_file),
+        cache=PartCache(state_dir / "cache" / "models", most_bytes) if most_bytes else None,
+    )
+
+
+def load_version(deployment: Deployment, version: int, state_dir: Path) -> Runtime:
+    """A version, ready to answer. Raises EcoRayError."""
+    if deployment.path:
+        path = Path(deployment.path)
+        if not path.exists():
+            raise NotFoundError(f"no model at {path} on this node; put it there, or push it to a registry")
+        return load_runtime(path, deployment.model, version)
+    registry = open_registry(deployment.registry, state_dir)
+    manifest = registry.manifest(deployment.reference(version))
+    # removed after loading: torch and onnxruntime have the weights in memory then
+    with tempfile.TemporaryDirectory(prefix="eco_ray-served-") as folder, contextlib.ExitStack():
+        suffix = "" if manifest.main else f".{manifest.format}"
+        target = Path(folder) / f"model{suffix}"
+        registry.pull(manifest.reference, target)
+        return load_runtime(
+            target,
+            deployment.model,
+            version,
+            format=manifest.format,
+            signature=manifest.signature,
+            main=manifest.main,
+        )

@@ -1,0 +1,141 @@
+"""Ray Serve behind the deployer, and the deployer as an actor."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import serve
+from ray.exceptions import GetTimeoutError, RayError, RayTaskError
+
+from eco_ray.core.deployments import Deployment
+from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError
+from eco_ray.on_ray.connection import controller_handle
+from eco_ray.on_ray.deployer import Deployer
+from eco_ray.on_ray.fleet import NAMESPACE
+from eco_ray.on_ray.local_cluster import NODE_LABEL
+from eco_ray.on_ray.model_files import load_version, open_registry
+from eco_ray.on_ray.serve_config import CANARY, node_selector
+from eco_ray.on_ray.smoke import smoke
+from eco_ray.store import open_store
+
+log = logging.getLogger("eco_ray.serving")
+
+DEPLOYER_NAME = "eco_deployer"
+#: to pull, load and try a version [s]
+_CHECK_S = 600.0
+#: for an answer about what is served [s]
+_ASK_S = 5.0
+
+
+class RayServing:
+    """Implements `deployer.Serving`."""
+
+    def __init__(self, host: str, port: int, state_dir: Path) -> None:
+        self._state_dir = state_dir
+        self._base = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104  # compared
+        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+
+    def apply(self, config: dict[str, Any]) -> None:
+        """Tell Serve."""
+        from ray.serve.context import _get_global_client  # what `serve deploy` uses (2.60)
+        from ray.serve.schema import ServeDeploySchema
+
+        _get_global_client().deploy_apps(ServeDeploySchema(**config))
+
+    def state(self, app: str) -> tuple[str, str]:
+        """`RUNNING`, ... and why not."""
+        found = serve.status().applications.get(app)
+        if found is None:
+            return "", ""
+        told = [found.message, *(one.message for one in found.deployments.values())]
+        return found.status.value, " ".join(filter(None, told))
+
+    def check(self, deployment: Deployment, version: int) -> float:
+        """Load a version in a process of its own on a node where it may run, and try it."""
+        task = ray.remote(num_cpus=0, num_gpus=deployment.demand.gpus, max_retries=0, max_calls=1)(_check)
+        selector = {NODE_LABEL: node_selector(deployment.nodes)} if deployment.nodes else None
+        asked = task.options(label_selector=selector).remote(deployment, version, self._state_dir)
+        name = deployment.reference(version)
+        try:
+            took_s: float = ray.get(asked, timeout=_CHECK_S)
+        except RayTaskError as error:
+            if isinstance(error.cause, EcoRayError):
+                raise error.cause from None
+            raise EcoRayError(f"{name} could not be loaded: {error.cause!r}"[:1000]) from None
+        except GetTimeoutError:
+            ray.cancel(asked, force=True)
+            raise EcoRayError(
+                f"{name} was not loaded and tried within {_CHECK_S:g} s; is there room for {deployment.demand}?"
+            ) from None
+        except RayError as error:
+            raise EcoRayError(f"the process that tried {name} ended: {error}"[:1000]) from None
+        return took_s
+
+    def answers(self, deployment: Deployment, version: int, *, canary: bool) -> bool:
+        """Whether a version tells of itself over HTTP."""
+        import httpx
+
+        prefix = f"{CANARY}/{deployment.model}" if canary else ""
+        try:
+            answer = httpx.get(
+                f"{self._base}{prefix}/v2/models/{deployment.model}/versions/{version}/ready", timeout=_ASK_S
+            )
+        except httpx.HTTPError:
+            return False
+        return answer.status_code == 200
+
+    def account(self, app: str, deployment: Deployment, version: int) -> None:
+        """Energy of the application's replicas is the version's."""
+        asked = controller_handle().put_model.remote(app, deployment.reference(version), deployment.demand)
+        ray.get(asked, timeout=60.0)
+
+
+class DeployerActor(Deployer):
+    """What runs under the name `eco_deployer`; Ray starts it again with the same arguments when it dies."""
+
+    def __init__(self, host: str, port: int, state_dir: Path, store_url: str) -> None:
+        def resolve(deployment: Deployment) -> int | None:
+            try:
+                registry = open_registry(deployment.registry, state_dir)
+                return registry.resolve(f"{deployment.model}@{deployment.follows}")[1]
+            except NotFoundError:
+                return None
+
+        super().__init__(open_store(store_url), RayServing(host, port, state_dir), resolve, host, port)
+        self.follow()
+
+    def ping(self) -> None:
+        """Answers once it is there."""
+
+
+def deployer(host: str, port: int, state_dir: Path, store_url: str) -> Any:
+    """The deployer of the connected cluster, started if it is not there."""
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from eco_ray.on_ray.bootstrap import head_node_id
+
+    actor = ray.remote(
+        num_cpus=0,
+        name=DEPLOYER_NAME,
+        namespace=NAMESPACE,
+        lifetime="detached",
+        get_if_exists=True,
+        max_restarts=-1,
+        max_task_retries=-1,
+        max_concurrency=8,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(head_node_id(), soft=True),
+    )(DeployerActor)
+    handle = actor.remote(host, port, state_dir, store_url)
+    try:
+        ray.get(handle.ping.remote(), timeout=120.0)
+    except RayError as error:
+        raise UnreachableError(f"the deployer could not be started: {error}"[:1000]) from None
+    return handle
+
+
+def _check(deployment: Deployment, version: int, state_dir: Path) -> float:
+    """In a worker of the node."""
+    return smoke(load_version(deployment, version, state_dir))

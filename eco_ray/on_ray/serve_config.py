@@ -1,0 +1,98 @@
+"""What Ray Serve is told of the deployments: its declarative configuration, as a whole each time.
+
+Told so, Serve keeps replicas whose part of it has not changed; `serve.run` would start all of them anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from eco_ray.core.deployments import Deployment, ongoing_target
+from eco_ray.on_ray.haproxy import ROUND_ROBIN
+from eco_ray.on_ray.local_cluster import NODE_LABEL
+
+REPLICA = "replica"
+#: route of the replicas of a canary, which get requests from those of the deployment alone
+CANARY = "/canary"
+#: requests at one replica, working or waiting: the application has its own limits, which answer properly
+_ONGOING = 1000
+#: for requests that a replica still works at when it has to go [s]
+_GRACE_S = 60.0
+
+
+def app_name(one: Deployment, *, canary: bool = False) -> str:
+    """The name of the Serve application of a deployment, or of its canary; no two models share one."""
+    return f"{'canary' if canary else 'model'}{ROUND_ROBIN if one.round_robin else ''}.{one.model}"
+
+
+def serve_config(
+    deployments: Iterable[Deployment], latency_s: Mapping[str, float], host: str, port: int
+) -> dict[str, Any]:
+    """The whole configuration. `latency_s`: of the smoke request of a version, by name:VERSION."""
+    apps: list[dict[str, Any]] = []
+    for one in deployments:
+        apps.append(_app(one, one.version, latency_s, canary=False))
+        if one.canary is not None:
+            apps.append(_app(one, one.canary, latency_s, canary=True))
+    return {
+        "proxy_location": "HeadOnly",
+        "http_options": {"host": host, "port": port},
+        "applications": apps,
+    }
+
+
+def _app(one: Deployment, version: int, latency_s: Mapping[str, float], *, canary: bool) -> dict[str, Any]:
+    return {
+        "name": app_name(one, canary=canary),
+        "route_prefix": f"{CANARY}/{one.model}" if canary else f"/v2/models/{one.model}",
+        "import_path": "eco_ray.on_ray.hosting:model_app",
+        "args": {"deployment": _of_replicas(one).to_json(), "version": version},
+        "deployments": [
+            {
+                "name": REPLICA,
+                **_replicas(one, latency_s.get(one.reference(version), 0.0), canary),
+                "max_ongoing_requests": _ONGOING,
+                "graceful_shutdown_timeout_s": _GRACE_S,
+                "max_surge_percent": 100,  # new ones answer before old ones go
+                "ray_actor_options": _options(one),
+                "user_config": None if canary else {"canary_percent": one.canary_percent if one.canary else 0},
+            }
+        ],
+    }
+
+
+def _of_replicas(one: Deployment) -> Deployment:
+    """What replicas have to be started anew for, when it changes."""
+    return Deployment(
+        one.model, 0, registry=one.registry, path=one.path, demand=one.demand, slo_p95_s=one.slo_p95_s, nodes=one.nodes
+    )
+
+
+def _replicas(one: Deployment, latency_s: float, canary: bool) -> dict[str, Any]:
+    if canary:
+        return {"num_replicas": 1}
+    if one.min_replicas == one.max_replicas:
+        return {"num_replicas": one.min_replicas}
+    scaling = {
+        "min_replicas": one.min_replicas,
+        "initial_replicas": max(1, one.min_replicas),
+        "max_replicas": one.max_replicas,
+        "target_ongoing_requests": ongoing_target(latency_s, one.slo_p95_s),
+    }
+    return {"autoscaling_config": scaling}
+
+
+def _options(one: Deployment) -> dict[str, Any]:
+    demand = one.demand
+    options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus}
+    if demand.memory_gb:
+        options["memory"] = demand.memory_gb * 1e9
+    if one.nodes:
+        options["label_selector"] = {NODE_LABEL: node_selector(one.nodes)}
+    return options
+
+
+def node_selector(nodes: Sequence[str]) -> str:
+    """What Ray's label of our node names has to be."""
+    return nodes[0] if len(nodes) == 1 else f"in({','.join(sorted(nodes))})"
