@@ -34,7 +34,7 @@ class Deployment:
     min_replicas: int = 1
     max_replicas: int = 1
     #: of each replica
-    demand: Resources = Resources(1.0)
+    demand: Resources = Resources(1.0)  # noqa: RUF009  # frozen
     #: promised 95th percentile of the latency [s]; None: nothing was promised
     slo_p95_s: float | None = None
     #: replicas in turn, instead of the one with the fewest connections

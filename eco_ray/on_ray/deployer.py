@@ -112,6 +112,12 @@ class Deployer:
                     continue
                 self._move(one, version)
 
+    def resume(self) -> None:
+        """Tell Serve what is deployed: a deployer that was killed may not have come to it."""
+        with self._lock:
+            if known := self.deployments():
+                self._tell(known)
+
     def follow(self) -> None:
         """Follow aliases in the background."""
 

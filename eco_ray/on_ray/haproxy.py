@@ -2,7 +2,7 @@
 
     RAY_SERVE_HAPROXY_BINARY_PATH=STATE_DIR/haproxy        set by `eco-ray up`; `write_launcher` makes the file
 
-Serve (2.60) writes the configuration and starts the binary with it. Here a copy of it is changed line by line first:
+Serve (2.60) writes the configuration and starts the binary with it. Here a copy of it is changed first:
 
 - `/models/NAME/v1/...` reaches the replicas of NAME: Serve knows one prefix per application, which is `/v2/models/NAME`
 - metrics and statistics listen on loopback, and the admin socket is the owner's: both are open to everybody
@@ -10,7 +10,7 @@ Serve (2.60) writes the configuration and starts the binary with it. Here a copy
 - what no replica answered is a problem document with its status: Serve makes 500 of 502, 503 and 504
 - replicas of applications `model-rr.NAME` are asked in turn, not the one with the least connections
 
-A line that is not there any more is an error: an open port must not come back with another version of Ray.
+A line that is not there any more is an error: what was closed must not be open again with another version of Ray.
 """
 
 from __future__ import annotations
@@ -31,41 +31,24 @@ _PROBLEMS = {
     503: ("Service Unavailable", "no replica", "no replica of the model is ready; ask again in a second"),
     504: ("Gateway Timeout", "too slow", "no replica answered in time; ask again later, or send fewer rows"),
 }
-_BIND_ALL = re.compile(r"^(\s*bind )(?:\*|0\.0\.0\.0)?(:\d+)\s*$")
-_BACKEND = re.compile(rf"^backend http-(?:model|canary){ROUND_ROBIN}\.")
-_ERROR_FILE = re.compile(r"^\s*errorfile (\d+) ")
 _OPENAI = r"http-request replace-path ^/models/([^/]+)/v1(/.*)?$ /v2/models/\1/openai/v1\2 if { path_beg /models/ }"
 
 
 def edited(config: str, errors: Path) -> str:
     """The configuration with the changes; `errors`: folder of the answers by status. Raises ValueError."""
-    section, done, lines = "", set(), []
-    for line in config.splitlines():
-        if line and not line[0].isspace() and not line.startswith("#"):
-            section = line.strip()
-        kept, told = _edited(line, section, errors)
-        done.update(told)
-        lines += kept
-    if missing := {"socket", "head", "openai", "502", "503", "504"} - done:
-        raise ValueError(f"the configuration of Ray Serve has no line for {', '.join(sorted(missing))}")
-    return "\n".join([*lines, ""])
-
-
-def _edited(line: str, section: str, errors: Path) -> tuple[list[str], tuple[str, ...]]:
-    """The lines in the place of one, and what was done with it."""
-    if section == "global" and "stats socket" in line:
-        return [re.sub(r"mode \d+", "mode 600", line)], ("socket",)
-    if line.strip() == "defaults":
-        return [line, f"    timeout http-request {HEAD_S}s"], ("head",)
-    if section == "defaults" and (found := _ERROR_FILE.match(line)):
-        return [f"    errorfile {found[1]} {errors / f'{found[1]}.http'}"], (found[1],)
-    if section == "frontend http_frontend" and line.strip().startswith("bind "):
-        return [line, f"    {_OPENAI}"], ("openai",)
-    if section.startswith(("frontend ", "listen ")) and (found := _BIND_ALL.match(line)):
-        return [f"{found[1]}127.0.0.1{found[2]}"], ()
-    if _BACKEND.match(line):
-        return [line, "    balance roundrobin"], ()
-    return [line], ()
+    changes = {  # pattern, what takes its place, how often it is there at least
+        "the admin socket": (r"(?m)^(\s*stats socket .*) mode \d+", r"\1 mode 600", 1),
+        "defaults": (r"(?m)^defaults$", f"defaults\n    timeout http-request {HEAD_S}s", 1),
+        "its answers": (r"(?m)^(\s*errorfile) (50[234]) .*$", rf"\1 \2 {errors}/\2.http", 3),
+        "the frontend": (r"(?m)^(frontend http_frontend\n\s*bind .*)$", lambda f: f"{f[1]}\n    {_OPENAI}", 1),
+        "metrics": (r"(?m)^(frontend prometheus|listen stats)\n(\s*bind )[*]?:", r"\1\n\g<2>127.0.0.1:", 0),
+        "models": (rf"(?m)^(backend http-(?:model|canary){ROUND_ROBIN}\..*)$", r"\1\n    balance roundrobin", 0),
+    }
+    for what, (pattern, new, times) in changes.items():
+        config, found = re.subn(pattern, new, config)
+        if found < times:
+            raise ValueError(f"Ray Serve's configuration of HAProxy has {what} {found} times, not {times}: {pattern}")
+    return config
 
 
 def answers() -> Mapping[int, str]:

@@ -105,6 +105,7 @@ class DeployerActor(Deployer):
                 return None
 
         super().__init__(open_store(store_url), RayServing(host, port, state_dir), resolve, host, port)
+        self.resume()
         self.follow()
 
     def ping(self) -> None:

@@ -1,0 +1,202 @@
+"""The deployer: what Serve is told and when, what stays as it was when a version fails, and a kill at any moment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from eco_ray.core.cluster import Resources
+from eco_ray.core.deployments import Deployment, ongoing_target
+from eco_ray.errors import EcoRayError, NotFoundError, UsageError
+from eco_ray.on_ray.deployer import Deployer
+from eco_ray.on_ray.serve_config import app_name, serve_config
+from eco_ray.store import open_store
+
+MNIST = Deployment("mnist", 1, follows="prod", registry="/models", demand=Resources(0.5))
+
+
+class FakeServing:
+    """Serve as the deployer sees it: the last configuration, and versions that fail in one way or another."""
+
+    def __init__(self):
+        self.told, self.checked, self.accounted = {}, [], []
+        self.fail_check, self.fail_start, self.raise_apply = set(), set(), None
+
+    def apply(self, config):
+        if self.raise_apply:
+            raise self.raise_apply
+        self.told = {app["name"]: app for app in config["applications"]}
+
+    def state(self, app):
+        if app not in self.told:
+            return "", ""
+        failed = self.told[app]["args"]["version"] in self.fail_start
+        return ("DEPLOY_FAILED", "Traceback\nRuntimeError: no memory") if failed else ("RUNNING", "")
+
+    def check(self, deployment, version):
+        self.checked.append(version)
+        if version in self.fail_check:
+            raise EcoRayError(f"{deployment.reference(version)} failed its smoke request: not finite")
+        return 0.02
+
+    def answers(self, deployment, version, *, canary):
+        return self.told[app_name(deployment, canary=canary)]["args"]["version"] == version
+
+    def account(self, app, deployment, version):
+        self.accounted.append((app, deployment.reference(version)))
+
+    @property
+    def versions(self):
+        return {name: app["args"]["version"] for name, app in self.told.items()}
+
+
+@pytest.fixture
+def serving():
+    return FakeServing()
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = open_store(f"sqlite:///{tmp_path / 'x.db'}")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def meant():
+    return {"mnist": 1}
+
+
+@pytest.fixture
+def deployer(store, serving, meant):
+    return Deployer(store, serving, lambda one: meant[one.model], "127.0.0.1", 8000, pause=lambda _s: None)
+
+
+def test_a_model_is_tried_then_told_and_accounted(deployer, serving):
+    row = deployer.deploy(MNIST)
+    assert serving.checked == [1]
+    assert serving.versions == {"model.mnist": 1}
+    assert serving.accounted == [("model.mnist", "mnist:1")]
+    assert (row["state"], row["url"]) == ("running", "http://127.0.0.1:8000/v2/models/mnist")
+    deployer.deploy(replace(MNIST, min_replicas=2, max_replicas=4))
+    assert serving.checked == [1]  # it answers already
+    (told,) = serving.told["model.mnist"]["deployments"]
+    assert told["autoscaling_config"]["max_replicas"] == 4
+    deployer.undeploy("mnist")
+    assert serving.told == {}
+    with pytest.raises(NotFoundError, match="no model 'mnist' is deployed"):
+        deployer.undeploy("mnist")
+
+
+@pytest.mark.parametrize("how", ["check", "start"])
+def test_a_version_that_fails_leaves_what_was_served(deployer, serving, how):
+    deployer.deploy(MNIST)
+    other = replace(MNIST, model="other")
+    (serving.fail_check if how == "check" else serving.fail_start).add(2)
+    with pytest.raises(EcoRayError, match=r"mnist:2 .*(not finite|no memory)") as failed:
+        deployer.deploy(MNIST.promoted(2))
+    assert "\n" not in str(failed.value)
+    with pytest.raises(EcoRayError):
+        deployer.deploy(replace(other, version=2))
+    assert serving.versions == {"model.mnist": 1}
+    assert [one.version for one in deployer.deployments()] == [1]
+    assert deployer.rows()[0]["state"] == "running"
+
+
+def test_an_alias_is_followed_and_a_version_that_fails_is_tried_once(deployer, serving, meant):
+    deployer.deploy(MNIST)
+    meant["mnist"] = 2
+    deployer.follow_once()
+    assert serving.versions == {"model.mnist": 2}
+    serving.fail_check.add(3)
+    meant["mnist"] = 3
+    for _ in range(3):
+        deployer.follow_once()
+    assert serving.checked.count(3) == 1
+    assert serving.versions == {"model.mnist": 2}
+    assert "failed its smoke request" in deployer.rows()[0]["message"]
+    meant["mnist"] = 2
+    deployer.follow_once()
+    assert deployer.rows()[0]["message"] == ""
+    meant["mnist"] = None  # the alias is gone
+    deployer.follow_once()
+    assert serving.versions == {"model.mnist": 2}
+
+
+def test_a_fixed_version_follows_nothing(deployer, serving, meant):
+    deployer.deploy(replace(MNIST, follows=""))
+    meant["mnist"] = 2
+    deployer.follow_once()
+    assert serving.versions == {"model.mnist": 1}
+
+
+def test_a_canary_is_beside_and_its_share_is_told_without_new_replicas(deployer, serving):
+    deployer.deploy(MNIST)
+    before = serving.told["model.mnist"]
+    deployer.deploy(replace(MNIST, canary=2, canary_percent=10))
+    after = serving.told["model.mnist"]
+    assert before["args"] == after["args"]
+    assert after["deployments"][0]["user_config"]["canary_percent"] == 10
+    assert serving.versions == {"model.mnist": 1, "canary.mnist": 2}
+    assert serving.told["canary.mnist"]["route_prefix"] == "/canary/mnist"
+    promoted = MNIST.promoted(2)
+    deployer.deploy(promoted)
+    assert serving.versions == {"model.mnist": 2}
+    with pytest.raises(UsageError, match="a canary is another version"):
+        deployer.deploy(replace(promoted, canary=2, canary_percent=5))
+
+
+def test_a_canary_that_is_promoted_ends_and_another_one_stays():
+    both = replace(MNIST, canary=2, canary_percent=10)
+    assert (both.promoted(2).canary, both.promoted(2).canary_percent) == (None, 0)
+    assert (both.promoted(3).canary, both.promoted(3).canary_percent) == (2, 10)
+
+
+def test_what_is_deployed_outlives_the_deployer(deployer, store, serving, meant):
+    serving.raise_apply = ConnectionError("killed")
+    with pytest.raises(ConnectionError):
+        deployer.deploy(MNIST)
+    serving.raise_apply = None
+    again = Deployer(store, serving, lambda one: meant[one.model], "127.0.0.1", 8000, pause=lambda _s: None)
+    assert again.deployments() == [MNIST]
+    again.resume()
+    assert serving.versions == {"model.mnist": 1}
+
+
+def test_names_of_applications_are_apart():
+    names = {
+        app_name(replace(MNIST, model=model, round_robin=turn), canary=canary)
+        for model in ("a", "a.b", "a-b", "A", "rr.a", "canary.a")
+        for turn in (False, True)
+        for canary in (False, True)
+    }
+    assert len(names) == 24
+
+
+def test_the_configuration_says_where_and_how_many():
+    one = replace(MNIST, min_replicas=0, max_replicas=8, slo_p95_s=0.2, nodes=("fr-1", "de-1"))
+    (app,) = serve_config([one], {"mnist:1": 0.02}, "127.0.0.1", 8000)["applications"]
+    (told,) = app["deployments"]
+    assert told["ray_actor_options"]["num_cpus"] == 0.5
+    assert told["ray_actor_options"]["label_selector"] == {"eco_node": "in(de-1,fr-1)"}
+    assert told["autoscaling_config"] == {
+        "min_replicas": 0,
+        "initial_replicas": 1,
+        "max_replicas": 8,
+        "target_ongoing_requests": 5.0,
+    }
+    assert app["route_prefix"] == "/v2/models/mnist"
+
+
+@pytest.mark.parametrize(
+    ("latency_s", "slo_s", "target"),
+    [(0.02, None, 2.0), (0.0, 0.2, 2.0), (0.02, 0.2, 5.0), (0.5, 0.2, 1.0), (1e-6, 1.0, 100.0)],
+)
+def test_a_replica_holds_as_many_as_are_answered_in_time(latency_s, slo_s, target):
+    assert ongoing_target(latency_s, slo_s) == pytest.approx(target)
+
+
+def test_a_deployment_is_kept_as_it_is():
+    one = replace(MNIST, nodes=("a", "b"), canary=2, canary_percent=7, slo_p95_s=0.1, refused="x", refused_version=3)
+    assert Deployment.from_json(one.to_json()) == one

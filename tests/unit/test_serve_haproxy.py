@@ -1,0 +1,93 @@
+"""What becomes of Serve's HAProxy configuration."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from eco_ray.on_ray import haproxy
+
+#: the lines that matter, as Ray 2.60 writes them
+CONFIG = """global
+    stats socket /tmp/h/admin.sock mode 666 level admin expose-fd listeners
+    stats timeout 30s
+defaults
+    mode http
+    errorfile 502 /tmp/h/500.http
+    errorfile 503 /tmp/h/500.http
+    errorfile 504 /tmp/h/500.http
+    balance leastconn
+frontend prometheus
+    bind :9101
+    mode http
+frontend http_frontend
+    bind 127.0.0.1:8000
+    default_backend default_backend
+backend http-model-rr.mnist
+    log global
+backend http-model.rr.mnist
+    log global
+listen stats
+  bind *:8404
+  stats enable
+"""
+
+
+def test_what_is_open_to_all_is_closed_and_heads_have_to_come_in_time(tmp_path):
+    lines = haproxy.edited(CONFIG, tmp_path).splitlines()
+    assert "    stats socket /tmp/h/admin.sock mode 600 level admin expose-fd listeners" in lines
+    assert [line.strip() for line in lines if line.strip().startswith("bind")] == [
+        "bind 127.0.0.1:9101",
+        "bind 127.0.0.1:8000",
+        "bind 127.0.0.1:8404",
+    ]
+    assert lines[lines.index("defaults") + 1].strip() == "timeout http-request 10s"
+    assert [line.split()[2] for line in lines if "errorfile" in line] == [
+        f"{tmp_path}/{status}.http" for status in (502, 503, 504)
+    ]
+    assert len(lines) == len(CONFIG.splitlines()) + 3
+
+
+def test_replicas_of_applications_that_ask_for_it_get_requests_in_turn(tmp_path):
+    lines = haproxy.edited(CONFIG, tmp_path).splitlines()
+    assert lines[lines.index("backend http-model-rr.mnist") + 1].strip() == "balance roundrobin"
+    assert lines[lines.index("backend http-model.rr.mnist") + 1].strip() == "log global"  # a model named rr.mnist
+
+
+@pytest.mark.parametrize("gone", ["stats socket", "defaults", "errorfile 503", "    bind 127.0.0.1:8000"])
+def test_a_configuration_of_another_form_is_refused(tmp_path, gone):
+    other = "\n".join(line for line in CONFIG.splitlines() if gone not in line)
+    with pytest.raises(ValueError, match="Ray Serve's configuration"):
+        haproxy.edited(other, tmp_path)
+
+
+def test_what_no_replica_answered_is_a_problem_with_its_status():
+    for status, text in haproxy.answers().items():
+        head, body = text.split("\r\n\r\n")
+        assert head.startswith(f"HTTP/1.1 {status} ")
+        assert f"Content-Length: {len(body)}" in head
+        assert json.loads(body)["status"] == status
+
+
+def test_the_launcher_changes_the_configuration_and_becomes_haproxy(tmp_path):
+    """The real binary checks the whole: `-c` ends it after that."""
+    told = tmp_path / "haproxy.cfg"
+    told.write_text(
+        CONFIG.replace("/tmp/h", str(tmp_path))
+        .replace("    default_backend default_backend\n", "    timeout client 1s\n")
+        .replace("backend http-model-rr.mnist", "backend http-model-rr.mnist\n    timeout server 1s")
+    )
+    launcher = haproxy.write_launcher(tmp_path)
+    here = str(Path(__file__).parents[2])
+    env = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher), "PYTHONPATH": here}
+    done = subprocess.run([launcher, "-c", "-f", told], env=env, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    mine = (tmp_path / "haproxy.eco.cfg").read_text()
+    assert mine == haproxy.edited(told.read_text(), tmp_path / "answers")
+    (tmp_path / "haproxy.cfg").write_text(CONFIG.replace("mode http", "mode nonsense"))
+    done = subprocess.run([launcher, "-c", "-f", told], env=env, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, "nonsense" in done.stderr) == (1, True)
