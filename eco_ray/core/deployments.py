@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from eco_ray.core.cluster import Resources
+from eco_ray.core.replica_places import Place
 
 #: requests that a replica works at or holds, where no latency was promised: for Serve's autoscaling
 ONGOING = 2.0
@@ -39,8 +40,10 @@ class Deployment:
     slo_p95_s: float | None = None
     #: replicas in turn, instead of the one with the fewest connections
     round_robin: bool = False
-    #: nodes that replicas may be on; empty: all of the cluster
+    #: nodes that replicas may be on, in the order in which they are filled; empty: all of the cluster
     nodes: tuple[str, ...] = ()
+    #: where replicas go by the plan, in the order in which they start
+    places: tuple[Place, ...] = ()
     #: why the version that `follows` means now is not served; empty: it is
     refused: str = ""
     #: which one that is
@@ -53,7 +56,9 @@ class Deployment:
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Deployment:
         """What `to_json` gave."""
-        return cls(**{**told, "demand": Resources(**told["demand"]), "nodes": tuple(told["nodes"])})
+        places = (Place(one["node"], _tuple(one["devices"])) for one in told["places"])
+        kept = {"demand": Resources(**told["demand"]), "nodes": tuple(told["nodes"]), "places": tuple(places)}
+        return cls(**{**told, **kept})
 
     def reference(self, version: int) -> str:
         """name:VERSION"""
@@ -70,6 +75,10 @@ class Deployment:
             refused="",
             refused_version=None,
         )
+
+
+def _tuple(told: Sequence[int] | None) -> tuple[int, ...] | None:
+    return None if told is None else tuple(told)
 
 
 def ongoing_target(latency_s: float, slo_p95_s: float | None) -> float:

@@ -33,6 +33,7 @@ from eco_ray.core.events import (
 from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.orchestrator import Orchestrator
 from eco_ray.core.ports import GridSource
+from eco_ray.core.replica_places import Room
 from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.job_file import JobFile
@@ -42,6 +43,7 @@ from eco_ray.on_ray.controller_config import ControllerConfig
 from eco_ray.on_ray.examine import EXAMINE_S, ask_all
 from eco_ray.on_ray.facts import cluster_facts, status_facts
 from eco_ray.on_ray.launcher import Launcher
+from eco_ray.on_ray.model_accounts import ModelAccounts
 from eco_ray.on_ray.outbox import Outbox
 from eco_ray.on_ray.owners import RAY_JOB_PREFIX
 from eco_ray.on_ray.package import Packages
@@ -61,8 +63,6 @@ _LIST_S = 5.0
 _SETTLE_S = 3.0
 #: jobs that succeeded, from which lengths are learned again after a restart
 _LEARNED = 1_000
-#: versions of an application whose replicas may still drain
-_VERSIONS = 100
 #: job ids name folders and Ray submissions
 JOB_ID_LIMIT = 100
 _JOB_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{JOB_ID_LIMIT - 1}}}")
@@ -93,8 +93,7 @@ class Controller:
         self._stopped = threading.Event()
         #: every node described or ever seen, for samples that come late
         self._known: dict[str, Node] = dict(fleet.described)
-        #: by Serve application: all that it was deployed with, the newest last
-        self._models: dict[str, tuple[str, ...]] = {}
+        self._models = ModelAccounts(store)
         #: tenants of all jobs ever, by id, so that owners of energy are recognised without a query
         self._tenants: dict[str, str] = {}
         self._core = Orchestrator(config.home_zone, self.now_s(), config.orchestrator)
@@ -157,21 +156,20 @@ class Controller:
 
         `demand`: what Ray holds for each of them, for what they carry of their nodes; None: not known.
         """
-
-        def put() -> None:
-            before = (one for one in self._models.get(app, ()) if one != reference)
-            self._models[app] = (*before, reference)[-_VERSIONS:]
-            self._store.put_meta("models", self._models)
-            if demand is not None:
-                held = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, "memory_gb": demand.memory_gb}
-                known = self._store.get_meta("model_demands") or {}
-                self._store.put_meta("model_demands", {**known, reference: held})
-
-        self._brain.ask(put)
+        self._brain.ask(lambda: self._models.put(app, reference, demand))
 
     def serving_facts(self, node: str) -> dict[str, Any]:
         """What a replica on a node has to know."""
         return {"node": self._known[node], "clock": self.config.clock, "state_dir": str(self.config.state_dir)}
+
+    def serving_rooms(self) -> list[Room]:
+        """What each node has, holds and emits now."""
+        nodes = dict(self._core.book.nodes)
+        held, signals = self._fleet.held(nodes), {node.zone: self.signal(node.zone) or {} for node in nodes.values()}
+        return [
+            Room(node, held.get(name, Resources()), signals[node.zone].get("intensity_g_per_kwh"))
+            for name, node in nodes.items()
+        ]
 
     def note_served(self, facts: Mapping[str, Any]) -> None:
         """Keep what is known of a served model (name, version, requests, correct) for the report."""
@@ -222,9 +220,6 @@ class Controller:
     # -- the brain ---------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        # kept before as the last one alone
-        kept: Mapping[str, str | list[str]] = self._store.get_meta("models") or {}
-        self._models = {app: (told,) if isinstance(told, str) else tuple(told) for app, told in kept.items()}
         self._tenants = {row.id: row.tenant for row in self._store.list_jobs()}
         self._learn()
         actions = self._core.restore(self._store.load_jobs(_OPEN))
@@ -324,7 +319,7 @@ class Controller:
         tenants = self._tenants
         return Directory(
             self._ray_jobs.submissions,
-            self._models,
+            self._models.models,
             self._is_job,
             lambda kind, owner: tenants.get(owner, "") if kind == "job" else "",
         )

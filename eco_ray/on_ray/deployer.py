@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from eco_ray.core.deployments import Deployment
+from eco_ray.core.replica_places import Room, plan_replicas
 from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
 from eco_ray.on_ray.serve_config import app_name, serve_config
@@ -51,9 +52,13 @@ class Serving(Protocol):
         """Energy of the application's replicas is the version's."""
         ...
 
+    def rooms(self) -> Sequence[Room]:
+        """What each node has, holds and emits now."""
+        ...
+
 
 class Deployer:
-    """The deployments of a cluster. One change is made at a time."""
+    """The deployments of a cluster."""
 
     def __init__(
         self,
@@ -70,17 +75,18 @@ class Deployer:
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
-    def deploy(self, wanted: Deployment) -> dict[str, Any]:
+    def deploy(self, wanted: Deployment, zones: Sequence[str] = ()) -> dict[str, Any]:
         """Serve a model, or change how it is served; when it answers, what is served.
 
+        `zones`: where replicas may be; empty: wherever there is room, and for a model that is there, where it is.
         Raises EcoRayError where its version fails, and what was served before is served on.
         """
         with self._lock:
             known = {one.model: one for one in self.deployments()}
-            self._check(wanted, known.get(wanted.model))
-            known[wanted.model] = wanted
-            self._change(list(known.values()), wanted)
-            return self._row(wanted)
+            wanted = self._placed(wanted, known.get(wanted.model), zones)
+        self._check(wanted, known.get(wanted.model))  # takes as long as the model: others go on meanwhile
+        self._change(wanted)
+        return self._row(wanted)
 
     def undeploy(self, model: str) -> None:
         """Serve a model no more. Raises NotFoundError."""
@@ -101,16 +107,20 @@ class Deployer:
 
     def follow_once(self) -> None:
         """Serve what aliases mean now; a version that fails is written down, and not tried again until it moves."""
-        with self._lock:
-            for one in self.deployments():
-                if not one.follows:
-                    continue
-                version = self._resolve(one)
-                if version in (None, one.version, one.refused_version):
-                    if version == one.version and one.refused:
-                        self._save(replace(one, refused="", refused_version=None))
-                    continue
-                self._move(one, version)
+        for one in self.deployments():
+            version = self._resolve(one) if one.follows else None
+            if version in (None, one.version, one.refused_version):
+                if version == one.version and one.refused:
+                    self._save(one, replace(one, refused="", refused_version=None))
+                continue
+            try:
+                wanted = one.promoted(version)
+                self._check(wanted, one)
+                self._change(wanted)
+                log.info("%s serves version %d now, as %s does", one.model, version, one.follows)
+            except EcoRayError as error:
+                log.warning("%s stays at version %d: %s", one.model, one.version, error)
+                self._save(one, replace(one, refused=str(error), refused_version=version))
 
     def resume(self) -> None:
         """Tell Serve what is deployed: a deployer that was killed may not have come to it."""
@@ -130,16 +140,18 @@ class Deployer:
 
         threading.Thread(target=run, name="follow", daemon=True).start()
 
-    def _move(self, one: Deployment, version: int) -> None:
-        try:
-            wanted = one.promoted(version)
-            self._check(wanted, one)
-            others = [other for other in self.deployments() if other.model != one.model]
-            self._change([*others, wanted], wanted)
-            log.info("%s serves version %d now, as %s does", one.model, version, one.follows)
-        except EcoRayError as error:
-            log.warning("%s stays at version %d: %s", one.model, one.version, error)
-            self._save(replace(one, refused=str(error), refused_version=version))
+    def _placed(self, wanted: Deployment, known: Deployment | None, zones: Sequence[str]) -> Deployment:
+        """With the nodes on which it adds the fewest grams. Raises InfeasibleError and NotFoundError."""
+        if known is not None and not zones and wanted.demand == known.demand:
+            return replace(wanted, nodes=known.nodes, places=known.places)
+        rooms = self._serving.rooms()
+        if unknown := set(zones) - {room.node.zone for room in rooms}:
+            here = ", ".join(sorted({room.node.zone for room in rooms}))
+            raise NotFoundError(f"no node is in zone {min(unknown)!r:.40}; nodes are in {here}")
+        allowed = [room for room in rooms if not zones or room.node.zone in zones]
+        least = 0 if known is not None else max(1, wanted.min_replicas)  # its own replicas hold some of the room
+        plan = plan_replicas(allowed, wanted.demand, least, wanted.max_replicas)
+        return replace(wanted, nodes=plan.nodes, demand=plan.demand, places=plan.places)
 
     def _check(self, wanted: Deployment, known: Deployment | None) -> None:
         """Try those versions that do not answer already."""
@@ -153,13 +165,19 @@ class Deployer:
             latencies = self._store.get_meta(_LATENCIES) or {}
             self._store.put_meta(_LATENCIES, {**latencies, wanted.reference(version): took_s})
 
-    def _change(self, deployments: Sequence[Deployment], wanted: Deployment) -> None:
-        before = self.deployments()
-        self._tell(deployments)
+    def _change(self, wanted: Deployment) -> None:
+        """Tell Serve, and wait for it; back to what was where that fails, unless somebody has changed it since."""
+        with self._lock:
+            before = self.deployments()
+            self._tell([one for one in before if one.model != wanted.model] + [wanted])
         try:
             self._wait(wanted)
         except EcoRayError:
-            self._tell(before)
+            with self._lock:
+                now = self.deployments()
+                if wanted in now:
+                    was = [one for one in before if one.model == wanted.model]
+                    self._tell([one for one in now if one.model != wanted.model] + was)
             raise
 
     def _tell(self, deployments: Sequence[Deployment]) -> None:
@@ -171,9 +189,11 @@ class Deployer:
         latencies = self._store.get_meta(_LATENCIES) or {}
         self._serving.apply(serve_config(deployments, latencies, self._host, self._port))
 
-    def _save(self, changed: Deployment) -> None:
-        others = [one.to_json() for one in self.deployments() if one.model != changed.model]
-        self._store.put_meta(_KEY, [*others, changed.to_json()])
+    def _save(self, before: Deployment, after: Deployment) -> None:
+        """Write down what Serve need not know, unless somebody has changed it since."""
+        with self._lock:
+            told = [after if one == before else one for one in self.deployments()]
+            self._store.put_meta(_KEY, [one.to_json() for one in told])
 
     def _wait(self, wanted: Deployment) -> None:
         deadline = time.monotonic() + _READY_S
@@ -187,6 +207,8 @@ class Deployer:
                     raise EcoRayError(f"{wanted.reference(version)} could not be started: {last}"[:1000])
                 if state == "RUNNING" and self._serving.answers(wanted, version, canary=canary):
                     break
+                if wanted not in self.deployments():
+                    raise EcoRayError(f"{wanted.model} was changed again before {wanted.reference(version)} answered")
                 if time.monotonic() > deadline:
                     raise EcoRayError(
                         f"{wanted.reference(version)} did not answer within {_READY_S:g} s (Serve: {state} {why}); is "
@@ -204,6 +226,7 @@ class Deployer:
             "canary_percent": one.canary_percent,
             "replicas": {"min": one.min_replicas, "max": one.max_replicas},
             "nodes": list(one.nodes),
+            "places": [{"node": place.node, "devices": place.devices} for place in one.places],
             "state": state.lower(),
             "message": why or one.refused,
             "url": f"http://{self._host}:{self._port}/v2/models/{one.model}",

@@ -11,13 +11,13 @@ from ray import serve
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from eco_ray.core.deployments import Deployment
+from eco_ray.core.replica_places import Room
 from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError
 from eco_ray.on_ray.connection import controller_handle
 from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.fleet import NAMESPACE
-from eco_ray.on_ray.local_cluster import NODE_LABEL
 from eco_ray.on_ray.model_files import load_version, open_registry
-from eco_ray.on_ray.serve_config import CANARY, node_selector
+from eco_ray.on_ray.serve_config import CANARY, on_nodes
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.store import open_store
 
@@ -56,8 +56,7 @@ class RayServing:
     def check(self, deployment: Deployment, version: int) -> float:
         """Load a version in a process of its own on a node where it may run, and try it."""
         task = ray.remote(num_cpus=0, num_gpus=deployment.demand.gpus, max_retries=0, max_calls=1)(_check)
-        selector = {NODE_LABEL: node_selector(deployment.nodes)} if deployment.nodes else None
-        asked = task.options(label_selector=selector).remote(deployment, version, self._state_dir)
+        asked = task.options(**on_nodes(deployment.nodes)).remote(deployment, version, self._state_dir)
         name = deployment.reference(version)
         try:
             took_s: float = ray.get(asked, timeout=_CHECK_S)
@@ -91,6 +90,11 @@ class RayServing:
         """Energy of the application's replicas is the version's."""
         asked = controller_handle().put_model.remote(app, deployment.reference(version), deployment.demand)
         ray.get(asked, timeout=60.0)
+
+    def rooms(self) -> list[Room]:
+        """What each node has, holds and emits now."""
+        found: list[Room] = ray.get(controller_handle().serving_rooms.remote(), timeout=60.0)
+        return found
 
 
 class DeployerActor(Deployer):

@@ -88,11 +88,12 @@ def _options(one: Deployment) -> dict[str, Any]:
     options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus}
     if demand.memory_gb:
         options["memory"] = demand.memory_gb * 1e9
-    if one.nodes:
-        options["label_selector"] = {NODE_LABEL: node_selector(one.nodes)}
-    return options
+    return {**options, **on_nodes(one.nodes)}
 
 
-def node_selector(nodes: Sequence[str]) -> str:
-    """What Ray's label of our node names has to be."""
-    return nodes[0] if len(nodes) == 1 else f"in({','.join(sorted(nodes))})"
+def on_nodes(nodes: Sequence[str]) -> dict[str, Any]:
+    """Ray's options for one of these nodes, the first with room."""
+    if not nodes:
+        return {}
+    first, *others = ({NODE_LABEL: node} for node in nodes)
+    return {"label_selector": first, "fallback_strategy": [{"label_selector": other} for other in others]}

@@ -30,7 +30,7 @@ class ServingClient:
 
     def deploy(self, wanted: Deployment, zones: Sequence[str] = ()) -> dict[str, Any]:
         """Serve a model, or change how; what is served then. Raises EcoRayError."""
-        row: dict[str, Any] = self._ask(self._deployer.deploy.remote(wanted), _DEPLOY_S)
+        row: dict[str, Any] = self._ask(self._deployer.deploy.remote(wanted, tuple(zones)), _DEPLOY_S)
         return row
 
     def undeploy(self, model: str) -> None:

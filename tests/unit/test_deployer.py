@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from eco_ray.core.cluster import Resources
+from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.deployments import Deployment, ongoing_target
-from eco_ray.errors import EcoRayError, NotFoundError, UsageError
+from eco_ray.core.power import PowerCurve
+from eco_ray.core.replica_places import Place, Room
+from eco_ray.errors import EcoRayError, InfeasibleError, NotFoundError, UsageError
 from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.serve_config import app_name, serve_config
 from eco_ray.store import open_store
@@ -45,6 +47,11 @@ class FakeServing:
 
     def account(self, app, deployment, version):
         self.accounted.append((app, deployment.reference(version)))
+
+    def rooms(self):
+        curve = PowerCurve((0, 1), (50, 100), "test")
+        clean, dirty = (Node(name, name.upper(), Resources(2.0), curve) for name in ("fr", "de"))
+        return [Room(dirty, Resources(), 400.0), Room(clean, Resources(), 50.0)]
 
     @property
     def versions(self):
@@ -159,9 +166,33 @@ def test_what_is_deployed_outlives_the_deployer(deployer, store, serving, meant)
         deployer.deploy(MNIST)
     serving.raise_apply = None
     again = Deployer(store, serving, lambda one: meant[one.model], "127.0.0.1", 8000, pause=lambda _s: None)
-    assert again.deployments() == [MNIST]
+    (kept,) = again.deployments()
+    assert replace(kept, places=()) == replace(MNIST, nodes=("fr", "de"))
     again.resume()
     assert serving.versions == {"model.mnist": 1}
+
+
+def test_replicas_go_where_they_add_the_fewest_grams_and_stay_there(deployer, serving):
+    row = deployer.deploy(MNIST)
+    assert row["nodes"] == ["fr", "de"]
+    assert deployer.deploy(MNIST.promoted(2))["nodes"] == ["fr", "de"]
+    assert deployer.deploy(MNIST.promoted(2), ["DE"])["nodes"] == ["de"]
+    with pytest.raises(NotFoundError, match="no node is in zone 'GB'; nodes are in DE, FR"):
+        deployer.deploy(MNIST, ["GB"])
+    with pytest.raises(InfeasibleError, match="there is room for 8"):
+        deployer.deploy(replace(MNIST, model="other", min_replicas=9, max_replicas=9))
+
+
+def test_what_hangs_can_be_undeployed_and_is_told(store, serving, meant):
+    def undeploy(_s):
+        hanging.undeploy("mnist")
+
+    hanging = Deployer(store, serving, lambda one: meant[one.model], "127.0.0.1", 8000, pause=undeploy)
+    serving.answers = lambda *_, **__: False
+    with pytest.raises(EcoRayError, match="mnist was changed again before mnist:1 answered"):
+        hanging.deploy(MNIST)
+    assert serving.told == {}
+    assert hanging.deployments() == []
 
 
 def test_names_of_applications_are_apart():
@@ -179,7 +210,8 @@ def test_the_configuration_says_where_and_how_many():
     (app,) = serve_config([one], {"mnist:1": 0.02}, "127.0.0.1", 8000)["applications"]
     (told,) = app["deployments"]
     assert told["ray_actor_options"]["num_cpus"] == 0.5
-    assert told["ray_actor_options"]["label_selector"] == {"eco_node": "in(de-1,fr-1)"}
+    assert told["ray_actor_options"]["label_selector"] == {"eco_node": "fr-1"}
+    assert told["ray_actor_options"]["fallback_strategy"] == [{"label_selector": {"eco_node": "de-1"}}]
     assert told["autoscaling_config"] == {
         "min_replicas": 0,
         "initial_replicas": 1,
@@ -198,5 +230,14 @@ def test_a_replica_holds_as_many_as_are_answered_in_time(latency_s, slo_s, targe
 
 
 def test_a_deployment_is_kept_as_it_is():
-    one = replace(MNIST, nodes=("a", "b"), canary=2, canary_percent=7, slo_p95_s=0.1, refused="x", refused_version=3)
+    one = replace(
+        MNIST,
+        nodes=("a", "b"),
+        places=(Place("a", (0, 1)), Place("b", None)),
+        canary=2,
+        canary_percent=7,
+        slo_p95_s=0.1,
+        refused="x",
+        refused_version=3,
+    )
     assert Deployment.from_json(one.to_json()) == one

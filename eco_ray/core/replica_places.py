@@ -1,0 +1,132 @@
+"""Where replicas of a model go: on the nodes on which they add the fewest grams, filled one after the other.
+
+    added grams per hour = (P(load + replica) - P(load)) * PUE * intensity of the zone / 1000        [W, g/kWh]
+
+Ray is told the order as a label and its fallbacks. A part of a GPU is on one device; Ray fills the first device with
+room, and so does the plan here: which is why it can say which device each replica gets.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.errors import InfeasibleError
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """A node, and what is held of it by whomever."""
+
+    node: Node
+    held: Resources
+    #: of its zone now [g/kWh]; None: unknown
+    intensity_g_per_kwh: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where one replica goes."""
+
+    node: str
+    #: indices of its GPUs; None: somebody else holds some of the node's, so that nobody knows
+    devices: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaPlan:
+    """Where the replicas of a deployment go."""
+
+    #: nodes in the order in which they are filled
+    nodes: tuple[str, ...]
+    #: what Ray holds for each replica
+    demand: Resources
+    #: of replicas, in the order in which they start; fewer than asked for where there is no room for more
+    places: tuple[Place, ...]
+
+
+def plan_replicas(rooms: Sequence[Room], demand: Resources, least: int, most: int) -> ReplicaPlan:
+    """Places for `most` replicas, or as many as there is room for.
+
+    Raises InfeasibleError where there is none for `least` of them.
+    """
+    demand = with_gpus(demand, [room.node for room in rooms])
+    able = [room for room in rooms if demand.fits_node(room.node.capacity) and _memory_fits(room.node, demand)]
+    able.sort(key=lambda room: (_grams_per_h(room, demand), room.node.name))
+    places = [place for room in able for place in _places(room, demand)][:most]
+    if len(places) < least:
+        names = ", ".join(f"{room.node.name} {_free(room)}" for room in rooms) or "no node"
+        raise InfeasibleError(
+            f"{least} replicas with {demand} each have no room: there is room for {len(places)} (free: {names}); ask "
+            "for less, allow more zones, or end something"
+        )
+    return ReplicaPlan(tuple(room.node.name for room in able), demand, tuple(places))
+
+
+def with_gpus(demand: Resources, nodes: Sequence[Node]) -> Resources:
+    """The demand with the GPUs that its GPU memory takes: a part of one, or whole ones.
+
+    By the smallest GPU that it fits on, so that what is declared never exceeds what a device has; and as one of the
+    parts that fit together: Ray looks at what is free of all devices of a node, and a replica that fits into that and
+    on no device would wait there (2.60).
+    """
+    memory_gb = demand.gpu_memory_gb
+    if demand.gpus or not memory_gb:
+        return demand
+    sizes_gb = [node.capacity.gb_per_gpu for node in nodes if node.capacity.gpus and node.capacity.gb_per_gpu]
+    if not sizes_gb:
+        raise InfeasibleError(f"{memory_gb:g} GB of GPU memory: no node has a GPU whose memory is known")
+    one = [size_gb for size_gb in sizes_gb if size_gb >= memory_gb - 1e-9]
+    if one:
+        return replace(demand, gpus=memory_gb / min(one)).reserved_on(Resources(gpus=1.0, gpu_memory_gb=min(one)))
+    return replace(demand, gpus=float(math.ceil(memory_gb / max(sizes_gb) - 1e-9)))
+
+
+def _memory_fits(node: Node, demand: Resources) -> bool:
+    """Whether the part of a GPU that is held has the memory that is declared."""
+    size_gb = node.capacity.gb_per_gpu
+    return demand.gpus >= 1 or demand.gpu_memory_gb <= demand.gpus * size_gb + 1e-9
+
+
+def _grams_per_h(room: Room, demand: Resources) -> float:
+    if room.intensity_g_per_kwh is None:
+        return math.inf
+    return room.node.added_power_w(demand, room.held) * room.node.pue * room.intensity_g_per_kwh / 1000
+
+
+def _places(room: Room, demand: Resources) -> list[Place]:
+    """All that fit on a node."""
+    capacity, held, places = room.node.capacity, room.held, list[Place]()
+    known = held.gpus <= 0
+    free = [1.0] * round(capacity.gpus)
+    while (held + demand).fits_in(replace(capacity, gpu_memory_gb=math.inf)):
+        devices: tuple[int, ...] | None = ()
+        if demand.gpus:
+            devices = _devices(free, demand.gpus)
+            if devices is None and known:
+                break
+        places.append(Place(room.node.name, devices if known or not demand.gpus else None))
+        held = held + replace(demand, gpu_memory_gb=0.0)
+        if not demand.cpus and not demand.gpus and not demand.memory_gb:
+            break  # without any demand one node takes them all
+    return places
+
+
+def _devices(free: list[float], gpus: float) -> tuple[int, ...] | None:
+    """The devices of the next replica, taken off what is free; None: there is no room."""
+    whole = gpus >= 1
+    wanted = round(gpus) if whole else 1
+    part = 1.0 if whole else gpus
+    found = [index for index, left in enumerate(free) if left >= part - 1e-9][:wanted]
+    if len(found) < wanted:
+        return None
+    for index in found:
+        free[index] -= part
+    return tuple(found)
+
+
+def _free(room: Room) -> str:
+    free = room.node.capacity - room.held
+    return f"{free.cpus:g} CPUs, {free.gpus:g} GPUs"
