@@ -11,8 +11,9 @@ from pathlib import Path
 
 from eco_ray.errors import EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models.content import check_content, pickle_in
+from eco_ray.models.find_signature import embedding_signature
 from eco_ray.models.manifest import PICKLES, SAFE_FORMATS, Format, is_extra
-from eco_ray.models.signature import Signature, TensorSpec
+from eco_ray.models.signature import Signature
 
 #: ends of the names of files that may stand beside a model
 EXTRAS = (".json", ".jinja", ".md", ".model", ".txt")
@@ -61,18 +62,13 @@ def _checked(file: Path, path: str, size: int) -> Path:
     return file
 
 
-def embedding_signature(extras: dict[str, Path]) -> Signature | None:
+def folder_signature(extras: dict[str, Path]) -> Signature | None:
     """Of a folder of sentence-transformers: texts in, a vector for each out; None for another folder."""
     config = extras.get("config.json")
     if config is None or "1_Pooling/config.json" not in extras or config.stat().st_size > _MAX_CONFIG_BYTES:
         return None
     try:
-        size = json.loads(config.read_bytes())["hidden_size"]
-        return Signature(
-            inputs=(TensorSpec(name="text", datatype="BYTES", shape=(-1,)),),
-            outputs=(TensorSpec(name="embedding", datatype="FP32", shape=(-1, size)),),
-            kind="embedding",
-        )
+        return embedding_signature(json.loads(config.read_bytes())["hidden_size"])
     except (ValueError, KeyError, TypeError, RecursionError, EcoRayError):
         return None
 

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from eco_ray.core.ports import Arrays
 from eco_ray.core.tensors import Tensor
 from eco_ray.errors import UsageError
+from eco_ray.models.explain import explain_rows
 from eco_ray.models.weights import load_model
 
 
@@ -33,15 +35,27 @@ class Digits:
 
     def infer(self, inputs: Arrays) -> Arrays:
         """Labels, and probabilities to six decimals. Raises UsageError for pixels out of range."""
-        image = inputs["image"]
+        with torch.inference_mode():
+            probabilities = torch.softmax(self.model(torch.from_numpy(self._pixels(inputs["image"]))), dim=1)
+        # in float64, six decimals are six decimals also in JSON
+        rounded = np.round(probabilities.numpy().astype(np.float64), 6)
+        return {"label": probabilities.argmax(dim=1).numpy(), "probabilities": rounded}
+
+    @staticmethod
+    def _pixels(image: NDArray[Any]) -> NDArray[np.float32]:
+        """A copy: torch wants to be able to write."""
         if image.dtype == np.uint8:
             image = image / np.float32(255)
         elif (low := image.min()) < 0 or image.max() > 1:
             detail = f"pixels of 'image' from {low:g} to {image.max():g}; FP32 pixels are 0 to 1"
             raise UsageError(f"{detail}: scale them, or send grey values as UINT8")
-        pixels = np.array(image, np.float32).reshape(-1, 1, 28, 28)  # a copy: torch wants to be able to write
-        with torch.inference_mode():
-            probabilities = torch.softmax(self.model(torch.from_numpy(pixels)), dim=1)
-        # in float64, six decimals are six decimals also in JSON
-        rounded = np.round(probabilities.numpy().astype(np.float64), 6)
-        return {"label": probabilities.argmax(dim=1).numpy(), "probabilities": rounded}
+        return np.array(image, np.float32).reshape(-1, 1, 28, 28)
+
+
+class ExplainedDigits(Digits):
+    """Implements `core.ports.Explains` as well; of a model that does not round (explain.py)."""
+
+    def explain(self, inputs: Arrays, target: int | None) -> Arrays:
+        """Integrated gradients of a digit's score before the softmax, one image after the other."""
+        image = inputs["image"]
+        return {"image": explain_rows(self.model, self._pixels(image), target).reshape(image.shape)}

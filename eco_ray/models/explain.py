@@ -9,8 +9,9 @@ convergence delta, which more steps make smaller. Extra `explain`, imported lazi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -120,16 +121,25 @@ def load_differentiable(path: Path, kind: str) -> nn.Module:
     """
     if kind == "pt2":
         program = load_program(path)
-        calls = {str(node.target) for node in program.graph.nodes if node.op == "call_function"}
-        if rounding := sorted(calls & {"aten.round.default", "aten.floor.default", "aten.ceil.default"}):
-            raise _rounds(f"{path.name} calls {', '.join(rounding)}: it")
+        must_not_round((str(node.target) for node in program.graph.nodes if node.op == "call_function"), path.name)
         model: nn.Module = program.module()
     else:
         architecture_of(path)  # before the weights of another file are read
         model = load_model(path)[0]
-        if (scheme := quantisation_of(model)) == "int8-dynamic":
-            raise _rounds(scheme)
+        if rounds(model):
+            raise _rounds("int8-dynamic")
     return model.requires_grad_(False)
+
+
+def rounds(model: nn.Module) -> bool:
+    """Whether a model of a known architecture rounds its inputs, so that it has no gradient."""
+    return quantisation_of(model) == "int8-dynamic"
+
+
+def must_not_round(calls: Iterable[str], what: str) -> None:
+    """Raises UsageError where one of a program's operators rounds."""
+    if rounding := sorted({"aten.round.default", "aten.floor.default", "aten.ceil.default"}.intersection(calls)):
+        raise _rounds(f"{what} calls {', '.join(rounding)}: it")
 
 
 def _rounds(what: str) -> UsageError:
@@ -139,8 +149,16 @@ def _rounds(what: str) -> UsageError:
     )
 
 
+def explain_rows(
+    model: Callable[[Tensor], Any], inputs: NDArray[Any], target: int | None, given: TensorSpec | None = None
+) -> NDArray[np.float32]:
+    """The attributions of each row of a batch, by itself. Takes and raises what `explain` does."""
+    rows = (inputs[row : row + 1] for row in range(len(inputs)))
+    return np.concatenate([explain(model, row, target, given=given).attributions for row in rows])
+
+
 def explain(
-    model: nn.Module,
+    model: Callable[[Tensor], Any],
     inputs: NDArray[Any],
     target: int | None = None,
     steps: int = 50,
@@ -183,6 +201,11 @@ def explain(
         attributions=attributions,
         convergence_delta=float(attributions.sum(dtype=float)) - (score - baseline_score),
     )
+
+
+def has_captum() -> bool:
+    """Whether the extra `explain` is installed; it is not imported for that."""
+    return find_spec("captum") is not None
 
 
 def need_captum() -> None:

@@ -31,10 +31,10 @@ SIGNATURES = {
         kind="image-classifier",
     )
 }
-#: of a file whose tokenizer is in it
+#: of a file whose tokenizer is in it; named as Triton's language models name them
 TEXT_GENERATION = Signature(
-    inputs=(TensorSpec(name="text", datatype="BYTES", shape=(-1,)),),
-    outputs=(TensorSpec(name="text", datatype="BYTES", shape=(-1,)),),
+    inputs=(TensorSpec(name="text_input", datatype="BYTES", shape=(1,)),),
+    outputs=(TensorSpec(name="text_output", datatype="BYTES", shape=(1,)),),
     kind="text-generation",
 )
 #: a larger .onnx is not parsed: package onnx would hold its weights in memory
@@ -54,6 +54,18 @@ _ONNX_TYPES: dict[int, Datatype] = {
     1: "FP32", 2: "UINT8", 3: "INT8", 4: "UINT16", 5: "INT16", 6: "INT32", 7: "INT64", 8: "BYTES", 9: "BOOL",
     10: "FP16", 11: "FP64", 12: "UINT32", 13: "UINT64", 16: "BF16",
 }  # fmt: skip
+
+
+def embedding_signature(size: int) -> Signature:
+    """Texts in; for each a vector, and how many tokens of it were computed."""
+    return Signature(
+        inputs=(TensorSpec(name="text", datatype="BYTES", shape=(-1,)),),
+        outputs=(
+            TensorSpec(name="embedding", datatype="FP32", shape=(-1, size)),
+            TensorSpec(name="tokens", datatype="INT64", shape=(-1,)),
+        ),
+        kind="embedding",
+    )
 
 
 class Found(NamedTuple):

@@ -7,12 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from eco_ray.errors import EcoRayError
+from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.models import prune
 from eco_ray.models.compress import Variant
 from eco_ray.models.export import export_onnx, need_onnx, quiet, write_whole
@@ -66,15 +65,20 @@ class OnnxModel:
         except Exception as error:  # onnxruntime's own classes have no common base
             raise EcoRayError(f"onnxruntime cannot load {path}: {error}; export the model again") from error
         self.inputs: tuple[str, ...] = tuple(found.name for found in self._session.get_inputs())
+        self.outputs: tuple[str, ...] = tuple(found.name for found in self._session.get_outputs())
+        self._refused: type[Exception] = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 
-    def run(self, feeds: Mapping[str, NDArray[Any]]) -> NDArray[np.float32]:
-        """The first output for arrays by input name."""
-        answer: NDArray[np.float32] = self._session.run(None, dict(feeds))[0]
-        return answer
+    def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """All outputs by name, for arrays by input name. Raises UsageError for sizes that the model does not take."""
+        try:
+            return dict(zip(self.outputs, self._session.run(None, dict(feeds)), strict=True))
+        except self._refused as error:
+            short = " ".join(str(error).split())[:160]
+            raise UsageError(f"the model does not take these inputs: {short}; compare its signature") from None
 
     def __call__(self, x: Tensor) -> Tensor:
         """The first output for the only input."""
-        return torch.from_numpy(self.run({self.inputs[0]: x.numpy()}))
+        return torch.from_numpy(self.run({self.inputs[0]: x.numpy()})[self.outputs[0]])
 
 
 def onnx_int8(model: nn.Module, example: Tensor, *, per_channel: bool = True) -> Variant:

@@ -30,7 +30,7 @@ from eco_ray.core.store_port import TransferLedger
 from eco_ray.core.transfers import Direction, transferred
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
 from eco_ray.models.blobs import Blobs, Collected, sha256_of
-from eco_ray.models.bundle import embedding_signature, files_of, format_of, state_of
+from eco_ray.models.bundle import files_of, folder_signature, format_of, state_of
 from eco_ray.models.crypt import RegistryKey
 from eco_ray.models.find_signature import find_signature
 from eco_ray.models.manifest import (
@@ -230,7 +230,7 @@ class Registry:
                         "main": main.name if source.is_dir() else "",
                         "extras": extras,
                         "signature": about.signature
-                        or embedding_signature(beside)
+                        or folder_signature(beside)
                         or find_signature(main, kind).signature,
                     }
                 )

@@ -1,0 +1,1 @@
+"""Models that are loaded and answer; load.py is the way in."""
