@@ -13,16 +13,18 @@ import re
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import cast
 
 from eco_ray.core import keys
-from eco_ray.core.ports import Runtime
+from eco_ray.core.ports import Runtime, TextRuntime
 from eco_ray.core.requests import ServiceUse
 from eco_ray.errors import UsageError
-from eco_ray.service import describe, http, v2
+from eco_ray.service import describe, http, openai, v2
 from eco_ray.service.batches import Batcher, Compute
 from eco_ray.service.body import Held, read_body
 from eco_ray.service.form import Form
 from eco_ray.service.gate import Admission, Gate, named_tenant
+from eco_ray.service.generation import Generations
 from eco_ray.service.http import Answer, Headers, Page, Receive, Scope, Send
 from eco_ray.service.inference import Books, Footprints, Inferences
 from eco_ray.service.limits import Limits
@@ -63,6 +65,7 @@ class ModelApp:
         books = Books(footprint, count, avoided, self._metrics)
         self._inferences = Inferences(runtime, books, limits, batching)
         self._turns = self._inferences.turns
+        self._books = books
         self._held = Held()
         base = f"/v2/models/{runtime.name}"
         bases = base, f"{base}/versions/{runtime.version}"
@@ -118,7 +121,7 @@ class ModelApp:
         return http.with_footprint(answer, self._footprint(*spent_s, 1.0))
 
     def _refused(self, scope: Scope, problem: Problem) -> Answer:
-        return self._cheap(lambda: http.refused(problem, scope["path"].startswith(self._openai)))
+        return self._cheap(lambda: http.refused(problem, openai.path_is(scope["path"])))
 
     def _health(self, key: str) -> Answer:
         if key == "live" or not self._turns.stuck:
@@ -134,7 +137,15 @@ class ModelApp:
         runtime, limits = self._runtime, self._limits
         paths: dict[str, Form | None] = {f"{base}/infer": v2.infer(runtime, limits) for base in bases}
         paths |= {f"{base}/explain": v2.explain(runtime, limits) for base in bases}
-        return {path: partial(self._inferred, form) for path, form in paths.items() if form is not None}
+        if runtime.kind == "embedding":
+            paths |= {f"{prefix}/embeddings": openai.embeddings(runtime, limits) for prefix in self._openai}
+        posts: dict[str, Post] = {path: partial(self._inferred, form) for path, form in paths.items() if form}
+        if runtime.kind == "text-generation":
+            texts = Generations(cast(TextRuntime, runtime), self._books, self._turns, limits)
+            for prefix in self._openai:
+                posts[f"{prefix}/chat/completions"] = partial(texts.answer, True)
+                posts[f"{prefix}/completions"] = partial(texts.answer, False)
+        return posts
 
     async def _inferred(
         self, form: Form, headers: Headers, admission: Admission, body: bytes, receive: Receive
@@ -154,7 +165,8 @@ class ModelApp:
         }
         for prefix in self._openai:
             pages[f"{prefix}/models"] = http.fixed({"object": "list", "data": [model]}, guarded=True)
-            pages[f"{prefix}/models/{runtime.name}"] = http.fixed(model, guarded=True)
+            for name in (runtime.name, openai.served(runtime)):
+                pages[f"{prefix}/models/{name}"] = http.fixed({**model, "id": name}, guarded=True)
         described = describe.openapi(runtime, self._limits, tuple(sorted(self._posts)), tuple(pages))
         return {**pages, "/openapi.json": http.fixed(described)}
 
@@ -169,5 +181,9 @@ class ModelApp:
                 told = shown(parts[4] if len(parts) > 4 else "")
                 detail = f"version {told} of {runtime.name} is not served here; version {runtime.version} is"
                 return Problem(404, "no such version", detail)
+        if openai.path_is(path):
+            kind = f"a model of kind {runtime.kind!r}" if runtime.kind else "a model of unknown kind"
+            detail = f"no path {shown(path)}; {runtime.name!r} is served here, {kind}: see /openapi.json"
+            return Problem(404, "no such path", detail, code="model_not_found")
         detail = f"no path {shown(path)}; see /openapi.json, /v2 and /v2/models/{runtime.name}"
         return Problem(404, "no such path", detail)

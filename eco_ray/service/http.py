@@ -67,7 +67,7 @@ class Answer:
     status: int
     headers: list[Header] = field(default_factory=list)
     body: bytes = b""
-    #: what it cost, where that was found out
+    #: what it cost, and has to be settled yet
     footprint: Footprint | None = None
     #: in place of `body`
     stream: Stream | None = None
@@ -196,8 +196,13 @@ def told_json(content: Mapping[str, Any]) -> Answer:
 def with_footprint(answer: Answer, footprint: Footprint) -> Answer:
     """The answer, with what it cost in its header."""
     answer.footprint = footprint
-    answer.headers.append((b"eco-footprint", _value(footprint.to_header())))
+    answer.headers.append(footprint_header(footprint))
     return answer
+
+
+def footprint_header(footprint: Footprint) -> Header:
+    """What an answer cost."""
+    return (b"eco-footprint", _value(footprint.to_header()))
 
 
 def _value(text: str) -> bytes:

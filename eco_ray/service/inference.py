@@ -171,8 +171,7 @@ class Inferences:
         use = ServiceUse(request.id or "", job.tenant, outcome.cpu_s, outcome.share)
         self._books.count(use, request.rows)
         self._books.metrics.inferred(footprint)
-        told = http.with_footprint(Answer(200), footprint).headers
-        told.append(http.VARY)
+        told = [http.footprint_header(footprint), http.VARY]
         if job.key:
             etag = _etag(job.key, job.form, request)
             told += (_HIT if kept else _MISS), (b"etag", etag)

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 #: jobs are done in the event loop once so many small ones in a row took no longer than so [s]; for how long a round
@@ -51,6 +52,8 @@ class Turns:
         self._worker = ThreadPoolExecutor(1, "inference")
         #: whether the worker has a round
         self._busy = False
+        #: that of the newest job: tests have one for each
+        self._loop: asyncio.AbstractEventLoop | None = None
         #: the loop in which a look at who waits is to come
         self._looks: asyncio.AbstractEventLoop | None = None
         #: small jobs in a row that were quick
@@ -66,7 +69,7 @@ class Turns:
 
     async def do(self, job: Job) -> Any:
         """The job's answer, when it had its turn. Who is cancelled before it leaves the line."""
-        loop = asyncio.get_running_loop()
+        self._loop = loop = asyncio.get_running_loop()
         looks = self._busy or self._looks is loop
         if not looks:
             self._look_soon(loop)
@@ -95,18 +98,17 @@ class Turns:
             self._look_soon(asyncio.get_running_loop())
             return
         self._busy = True
-        self._worker.submit(self._hand_over, asyncio.get_running_loop())
+        self._worker.submit(self._hand_over)
 
-    def _hand_over(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _hand_over(self) -> None:
         """A round in the worker thread."""
         taken = self._round(self._waiting)
-        try:
-            loop.call_soon_threadsafe(self._returned, taken)
-        except RuntimeError:  # the loop is closed: nobody waits
-            self._busy = False
+        self._busy = False
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._returned, taken)
 
     def _returned(self, taken: list[Job]) -> None:
-        self._busy = False
         self._settle(taken)
         self._look()
 

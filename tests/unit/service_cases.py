@@ -30,6 +30,7 @@ class Echo:
     act: Callable[[Arrays], None] = lambda inputs: None
     name: str = "echo"
     version: int = 2
+    kind: str = ""
     platform: str = "test"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     calls: int = 0
