@@ -50,8 +50,9 @@ def serve(variant: str, model: str) -> None:
     limits = Limits() if "cache" in variant else Limits(cache_bytes=0)
     signal = Signal("DE", 300.0, "benchmark")
 
-    def footprint(cpu_s: float, duration_s: float) -> Footprint:
-        return Footprint(cpu_s * 10, cpu_s / 10, duration_s, 10.0, signal, Nature.MODELLED)
+    def footprint(cpu_s: float, duration_s: float, batch_share: float) -> Footprint:
+        joules = cpu_s * 10 * batch_share
+        return Footprint(joules, joules / 100, duration_s, 10.0, signal, Nature.MODELLED)
 
     async def bare(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any
 
-from eco_ray.service.limits import Limits
-from eco_ray.service.problems import Header, Problem
+from pydantic_core import from_json  # six times faster than json on lists of numbers
 
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-#: what is not read to its end must not be taken for the next request
-CLOSE: Header = (b"connection", b"close")
+from eco_ray.service.http import CLOSE, GoneError, Receive
+from eco_ray.service.limits import Limits
+from eco_ray.service.problems import Problem, shown
+
 #: a body above the limit is read on and thrown away, up to so many limits: who still sends does not see the answer
 _READ_ON = 4
-
-
-class GoneError(Exception):
-    """The client has left: nobody waits for an answer."""
 
 
 class Held:
@@ -63,6 +58,21 @@ async def read_body(receive: Receive, declared: bytes | None, held: Held, limits
     except BaseException:
         held.bytes -= taken
         raise
+
+
+def json_object(body: bytes, limits: Limits, what: str) -> dict[str, Any]:
+    """The object that is the body; `what` it should be. Raises Problem."""
+    nodes = body.count(b"[") + body.count(b"{")
+    if nodes > limits.json_nodes:
+        detail = f"{nodes} brackets in the JSON; the limit is {limits.json_nodes}; send flat lists or binary tensors"
+        raise Problem(413, "request too large", detail)
+    try:
+        content = from_json(body, allow_inf_nan=limits.allow_nonfinite, cache_strings="keys")
+    except (ValueError, RecursionError) as error:
+        raise Problem(400, "not JSON", f"the body is not JSON ({shown(str(error), 200)}); send {what}") from None
+    if not isinstance(content, dict):
+        raise Problem(400, "no object", f"the body is {shown(content)}; send {what}, an object")
+    return content
 
 
 async def _throw_away(receive: Receive, limits: Limits) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from eco_ray.core.ports import Arrays, Runtime
 from eco_ray.service import values
-from eco_ray.service.v2 import Request
+from eco_ray.service.form import Request
 
 #: of an entry, without its arrays' values; measured with tracemalloc for two outputs [bytes]
 _ENTRY_BYTES = 1024
@@ -62,7 +62,9 @@ def key_of(tenant: str, runtime: Runtime, request: Request) -> bytes:
     digest = hashlib.blake2b(digest_size=20)
     inputs = [(name, request.datatypes[name], request.inputs[name]) for name in sorted(request.inputs)]
     told = [(name, datatype, array.shape) for name, datatype, array in inputs]
-    digest.update(repr((tenant, runtime.name, runtime.version, told)).encode())  # a third of the time of JSON
+    digest.update(
+        repr((tenant, runtime.name, runtime.version, request.what, told)).encode()
+    )  # a third of the time of JSON
     for _, datatype, array in inputs:
         # sizes are told by shapes, and those of BYTES by their lengths: no two inputs have the same bytes here
         digest.update(b"\0" + values.to_bytes(datatype, array))

@@ -25,6 +25,11 @@ class Limits:
     read_s: float = 10.0
     #: from there to the answer, waiting for others included [s]
     answer_s: float = 30.0
+    #: the same of an answer that is sent as it comes, to its end [s]
+    stream_s: float = 300.0
+    #: tokens that a language model generates: at most, and for who does not say
+    max_tokens: int = 4096
+    default_tokens: int = 256
     #: whether NaN and infinities may be among the inputs
     allow_nonfinite: bool = False
     #: of the cache of answers; 0: none [bytes], [answers]

@@ -4,43 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
-from pydantic_core import from_json as parse_json  # six times faster than json on lists of numbers
 from pydantic_core import to_json as write_json
 
-from eco_ray.core.ports import Arrays, Runtime
+from eco_ray.core.footprint import Footprint
+from eco_ray.core.ports import Arrays, Explains, Runtime
 from eco_ray.core.tensors import Tensor
 from eco_ray.service import values
+from eco_ray.service.body import json_object
+from eco_ray.service.form import Form, Request, Wanted
+from eco_ray.service.http import HEAD_LENGTH, JSON, OCTETS, Answer, Headers
 from eco_ray.service.limits import Limits
 from eco_ray.service.problems import Problem, shown
 
-#: header with the length of the JSON before binary tensors [bytes]
-HEAD_LENGTH = b"inference-header-content-length"
 #: of a request's id
 MAX_ID_CHARACTERS = 128
-
-
-class Wanted(NamedTuple):
-    """An output that a request asks for."""
-
-    tensor: Tensor
-    binary: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """A request that fits the model."""
-
-    #: None: it has none
-    id: str | None
-    inputs: Arrays
-    #: of each input, by name
-    datatypes: Mapping[str, str]
-    outputs: tuple[Wanted, ...]
-    #: what it is counted as
-    rows: int
 
 
 class Written(NamedTuple):
@@ -51,11 +32,54 @@ class Written(NamedTuple):
     head_bytes: int | None
 
 
-def parse_request(body: bytes, head_length: bytes | None, runtime: Runtime, limits: Limits) -> Request:
-    """A request from its body; `head_length` is the header of that name. Raises Problem."""
+def infer(runtime: Runtime, limits: Limits) -> Form:
+    """The form of an inference."""
+
+    def parse(body: bytes, headers: Headers) -> Request:
+        return parse_request(body, headers.get(HEAD_LENGTH), runtime, limits)
+
+    return Form("v2", parse, partial(_answer, runtime))
+
+
+def explain(runtime: Runtime, limits: Limits) -> Form | None:
+    """The form of a question why; None: the model does not know."""
+    if not isinstance(runtime, Explains):
+        return None
+    explained = tuple(Tensor(tensor.name, "FP32", tensor.shape) for tensor in runtime.inputs)
+
+    def parse(body: bytes, headers: Headers) -> Request:
+        request = parse_request(body, headers.get(HEAD_LENGTH), runtime, limits, explained)
+        target = request.parameters.get("target")
+        if target is not None and (type(target) is not int or not 0 <= target < 1 << 31):
+            detail = f"target is {shown(target)}; use the number of a class, from 0, or leave it out"
+            raise Problem(400, "wrong parameters", detail)
+        compute = partial(runtime.explain, target=target)
+        return replace(request, compute=compute, what=f"explain {target}")
+
+    def write(request: Request, arrays: Arrays, footprint: Footprint) -> Answer:
+        found = tuple(wanted for wanted in request.outputs if wanted.tensor.name in arrays)
+        return _answer(runtime, replace(request, outputs=found), arrays, footprint)
+
+    return Form("v2 explain", parse, write, quick=False)
+
+
+def _answer(runtime: Runtime, request: Request, arrays: Arrays, footprint: Footprint) -> Answer:
+    body, head_bytes = write_answer(runtime, request, arrays, {"footprint": footprint.to_json()})
+    if head_bytes is None:
+        return Answer(200, [JSON], body)
+    return Answer(200, [OCTETS, (HEAD_LENGTH, b"%d" % head_bytes)], body)
+
+
+def parse_request(
+    body: bytes, head_length: bytes | None, runtime: Runtime, limits: Limits, outputs: Sequence[Tensor] | None = None
+) -> Request:
+    """A request from its body; `head_length` is the header of that name. Raises Problem.
+
+    `outputs`: what may be asked for; None: the runtime's.
+    """
     head_bytes = _head_bytes(head_length, len(body))
     head = body if head_bytes is None else body[:head_bytes]
-    content = _object(head, limits)
+    content = json_object(head, limits, "a V2 inference request")
     tensors = content.get("inputs")
     if not isinstance(tensors, list):
         raise Problem(400, "no inputs", "the body has no list `inputs`; send a V2 inference request")
@@ -84,7 +108,11 @@ def parse_request(body: bytes, head_length: bytes | None, runtime: Runtime, limi
         raise Problem(400, "wrong data", f"{len(rest)} bytes after the last binary tensor; leave them out")
     first = runtime.inputs[0]
     rows = int(inputs[first.name].shape[0]) if first.shape[:1] == (-1,) else 1
-    return Request(_id(content), inputs, datatypes, _outputs(content, runtime), rows)
+    parameters = content.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise Problem(400, "wrong parameters", f"parameters is {shown(parameters)}; send an object or leave it out")
+    wanted = _outputs(content, parameters, runtime.outputs if outputs is None else outputs)
+    return Request(_id(content), inputs, datatypes, wanted, rows, parameters=parameters)
 
 
 def write_answer(runtime: Runtime, request: Request, arrays: Arrays, parameters: Mapping[str, Any]) -> Written:
@@ -119,21 +147,6 @@ def _head_bytes(told: bytes | None, body_bytes: int) -> int | None:
         detail = f"Inference-Header-Content-Length is {shown(told.decode('latin-1'))}; the body has {body_bytes} bytes"
         raise Problem(400, "wrong header", f"{detail}: give the length of the JSON at its beginning")
     return int(told)
-
-
-def _object(head: bytes, limits: Limits) -> dict[str, Any]:
-    nodes = head.count(b"[") + head.count(b"{")
-    if nodes > limits.json_nodes:
-        detail = f"{nodes} brackets in the JSON; the limit is {limits.json_nodes}; send flat lists or binary tensors"
-        raise Problem(413, "request too large", detail)
-    try:
-        content = parse_json(head, allow_inf_nan=limits.allow_nonfinite, cache_strings="keys")
-    except (ValueError, RecursionError) as error:
-        why = shown(str(error), 200)
-        raise Problem(400, "not JSON", f"the body is not JSON ({why}); send a V2 inference request") from None
-    if not isinstance(content, dict):
-        raise Problem(400, "no inputs", f"the body is {shown(content)}; send a V2 inference request, an object")
-    return content
 
 
 def _spec(told: object, specs: Mapping[str, Tensor], seen: Mapping[str, Any], what: str) -> Tensor:
@@ -191,17 +204,14 @@ def _parameters(told: Mapping[str, Any], known: str) -> Any:
     return parameters.get(known)
 
 
-def _outputs(content: Mapping[str, Any], runtime: Runtime) -> tuple[Wanted, ...]:
-    parameters = content.get("parameters", {})
-    if not isinstance(parameters, dict):
-        raise Problem(400, "wrong parameters", f"parameters is {shown(parameters)}; send an object or leave it out")
+def _outputs(content: Mapping[str, Any], parameters: Mapping[str, Any], known: Sequence[Tensor]) -> tuple[Wanted, ...]:
     binary = _flag(parameters.get("binary_data_output"), "binary_data_output", False)
     outputs = content.get("outputs")
     if not outputs and (outputs is None or isinstance(outputs, list)):
-        return tuple(Wanted(tensor, binary) for tensor in runtime.outputs)
+        return tuple(Wanted(tensor, binary) for tensor in known)
     if not isinstance(outputs, list):
         raise Problem(400, "wrong outputs", f"outputs is {shown(outputs)}; send a list of outputs or leave it out")
-    specs = {tensor.name: tensor for tensor in runtime.outputs}
+    specs = {tensor.name: tensor for tensor in known}
     wanted: dict[str, Wanted] = {}
     for told in outputs:
         spec = _spec(told, specs, wanted, "output")

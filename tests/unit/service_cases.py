@@ -15,8 +15,9 @@ from eco_ray.core.units import Nature
 from eco_ray.service.app import ModelApp
 
 
-def footprint(cpu_s: float, duration_s: float) -> Footprint:
-    return Footprint(cpu_s * 10, cpu_s / 10, duration_s, 10.0, Signal("DE", 300.0, "test"), Nature.MODELLED)
+def footprint(cpu_s: float, duration_s: float, batch_share: float = 1.0) -> Footprint:
+    joules = cpu_s * 10 * batch_share
+    return Footprint(joules, joules / 100, duration_s, 10.0, Signal("DE", 300.0, "test"), Nature.MODELLED)
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Echo:
     act: Callable[[Arrays], None] = lambda inputs: None
     name: str = "echo"
     version: int = 2
+    kind: str = ""
     platform: str = "test"
     metadata: Mapping[str, Any] = field(default_factory=dict)
     calls: int = 0
@@ -74,6 +76,8 @@ async def ask_async(app: ModelApp, method: str, path: str, chunks: list[bytes], 
     left = list(chunks)
 
     async def receive() -> dict[str, Any]:
+        if not left:  # it stays
+            await asyncio.Event().wait()
         return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
 
     sent: list[Any] = []

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from service_cases import INFER, Echo, ask, ask_async, footprint, request
 
 from eco_ray.core.footprint import Footprint, Signal
+from eco_ray.core.keys import Scope
 from eco_ray.core.units import Nature
 from eco_ray.errors import UsageError
 from eco_ray.service.app import ModelApp
@@ -108,7 +109,7 @@ def test_ids_and_traces_are_echoed_where_they_are_sane() -> None:
 
 
 def test_what_could_end_a_header_does_not() -> None:
-    def named(cpu_s: float, duration_s: float) -> Footprint:
+    def named(cpu_s: float, duration_s: float, batch_share: float) -> Footprint:
         return Footprint(1.0, 1.0, 1.0, 1.0, Signal('D"\r\nX: y\u2028ü', 1.0, "test"), Nature.MODELLED)
 
     for method, path in (("GET", "/livez"), ("POST", INFER)):
@@ -152,7 +153,7 @@ def test_a_tenant_that_is_no_name_is_refused(tenant: str) -> None:
     assert len(got.body) < 500
 
 
-def refuse(headers: Mapping[bytes, bytes]) -> Admission:
+def refuse(headers: Mapping[bytes, bytes], scope: Scope) -> Admission:
     if headers.get(b"authorization") != b"Bearer k":
         raise Problem(401, "no key", "send a key", ((b"www-authenticate", b"Bearer"),))
     return Admission("vision", ((b"ratelimit", b'"default";r=9'),))
@@ -417,7 +418,7 @@ def test_no_request_is_answered_with_500(method: str, path: str, body: bytes, he
 def test_metrics_count_every_answer_and_what_inferences_took() -> None:
     took = iter([0.001, 0.002, 99.0])
 
-    def told(cpu_s: float, duration_s: float) -> Footprint:
+    def told(cpu_s: float, duration_s: float, batch_share: float) -> Footprint:
         return Footprint(2.0, None, next(took, 0.0), 1.0, Signal("DE", None, "test"), Nature.MODELLED)
 
     app = ModelApp(Echo(), told)

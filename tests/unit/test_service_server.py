@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import resource
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,38 +12,14 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-import uvicorn
 from service_cases import INFER, Echo, footprint, request
+from service_server import Server
 
 from eco_ray.service import values
 from eco_ray.service.app import ModelApp
 from eco_ray.service.limits import Limits
 
 LIMITS = Limits(body_bytes=1 << 20, read_s=1.0)
-
-
-class Server:
-    """uvicorn in a thread, on a free port."""
-
-    def __init__(self, app: ModelApp) -> None:
-        self.socket = socket.socket()
-        self.socket.bind(("127.0.0.1", 0))
-        self.socket.listen(2048)
-        self.address = f"127.0.0.1:{self.socket.getsockname()[1]}"
-        self.url = f"http://{self.address}"
-        config = uvicorn.Config(app, log_level="warning", access_log=False, lifespan="on")
-        self.server = uvicorn.Server(config)
-        self.thread = threading.Thread(target=self.server.run, args=([self.socket],), daemon=True)
-        self.thread.start()
-
-    def stop(self) -> None:
-        self.server.should_exit = True
-        self.thread.join(10)
-        self.socket.close()
-
-    def connect(self) -> socket.socket:
-        host, _, port = self.address.partition(":")
-        return socket.create_connection((host, int(port)), timeout=10)
 
 
 @pytest.fixture(scope="module")

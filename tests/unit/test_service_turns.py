@@ -26,20 +26,22 @@ def test_small_quick_requests_are_answered_in_the_loop_and_never_beside_another(
             time.sleep(0.05)
         inside.clear()
 
+    here = threading.current_thread().name
     app = ModelApp(Echo(act=act), footprint)
     large = request([1.0] * 1000) + b" " * 70_000
 
     async def crowd() -> list[int]:
-        first = [ask_async(app, "POST", INFER, [X]) for _ in range(30)]
-        found = await asyncio.gather(*first)
-        found += await asyncio.gather(*(ask_async(app, "POST", INFER, [body]) for body in [X, large, X, X, large, X]))
+        found: list[Any] = []
+        while here not in threads[-2:-1] and len(found) < 100:
+            found.append(await ask_async(app, "POST", INFER, [X]))
+        assert here not in threads[:10]
+        threads.clear()
+        found = await asyncio.gather(*(ask_async(app, "POST", INFER, [body]) for body in [X, large, X, X, large, X]))
         return [got.status for got in found]
 
-    assert asyncio.run(crowd()) == [200] * 36
-    here = threading.current_thread().name
-    assert here in threads[10:31]  # quick, by then
-    assert here not in threads[:10]
-    assert here not in threads[-5:]  # in turn, with the large ones
+    assert asyncio.run(crowd()) == [200] * 6
+    # the first one at once; then in turn with the large ones, as many rows together as may be; one is left
+    assert [name == here for name in threads] == [True, False, False, True]
 
 
 def test_small_requests_that_take_long_are_handed_over() -> None:
@@ -52,10 +54,13 @@ def test_small_requests_that_take_long_are_handed_over() -> None:
     app = ModelApp(Echo(act=act), footprint)
     for _ in range(20):  # what is refused says nothing of the model
         assert ask(app, "POST", INFER, b"{").status == 400
-    for seconds in [*[0.0] * 11, 0.05, 0.0]:
-        assert ask(app, "POST", INFER, request([seconds])).status == 200
     here = threading.current_thread().name
-    assert [name == here for name in threads] == [False] * 10 + [True] * 2 + [False]
+    while here not in threads and len(threads) < 100:  # on a busy machine more than ten
+        assert ask(app, "POST", INFER, request([0.0])).status == 200
+    assert here not in threads[:10]
+    for seconds in (0.05, 0.0):
+        assert ask(app, "POST", INFER, request([seconds])).status == 200
+    assert [name == here for name in threads[-3:]] == [True, True, False]
 
 
 def test_a_small_request_waits_for_those_that_were_handed_over() -> None:
@@ -71,8 +76,7 @@ def test_a_small_request_waits_for_those_that_were_handed_over() -> None:
 
     async def crowd() -> list[int]:
         tasks = [asyncio.create_task(ask_async(app, "POST", INFER, [X])) for _ in range(40)]
-        while app._quick < 12:
-            await asyncio.sleep(0.001)
+        await asyncio.sleep(0.001)
         tasks += [asyncio.create_task(ask_async(app, "POST", INFER, [X])) for _ in range(3)]
         return [(await task).status for task in tasks]
 

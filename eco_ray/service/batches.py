@@ -1,0 +1,126 @@
+"""Requests that wait are computed together: one inference for all of them, of whose cost each has its share by rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from eco_ray.core.ports import Arrays, Runtime
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """Inputs of one request that are to be computed, perhaps with others."""
+
+    inputs: Arrays
+    datatypes: Mapping[str, str]
+    rows: int
+    #: CPU time and wall time that it took already [s]
+    cpu_s: float = 0.0
+    wall_s: float = 0.0
+    #: instead of the inference, and alone
+    compute: Callable[[Arrays], Arrays] | None = None
+
+
+class Outcome(NamedTuple):
+    """What an item's batch cost, and what came of the item."""
+
+    #: the error where there are no outputs
+    arrays: Arrays | Exception
+    #: CPU time and wall time of the batch [s], with what its items took before
+    cpu_s: float
+    wall_s: float
+    #: the item's rows among those of the batch, in (0, 1]
+    share: float = 1.0
+
+
+class Batcher(Protocol):
+    """Computes an item together with others that are given to it about then.
+
+    What makes one is given `Compute`, and calls it with several items: `ray.serve.batch` fits as it is.
+    """
+
+    async def __call__(self, item: Item) -> Outcome:
+        """The outcome of one item. Raises nothing for what is wrong with it."""
+        ...
+
+
+#: the outcomes of items, in their order; computes them in the worker, when it is their turn
+Compute = Callable[[list[Item]], Awaitable[list[Outcome]]]
+
+
+def is_open(runtime: Runtime) -> bool:
+    """Whether rows of several requests may be computed as one: all first dimensions are open."""
+    shapes = [shape for tensor in (*runtime.inputs, *runtime.outputs) for shape in tensor.shapes]
+    return all(shape[:1] == (-1,) for shape in shapes)
+
+
+def together(runtime: Runtime, items: Sequence[Item], most_rows: int) -> list[Outcome]:
+    """The outcomes of items, those computed as one whose shapes but for the rows, and datatypes, are equal."""
+    found: dict[int, Outcome] = {}
+    groups: dict[Hashable, list[int]] = {}
+    joins = is_open(runtime)
+    for at, item in enumerate(items):
+        key = _kind(item) if joins and item.compute is None else None
+        group = groups.setdefault(at if key is None else key, [])
+        if group and sum(items[one].rows for one in group) + item.rows > most_rows:
+            _compute(runtime, items, group, found)
+            group.clear()
+        group.append(at)
+    for group in groups.values():
+        _compute(runtime, items, group, found)
+    return [found[at] for at in range(len(items))]
+
+
+def _kind(item: Item) -> Hashable:
+    """What items have in common that may be one; None: the item has no rows."""
+    if any(array.shape[:1] != (item.rows,) for array in item.inputs.values()):
+        return None
+    return tuple(sorted((name, item.datatypes[name], array.shape[1:]) for name, array in item.inputs.items()))
+
+
+def _compute(runtime: Runtime, items: Sequence[Item], group: Sequence[int], found: dict[int, Outcome]) -> None:
+    batch = [items[at] for at in group]
+    wall_s, cpu_s = time.perf_counter(), time.thread_time()
+    parts: list[Arrays] | Exception
+    try:
+        parts = _outputs(runtime, batch)
+    except Exception as error:  # the model's code is not ours
+        parts = error
+    cpu_s, wall_s = time.thread_time() - cpu_s, time.perf_counter() - wall_s
+    rows = sum(item.rows for item in batch)
+    if isinstance(parts, Exception) and len(batch) > 1:  # one of them may be all that is wrong
+        for at, item in zip(group, batch, strict=True):
+            share = item.rows / rows
+            alone = replace(item, cpu_s=item.cpu_s + cpu_s * share, wall_s=item.wall_s + wall_s * share)
+            one: dict[int, Outcome] = {}
+            _compute(runtime, [alone], [0], one)
+            found[at] = one[0]
+        return
+    cpu_s += sum(item.cpu_s for item in batch)
+    wall_s += sum(item.wall_s for item in batch)
+    for number, (at, item) in enumerate(zip(group, batch, strict=True)):
+        arrays = parts if isinstance(parts, Exception) else parts[number]
+        found[at] = Outcome(arrays, cpu_s, wall_s, item.rows / rows)
+
+
+def _outputs(runtime: Runtime, batch: Sequence[Item]) -> list[Arrays]:
+    first = batch[0]
+    if len(batch) == 1:
+        return [(first.compute or runtime.infer)(first.inputs)]
+    joined: dict[str, np.ndarray[Any, Any]] = {
+        name: np.concatenate([item.inputs[name] for item in batch]) for name in first.inputs
+    }
+    arrays = runtime.infer(joined)
+    rows = sum(item.rows for item in batch)
+    if any(len(array) != rows for array in arrays.values()):
+        raise ValueError(f"the model gave other than {rows} rows for a batch of {rows}; one by one then")
+    ends = np.cumsum([item.rows for item in batch]).tolist()
+    return [
+        {name: array[end - item.rows : end] for name, array in arrays.items()}
+        for item, end in zip(batch, ends, strict=True)
+    ]

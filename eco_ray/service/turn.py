@@ -1,0 +1,154 @@
+"""Whose turn it is: what waits is done in rounds, never two at once, in a worker thread or in the event loop.
+
+So the loop answers health checks in time, and the thread's CPU time is the round's. A model that has answered small
+requests within milliseconds does so in the loop: handing them over costs about as much. What comes while a round is on
+waits for the next one, and is done together there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any
+
+#: jobs are done in the event loop once so many small ones in a row took no longer than so [s]; for how long a round
+#: there takes further ones [s]
+_QUICK_TIMES, _QUICK_S = 10, 0.02
+
+#: the next job of a round; None: there is none that may be done with those before
+Take = Callable[[], "Job | None"]
+
+
+class Job:
+    """What waits for its turn."""
+
+    __slots__ = ("answer", "done", "limit_s", "proves", "small", "work")
+
+    def __init__(self, limit_s: float, small: bool = False, work: Callable[[], Any] | None = None) -> None:
+        """`limit_s`: it may take so long. `work`: done in the worker thread and alone; None: a round knows what."""
+        self.limit_s, self.small, self.work = limit_s, small, work
+        self.answer: Any = None
+        #: whether its time says something of the model's speed
+        self.proves = False
+        self.done: asyncio.Future[Any] | None = None
+
+    @property
+    def dropped(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return self.done is not None and self.done.cancelled()
+
+
+class Turns:
+    """The one worker and those that wait for it."""
+
+    def __init__(self, do: Callable[[Take], None]) -> None:
+        """`do(take)` does a round: it takes jobs and sets their answers."""
+        self._do = do
+        self._waiting: deque[Job] = deque()
+        self._worker = ThreadPoolExecutor(1, "inference")
+        #: whether the worker has a round
+        self._busy = False
+        #: that of the newest job: tests have one for each
+        self._loop: asyncio.AbstractEventLoop | None = None
+        #: the loop in which a look at who waits is to come
+        self._looks: asyncio.AbstractEventLoop | None = None
+        #: small jobs in a row that were quick
+        self._quick = 0
+        #: until when what is done now has its time; None: nothing is
+        self._until_s: float | None = None
+
+    @property
+    def stuck(self) -> bool:
+        """Whether the worker is at something that nobody waits for any more."""
+        until_s = self._until_s
+        return until_s is not None and time.perf_counter() > until_s
+
+    async def do(self, job: Job) -> Any:
+        """The job's answer, when it had its turn. Who is cancelled before it leaves the line."""
+        self._loop = loop = asyncio.get_running_loop()
+        looks = self._busy or self._looks is loop
+        if not looks:
+            self._look_soon(loop)
+        if self._quick >= _QUICK_TIMES and job.small and not (looks or self._waiting):
+            job.done = None
+            self._round(deque((job,)), in_loop=True)  # those that came together with it wait until that look
+            if isinstance(job.answer, Exception):
+                raise job.answer
+            return job.answer
+        job.done = loop.create_future()
+        self._waiting.append(job)
+        return await job.done
+
+    def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._looks = loop
+        loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        self._looks = None
+        while self._waiting and self._waiting[0].dropped:
+            self._waiting.popleft()
+        if not self._waiting or self._busy:
+            return
+        if self._quick >= _QUICK_TIMES and all(job.small for job in self._waiting):
+            self._settle(self._round(self._waiting, in_loop=True))
+            self._look_soon(asyncio.get_running_loop())
+            return
+        self._busy = True
+        self._worker.submit(self._hand_over)
+
+    def _hand_over(self) -> None:
+        """A round in the worker thread."""
+        taken = self._round(self._waiting)
+        self._busy = False
+        if self._loop is not None:
+            with suppress(RuntimeError):  # it is closed: nobody waits
+                self._loop.call_soon_threadsafe(self._returned, taken)
+
+    def _returned(self, taken: list[Job]) -> None:
+        self._settle(taken)
+        self._look()
+
+    @staticmethod
+    def _settle(taken: list[Job]) -> None:
+        for job in taken:
+            if job.done is not None and not job.done.done():
+                if isinstance(job.answer, Exception):
+                    job.done.set_exception(job.answer)
+                else:
+                    job.done.set_result(job.answer)
+
+    def _round(self, waiting: deque[Job], in_loop: bool = False) -> list[Job]:
+        """Do what can be done together now; the jobs of the round."""
+        began_s = time.perf_counter()
+        taken: list[Job] = []
+
+        def take() -> Job | None:
+            while waiting and (not taken or (waiting[0].work is None and taken[0].work is None)):
+                if in_loop and taken and time.perf_counter() - began_s > _QUICK_S:
+                    return None
+                job = waiting.popleft()
+                if not job.dropped:
+                    self._until_s = max(self._until_s or 0.0, began_s + job.limit_s)
+                    taken.append(job)
+                    return job
+            return None
+
+        try:
+            if waiting and waiting[0].work is not None:
+                if (job := take()) is not None and job.work is not None:
+                    job.answer = job.work()
+            else:
+                self._do(take)
+        except Exception as error:  # for each of them, instead of an answer that would never come
+            for job in taken:
+                job.answer = error
+        finally:
+            self._until_s = None
+        if taken and all(job.small for job in taken):
+            slow = time.perf_counter() - began_s > _QUICK_S * len(taken)
+            self._quick = 0 if slow else self._quick + sum(job.proves for job in taken)
+        return taken
