@@ -36,11 +36,11 @@ _OPENAI = r"http-request replace-path ^/models/([^/]+)/v1(/.*)?$ /v2/models/\1/o
 
 def edited(config: str, errors: Path) -> str:
     """The configuration with the changes; `errors`: folder of the answers by status. Raises ValueError."""
-    changes = {  # pattern, what takes its place, how often it is there at least
+    changes: Mapping[str, tuple[str, str, int]] = {  # pattern, what takes its place, how often it is there at least
         "the admin socket": (r"(?m)^(\s*stats socket .*) mode \d+", r"\1 mode 600", 1),
         "defaults": (r"(?m)^defaults$", f"defaults\n    timeout http-request {HEAD_S}s", 1),
         "its answers": (r"(?m)^(\s*errorfile) (50[234]) .*$", rf"\1 \2 {errors}/\2.http", 3),
-        "the frontend": (r"(?m)^(frontend http_frontend\n\s*bind .*)$", lambda f: f"{f[1]}\n    {_OPENAI}", 1),
+        "the frontend": (r"(?m)^(frontend http_frontend\n\s*bind .*)$", r"\1\n    " + _OPENAI.replace("\\", r"\\"), 1),
         "metrics": (r"(?m)^(frontend prometheus|listen stats)\n(\s*bind )[*]?:", r"\1\n\g<2>127.0.0.1:", 0),
         "models": (rf"(?m)^(backend http-(?:model|canary){ROUND_ROBIN}\..*)$", r"\1\n    balance roundrobin", 0),
     }

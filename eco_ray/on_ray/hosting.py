@@ -89,8 +89,8 @@ class Host:
         """Answer one HTTP request."""
         return self._answer
 
-    def _footprint(self, cpu_s: float, duration_s: float) -> Footprint:
-        return request_footprint(cpu_s, duration_s, self._power, self._signal)
+    def _footprint(self, cpu_s: float, duration_s: float, batch_share: float) -> Footprint:
+        return request_footprint(cpu_s, duration_s, self._power, self._signal, batch_share)
 
     def _follow(self) -> None:
         import ray

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from eco_ray.errors import NotFoundError
 from eco_ray.models.crypt import find_key
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.registry import Registry
-from eco_ray.models.runtimes import load_runtime
+from eco_ray.models.runtimes.load import load_runtime
 
 
 def open_registry(url: str, state_dir: Path) -> Registry:
@@ -38,7 +37,7 @@ def load_version(deployment: Deployment, version: int, state_dir: Path) -> Runti
     registry = open_registry(deployment.registry, state_dir)
     manifest = registry.manifest(deployment.reference(version))
     # removed after loading: torch and onnxruntime have the weights in memory then
-    with tempfile.TemporaryDirectory(prefix="eco_ray-served-") as folder, contextlib.ExitStack():
+    with tempfile.TemporaryDirectory(prefix="eco_ray-served-") as folder:
         suffix = "" if manifest.main else f".{manifest.format}"
         target = Path(folder) / f"model{suffix}"
         registry.pull(manifest.reference, target)
