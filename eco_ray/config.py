@@ -77,6 +77,12 @@ class Settings(BaseSettings):
     output: Literal["table", "json", "yaml"] = "table"
     #: HTTP port of served models
     serve_port: Whole = Field(default=8000, ge=1, le=65_535)
+    #: address that served models listen on
+    serve_host: str = Field(default="127.0.0.1", min_length=1, max_length=253)
+    #: who may ask: on loopback anybody, elsewhere who has an API key (auto); or always who has a key
+    serve_keys: Literal["auto", "required"] = "auto"
+    #: YAML file with what each tenant may use; None: no limits
+    limits_file: Path | None = None
     #: latest finish after the earliest start, for jobs without deadline and max_delay [s of grid time]
     default_max_delay_s: PositiveDuration = Field(default=86_400.0, alias="default_max_delay")
     #: step of the planner [s of grid time]
@@ -100,7 +106,7 @@ class Settings(BaseSettings):
 
     _origins: dict[str, str] = PrivateAttr(default_factory=dict)
 
-    @field_validator("state_dir", "registry_key_file", "key_pepper_file", mode="after")
+    @field_validator("state_dir", "registry_key_file", "key_pepper_file", "limits_file", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()

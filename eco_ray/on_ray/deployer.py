@@ -17,7 +17,7 @@ from eco_ray.core.deployments import Deployment
 from eco_ray.core.replica_places import Room, plan_replicas
 from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
-from eco_ray.on_ray.serve_config import app_name, serve_config
+from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
 
 log = logging.getLogger("eco_ray.serving")
 
@@ -65,13 +65,12 @@ class Deployer:
         store: Store,
         serving: Serving,
         resolve: Callable[[Deployment], int | None],
-        host: str,
-        port: int,
+        config: ServingConfig,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """`resolve`: the version that the alias of a deployment means now; None: none."""
         self._store, self._serving, self._resolve = store, serving, resolve
-        self._host, self._port, self._pause = host, port, pause
+        self._config, self._pause = config, pause
         self._lock = threading.Lock()
         self._stopped = threading.Event()
 
@@ -187,7 +186,7 @@ class Deployer:
                 self._serving.account(app_name(one, canary=True), one, one.canary)
         self._store.put_meta(_KEY, [one.to_json() for one in deployments])
         latencies = self._store.get_meta(_LATENCIES) or {}
-        self._serving.apply(serve_config(deployments, latencies, self._host, self._port))
+        self._serving.apply(serve_config(deployments, latencies, self._config))
 
     def _save(self, before: Deployment, after: Deployment) -> None:
         """Write down what Serve need not know, unless somebody has changed it since."""
@@ -229,7 +228,7 @@ class Deployer:
             "places": [{"node": place.node, "devices": place.devices} for place in one.places],
             "state": state.lower(),
             "message": why or one.refused,
-            "url": f"http://{self._host}:{self._port}/v2/models/{one.model}",
+            "url": f"http://{self._config.host}:{self._config.port}/v2/models/{one.model}",
         }
 
     def _unknown(self, model: str, known: Sequence[Deployment]) -> NotFoundError:

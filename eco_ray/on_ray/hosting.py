@@ -26,6 +26,7 @@ from eco_ray.core.deployments import Deployment
 from eco_ray.core.footprint import Footprint, ReplicaPower, Signal, request_footprint
 from eco_ray.on_ray.accounts import metered_cpus
 from eco_ray.on_ray.connection import controller_handle
+from eco_ray.on_ray.doorkeeper import Doorkeeper
 from eco_ray.on_ray.local_cluster import NODE_LABEL
 from eco_ray.on_ray.model_files import load_version
 from eco_ray.on_ray.owners import VISIBLE_DEVICES
@@ -33,6 +34,7 @@ from eco_ray.on_ray.serve_config import REPLICA
 from eco_ray.on_ray.served import Tally, served_dir
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.service.app import ModelApp
+from eco_ray.service.gate import named_tenant
 
 log = logging.getLogger("eco_ray.serving")
 
@@ -73,7 +75,9 @@ class Host:
         runtime = load_version(deployment, version, state_dir)
         smoke(runtime)
         self._tally = _tally(deployment, version, served_dir(state_dir, node.name))
-        self._answer = AppResponse(ModelApp(runtime, self._footprint, count=self._tally.add))
+        self._doorkeeper = Doorkeeper(told["pepper_file"], state_dir, deployment) if "pepper_file" in told else None
+        gate = self._doorkeeper.gate if self._doorkeeper else named_tenant
+        self._answer = AppResponse(ModelApp(runtime, self._footprint, gate=gate, count=self._tally.add))
         threading.Thread(target=self._follow, daemon=True).start()
 
     def reconfigure(self, told: Mapping[str, Any] | None) -> None:
@@ -87,6 +91,8 @@ class Host:
 
     async def __call__(self, request: Request) -> Response:
         """Answer one HTTP request."""
+        if self._doorkeeper:
+            self._doorkeeper.apply_news()
         return self._answer
 
     def _footprint(self, cpu_s: float, duration_s: float, batch_share: float) -> Footprint:
@@ -103,6 +109,8 @@ class Host:
                 now = None
             value, source = (now["intensity_g_per_kwh"], now["source"]) if now else (None, "unknown")
             self._signal = Signal(zone, value, source)
+            if self._doorkeeper:
+                self._doorkeeper.look()
             time.sleep(_FOLLOW_S)
 
 

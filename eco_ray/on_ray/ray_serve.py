@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,18 @@ import ray
 from ray import serve
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
+from eco_ray.core.audit import AuditEntry
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.replica_places import Room
 from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError
+from eco_ray.on_ray.access import Access, AccessSource
 from eco_ray.on_ray.connection import controller_handle
 from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.fleet import NAMESPACE
 from eco_ray.on_ray.model_files import load_version, open_registry
-from eco_ray.on_ray.serve_config import CANARY, on_nodes
+from eco_ray.on_ray.serve_config import CANARY, ServingConfig, on_nodes
 from eco_ray.on_ray.smoke import smoke
+from eco_ray.pepper import find_pepper
 from eco_ray.store import open_store
 
 log = logging.getLogger("eco_ray.serving")
@@ -33,8 +37,9 @@ _ASK_S = 5.0
 class RayServing:
     """Implements `deployer.Serving`."""
 
-    def __init__(self, host: str, port: int, state_dir: Path) -> None:
-        self._state_dir = state_dir
+    def __init__(self, config: ServingConfig) -> None:
+        host, port = config.host, config.port
+        self._state_dir = config.state_dir
         self._base = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104  # compared
         serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
 
@@ -100,23 +105,35 @@ class RayServing:
 class DeployerActor(Deployer):
     """What runs under the name `eco_deployer`; Ray starts it again with the same arguments when it dies."""
 
-    def __init__(self, host: str, port: int, state_dir: Path, store_url: str) -> None:
+    def __init__(self, config: ServingConfig) -> None:
         def resolve(deployment: Deployment) -> int | None:
             try:
-                registry = open_registry(deployment.registry, state_dir)
+                registry = open_registry(deployment.registry, config.state_dir)
                 return registry.resolve(f"{deployment.model}@{deployment.follows}")[1]
             except NotFoundError:
                 return None
 
-        super().__init__(open_store(store_url), RayServing(host, port, state_dir), resolve, host, port)
+        store = open_store(config.store_url)
+        self._access = AccessSource(store, config.limits_file)
+        if config.needs_keys:
+            find_pepper(config.pepper_file, config.state_dir, make=not store.list_keys())
+        super().__init__(store, RayServing(config), resolve, config)
         self.resume()
         self.follow()
 
     def ping(self) -> None:
         """Answers once it is there."""
 
+    def access(self) -> Access:
+        """What a replica's gate has to know."""
+        return self._access.access()
 
-def deployer(host: str, port: int, state_dir: Path, store_url: str) -> Any:
+    def audit(self, action: str, object_: str, detail: str) -> None:
+        """Write down what happened at a replica."""
+        self._store.add_audit([AuditEntry(time.time(), "service", action, object_, detail)])
+
+
+def deployer(config: ServingConfig) -> Any:
     """The deployer of the connected cluster, started if it is not there."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -130,15 +147,22 @@ def deployer(host: str, port: int, state_dir: Path, store_url: str) -> Any:
         get_if_exists=True,
         max_restarts=-1,
         max_task_retries=-1,
-        max_concurrency=8,
+        max_concurrency=16,
         scheduling_strategy=NodeAffinitySchedulingStrategy(head_node_id(), soft=True),
     )(DeployerActor)
-    handle = actor.remote(host, port, state_dir, store_url)
+    handle = actor.remote(config)
     try:
         ray.get(handle.ping.remote(), timeout=120.0)
+    except RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, EcoRayError) else error) from None
     except RayError as error:
         raise UnreachableError(f"the deployer could not be started: {error}"[:1000]) from None
     return handle
+
+
+def deployer_handle() -> Any:
+    """The deployer, if it is there. Raises ValueError."""
+    return ray.get_actor(DEPLOYER_NAME, namespace=NAMESPACE)
 
 
 def _check(deployment: Deployment, version: int, state_dir: Path) -> float:

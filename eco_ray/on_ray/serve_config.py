@@ -6,6 +6,8 @@ Told so, Serve keeps replicas whose part of it has not changed; `serve.run` woul
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from eco_ray.core.deployments import Deployment, ongoing_target
@@ -26,28 +28,48 @@ def app_name(one: Deployment, *, canary: bool = False) -> str:
     return f"{'canary' if canary else 'model'}{ROUND_ROBIN if one.round_robin else ''}.{one.model}"
 
 
+@dataclass(frozen=True)
+class ServingConfig:
+    """What holds for all models of a cluster."""
+
+    host: str
+    port: int
+    state_dir: Path
+    store_url: str
+    #: whether requests need an API key
+    needs_keys: bool = False
+    #: of API keys; None: in the state directory
+    pepper_file: Path | None = None
+    limits_file: Path | None = None
+
+
 def serve_config(
-    deployments: Iterable[Deployment], latency_s: Mapping[str, float], host: str, port: int
+    deployments: Iterable[Deployment], latency_s: Mapping[str, float], config: ServingConfig
 ) -> dict[str, Any]:
     """The whole configuration. `latency_s`: of the smoke request of a version, by name:VERSION."""
     apps: list[dict[str, Any]] = []
     for one in deployments:
-        apps.append(_app(one, one.version, latency_s, canary=False))
+        apps.append(_app(one, one.version, latency_s, config, canary=False))
         if one.canary is not None:
-            apps.append(_app(one, one.canary, latency_s, canary=True))
+            apps.append(_app(one, one.canary, latency_s, config, canary=True))
     return {
         "proxy_location": "HeadOnly",
-        "http_options": {"host": host, "port": port},
+        "http_options": {"host": config.host, "port": config.port},
         "applications": apps,
     }
 
 
-def _app(one: Deployment, version: int, latency_s: Mapping[str, float], *, canary: bool) -> dict[str, Any]:
+def _app(
+    one: Deployment, version: int, latency_s: Mapping[str, float], config: ServingConfig, *, canary: bool
+) -> dict[str, Any]:
+    told = {"deployment": _of_replicas(one).to_json(), "version": version}
+    if config.needs_keys:
+        told["pepper_file"] = str(config.pepper_file or "")
     return {
         "name": app_name(one, canary=canary),
         "route_prefix": f"{CANARY}/{one.model}" if canary else f"/v2/models/{one.model}",
         "import_path": "eco_ray.on_ray.hosting:model_app",
-        "args": {"deployment": _of_replicas(one).to_json(), "version": version},
+        "args": told,
         "deployments": [
             {
                 "name": REPLICA,

@@ -9,13 +9,13 @@ from typing import Any
 from eco_ray.config import Settings
 from eco_ray.core.audit import AuditEntry
 from eco_ray.core.deployments import Deployment
+from eco_ray.core.keys import needed
 from eco_ray.errors import EcoRayError, UnreachableError
 from eco_ray.on_ray.client import Client
 from eco_ray.store import open_store
 
 #: for a version to be pulled, tried and started [s]
 _DEPLOY_S = 1300.0
-_LOOPBACK = "127.0.0.1"
 
 
 class ServingClient:
@@ -24,9 +24,20 @@ class ServingClient:
     def __init__(self, settings: Settings) -> None:
         self._client = Client(settings)
         from eco_ray.on_ray.ray_serve import deployer  # imports ray, which reads the cluster's environment then
+        from eco_ray.on_ray.serve_config import ServingConfig
 
         found = self._client.settings
-        self._deployer = deployer(_LOOPBACK, self._client.record.serve_port, found.state_dir, found.store_url)
+        self._deployer = deployer(
+            ServingConfig(
+                settings.serve_host,
+                self._client.record.serve_port,
+                found.state_dir,
+                found.store_url,
+                settings.serve_keys == "required" or needed([settings.serve_host]),
+                settings.key_pepper_file,
+                settings.limits_file,
+            )
+        )
 
     def deploy(self, wanted: Deployment, zones: Sequence[str] = ()) -> dict[str, Any]:
         """Serve a model, or change how; what is served then. Raises EcoRayError."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,10 @@ from eco_ray.core.power import PowerCurve
 from eco_ray.core.replica_places import Place, Room
 from eco_ray.errors import EcoRayError, InfeasibleError, NotFoundError, UsageError
 from eco_ray.on_ray.deployer import Deployer
-from eco_ray.on_ray.serve_config import app_name, serve_config
+from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
 from eco_ray.store import open_store
 
+CONFIG = ServingConfig("127.0.0.1", 8000, Path("/x"), "")
 MNIST = Deployment("mnist", 1, follows="prod", registry="/models", demand=Resources(0.5))
 
 
@@ -77,7 +79,13 @@ def meant():
 
 @pytest.fixture
 def deployer(store, serving, meant):
-    return Deployer(store, serving, lambda one: meant[one.model], "127.0.0.1", 8000, pause=lambda _s: None)
+    return Deployer(
+        store,
+        serving,
+        lambda one: meant[one.model],
+        CONFIG,
+        pause=lambda _s: None,
+    )
 
 
 def test_a_model_is_tried_then_told_and_accounted(deployer, serving):
@@ -165,7 +173,13 @@ def test_what_is_deployed_outlives_the_deployer(deployer, store, serving, meant)
     with pytest.raises(ConnectionError):
         deployer.deploy(MNIST)
     serving.raise_apply = None
-    again = Deployer(store, serving, lambda one: meant[one.model], "127.0.0.1", 8000, pause=lambda _s: None)
+    again = Deployer(
+        store,
+        serving,
+        lambda one: meant[one.model],
+        CONFIG,
+        pause=lambda _s: None,
+    )
     (kept,) = again.deployments()
     assert replace(kept, places=()) == replace(MNIST, nodes=("fr", "de"))
     again.resume()
@@ -187,7 +201,7 @@ def test_what_hangs_can_be_undeployed_and_is_told(store, serving, meant):
     def undeploy(_s):
         hanging.undeploy("mnist")
 
-    hanging = Deployer(store, serving, lambda one: meant[one.model], "127.0.0.1", 8000, pause=undeploy)
+    hanging = Deployer(store, serving, lambda one: meant[one.model], CONFIG, pause=undeploy)
     serving.answers = lambda *_, **__: False
     with pytest.raises(EcoRayError, match="mnist was changed again before mnist:1 answered"):
         hanging.deploy(MNIST)
@@ -207,7 +221,7 @@ def test_names_of_applications_are_apart():
 
 def test_the_configuration_says_where_and_how_many():
     one = replace(MNIST, min_replicas=0, max_replicas=8, slo_p95_s=0.2, nodes=("fr-1", "de-1"))
-    (app,) = serve_config([one], {"mnist:1": 0.02}, "127.0.0.1", 8000)["applications"]
+    (app,) = serve_config([one], {"mnist:1": 0.02}, CONFIG)["applications"]
     (told,) = app["deployments"]
     assert told["ray_actor_options"]["num_cpus"] == 0.5
     assert told["ray_actor_options"]["label_selector"] == {"eco_node": "fr-1"}

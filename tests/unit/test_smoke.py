@@ -10,14 +10,16 @@ from eco_ray.errors import EcoRayError
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.service.values import DTYPES
 
+X = (Tensor("x", "FP32", (-1, 4)),)
+
 
 class Fake:
     """A runtime whose answer a test gives."""
 
     name, version = "m", 3
 
-    def __init__(self, answer, inputs=(Tensor("x", "FP32", (-1, 4)),), outputs=(Tensor("y", "FP32", (-1, 2)),)):
-        self.answer, self.inputs, self.outputs, self.asked = answer, inputs, outputs, []
+    def __init__(self, answer, inputs=X):
+        self.answer, self.inputs, self.outputs, self.asked = answer, inputs, (Tensor("y", "FP32", (-1, 2)),), []
 
     def infer(self, inputs):
         self.asked.append(inputs)
