@@ -1,0 +1,200 @@
+"""Models deployed by the command line on the shared cluster: versions change under load, and fail, without a loss."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from live_cluster import Cluster
+from torch import nn
+
+from eco_ray.models.cnn import SmallCNN
+from eco_ray.models.weights import save_model
+
+pytestmark = pytest.mark.timeout(300)
+
+BASE = "http://127.0.0.1:8000"
+INFER = f"{BASE}/v2/models/mnist/infer"
+IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 28, 28]}
+
+
+class Breaks(nn.Module):
+    """As the CNN looks, and cannot answer zeros."""
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return torch.log(image.sum(dim=(1, 2)) - 1)[:, None].repeat(1, 10)
+
+
+@pytest.fixture(scope="module")
+def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A registry with three versions of `mnist`, and a model that fails its smoke request."""
+    folder = tmp_path_factory.mktemp("models")
+    for seed in (1, 2, 3):
+        torch.manual_seed(seed)
+        save_model(SmallCNN(), folder / f"{seed}.safetensors", {"version": seed})
+        cluster.cli("model", "push", str(folder / f"{seed}.safetensors"), "mnist")
+    broken = torch.export.export(Breaks(), (torch.zeros(1, 28, 28),))
+    broken.example_inputs = None
+    torch.export.save(broken, folder / "broken.pt2")
+    cluster.cli("model", "push", str(folder / "broken.pt2"), "broken")
+    cluster.cli("model", "promote", "mnist:1", "prod")
+    yield cluster
+    _end_serving()
+
+
+def _end_serving() -> None:
+    import ray
+    from ray import serve
+
+    from eco_ray.on_ray.fleet import NAMESPACE
+    from eco_ray.on_ray.ray_serve import DEPLOYER_NAME
+
+    ray.kill(ray.get_actor(DEPLOYER_NAME, namespace=NAMESPACE), no_restart=True)
+    serve.shutdown()
+
+
+class Load:
+    """Requests at a rate while something else is done; what each came to."""
+
+    def __init__(self, per_s: float = 20.0) -> None:
+        self.seen: Counter[tuple[int, str]] = Counter()
+        self._period_s, self._stop = 1 / per_s, asyncio.Event()
+
+    async def _ask(self, http: httpx.AsyncClient, number: int) -> None:
+        data = [(number % 251) / 250] * 784
+        try:
+            answer = await http.post(INFER, json={"inputs": [{**IMAGE, "data": data}]})
+            told = answer.json()
+            self.seen[answer.status_code, told.get("model_version") or told.get("title", "")] += 1
+        except httpx.HTTPError as error:
+            self.seen[0, repr(error)] += 1
+
+    async def _run(self) -> None:
+        tasks = []
+        async with httpx.AsyncClient(timeout=60.0) as http:
+            while not self._stop.is_set():
+                tasks.append(asyncio.create_task(self._ask(http, len(tasks))))
+                await asyncio.sleep(self._period_s)
+            await asyncio.gather(*tasks)
+
+    async def while_doing(self, work) -> None:
+        running = asyncio.create_task(self._run())
+        await asyncio.to_thread(work)
+        self._stop.set()
+        await running
+
+
+def load_while(work) -> Counter[tuple[int, str]]:
+    load = Load()
+    asyncio.run(load.while_doing(work))
+    return load.seen
+
+
+def wait_for_version(version: str, timeout_s: float = 90.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if httpx.get(f"{BASE}/v2/models/mnist").json()["versions"] == [version]:
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"version {version} did not come")
+
+
+def deployments(cluster: Cluster) -> list[dict]:
+    return json.loads(cluster.cli("model", "deployments", "-o", "json").stdout)
+
+
+def test_one_command_serves_a_model_where_it_is_cleanest(served: Cluster) -> None:
+    told = served.cli("model", "deploy", "mnist@prod", "--cpus", "0.2", "-o", "json")
+    row = json.loads(told.stdout)
+    assert (row["model"], row["version"], row["follows"], row["state"]) == ("mnist", 1, "prod", "running")
+    answer = httpx.post(INFER, json={"inputs": [{**IMAGE, "data": [0.5] * 784}]})
+    assert answer.status_code == 200
+    assert answer.json()["model_version"] == "1"
+    assert "Eco-Footprint" in answer.headers
+    replicas = [path.parent.name for path in (served.settings.state_dir / "served").glob("*/*.replica.json")]
+    assert row["nodes"][0] in replicas
+    assert httpx.get(f"{BASE}/models/mnist/v1/models").json()["data"][0]["id"] == "mnist"
+
+
+def test_versions_change_under_load_and_no_request_is_lost(served: Cluster) -> None:
+    def change() -> None:
+        time.sleep(1.0)
+        served.cli("model", "promote", "mnist:2", "prod")
+        wait_for_version("2")
+        time.sleep(3.0)
+        served.cli("model", "rollback", "mnist@prod")
+        wait_for_version("1")
+        time.sleep(1.0)
+
+    seen = load_while(change)
+    assert set(seen) == {(200, "1"), (200, "2")}, seen
+    assert min(seen.values()) > 10
+
+
+def test_a_version_that_fails_its_smoke_request_gets_no_traffic(served: Cluster) -> None:
+    done = served.cli("model", "deploy", "broken:1", check=None)
+    assert done.returncode == 1
+    assert "failed its smoke request" in done.stderr
+    assert httpx.get(f"{BASE}/v2/models/broken").status_code in (404, 503)
+    assert [row["model"] for row in deployments(served)] == ["mnist"]
+
+
+def test_serving_goes_on_with_deployer_and_controller_dead(served: Cluster) -> None:
+    import os
+    import signal
+
+    import ray
+
+    from eco_ray.on_ray.fleet import CONTROLLER_NAME, NAMESPACE
+    from eco_ray.on_ray.ray_serve import DEPLOYER_NAME
+
+    def kill() -> None:
+        for name in (CONTROLLER_NAME, DEPLOYER_NAME):
+            pid = ray.get(ray.get_actor(name, namespace=NAMESPACE).__ray_call__.remote(lambda self: os.getpid()))
+            os.kill(pid, signal.SIGKILL)
+        time.sleep(4.0)
+
+    seen = load_while(kill)
+    assert set(seen) == {(200, "1")}, seen
+    assert deployments(served)[0]["version"] == 1  # they are back
+
+
+def test_a_replica_that_is_killed_loses_no_request_that_it_had_not_answered(served: Cluster) -> None:
+    served.cli("model", "deploy", "mnist@prod", "--min", "2")
+    files = sorted(
+        (served.settings.state_dir / "served").glob("*/*.replica.json"), key=lambda path: path.stat().st_mtime
+    )
+    pids = [json.loads(path.read_text())["pid"] for path in files]
+
+    def kill() -> None:
+        import os
+        import signal
+
+        time.sleep(1.0)
+        alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+        os.kill(alive[-1], signal.SIGKILL)
+        time.sleep(8.0)
+
+    seen = load_while(kill)
+    assert sum(seen.values()) > 100
+    assert {status for status, _ in seen} <= {200, 502, 503}, seen
+    assert sum(count for (status, _), count in seen.items() if status != 200) <= 2, seen
+
+
+def test_what_is_undeployed_is_not_there(served: Cluster) -> None:
+    served.cli("model", "undeploy", "mnist")
+    assert deployments(served) == []
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline and httpx.get(f"{BASE}/v2/models/mnist").status_code == 200:
+        time.sleep(0.2)
+    assert httpx.get(f"{BASE}/v2/models/mnist").status_code in (404, 503)
+    rows = served.client.store.owner_intervals("model", "mnist:1")
+    assert sum(row.requests or 0 for row in rows) > 100
+    assert served.client.store.check_ledger().residual_mj == 0
