@@ -48,7 +48,7 @@ LAST_S = 30.0
 VICTIMS = {
     "controller": b"ray::ControllerActor",
     "agent": b"ray::AgentActor",
-    "replica": f"ray::ServeReplica:{APP}:".encode(),
+    "replica": f"ray::ServeReplica:model.{APP}:".encode(),
 }
 #: what happens before any of it happens again, in an order that is drawn each time
 DEEDS = [*["controller"] * 3, *["agent"] * 3, "replica", "database", "nothing"]

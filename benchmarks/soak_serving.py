@@ -14,7 +14,8 @@ from typing import Any
 
 from soak_database import Database
 
-from eco_ray.core.clock import Clock
+from eco_ray.core.cluster import Resources
+from eco_ray.core.deployments import Deployment
 from eco_ray.on_ray.client import Client
 from eco_ray.on_ray.local_cluster import free_port, start_ticks
 
@@ -148,23 +149,15 @@ def _deploy(client: Client, path: Path) -> str:
     from eco_ray.models.cnn import SmallCNN
     from eco_ray.models.weights import save_model
     from eco_ray.on_ray import serving
+    from eco_ray.on_ray.serve_config import ServingConfig
 
     torch.manual_seed(0)
     save_model(SmallCNN(), path, {"version": 1})
-    node = next(node for node in _described() if node.name == NODE)
-    clock = Clock(**client.store.get_meta("clock"))
-    model = serving.ServedModel(path, APP, 1, node, clock, client.settings.state_dir, CPUS, replicas=REPLICAS)
-    client.put_model(APP, model.reference, model.demand)
-    return serving.deploy(model, free_port())
-
-
-def _described() -> list[Any]:
-    from common import ROOT
-
-    from eco_ray.cluster_file import load_cluster_file
-    from eco_ray.config import load_settings
-
-    return load_cluster_file(ROOT / "cluster" / "laptop.yaml", load_settings({})).to_nodes()
+    model = Deployment(
+        APP, 1, path=str(path), min_replicas=REPLICAS, max_replicas=REPLICAS, demand=Resources(CPUS), nodes=(NODE,)
+    )
+    settings = client.settings
+    return serving.deploy(model, ServingConfig("127.0.0.1", free_port(), settings.state_dir, settings.store_url))
 
 
 def _images(count: int) -> dict[str, Any]:

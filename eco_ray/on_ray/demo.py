@@ -14,7 +14,8 @@ from typing import Any
 from eco_ray.cluster_file import ClusterFile, load_cluster_file
 from eco_ray.config import Settings
 from eco_ray.core.clock import Clock
-from eco_ray.core.cluster import Node
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.deployments import Deployment
 from eco_ray.core.jobs import Job
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
 from eco_ray.job_file import load_job_file
@@ -155,19 +156,20 @@ class Demo:
             raise EcoRayError("; ".join(f"{job.id} {job.message}" for job in failed))
 
     def _serve(self, client: Client, trained: Job, cluster: ClusterFile) -> Iterator[Line]:
-        from eco_ray.on_ray.serving import ServedModel, deploy
+        from eco_ray.on_ray.serve_config import ServingConfig
+        from eco_ray.on_ray.serving import deploy
 
         path = Path(str(trained.metrics.get("model", "")))
         node = self._cleanest(client, cluster.to_nodes())
         yield self._line(f"deploying {path.name} as {MODEL_NAME}:{MODEL_VERSION} on {node.name} in {node.zone}")
-        state_dir = self.settings.state_dir.absolute()
-        served = ServedModel(path, MODEL_NAME, MODEL_VERSION, node, self._clock, state_dir, MODEL_CPUS)
-        client.put_model(MODEL_NAME, served.reference, served.demand)
-        url = deploy(served, cluster.serve.port)
+        demand, version = Resources(MODEL_CPUS), MODEL_VERSION
+        served = Deployment(MODEL_NAME, version, path=str(path.absolute()), demand=demand, nodes=(node.name,))
+        state_dir, store_url = client.settings.state_dir, client.settings.store_url
+        url = deploy(served, ServingConfig("127.0.0.1", cluster.serve.port, state_dir, store_url))
         self._answered = _ask_held_out(url, self.root)
-        told = {"name": MODEL_NAME, "version": MODEL_VERSION, "num_cpus": served.num_cpus, "items": "image"}
+        told = {"name": MODEL_NAME, "version": MODEL_VERSION, "num_cpus": MODEL_CPUS, "items": "image"}
         client.note_served({**told, **self._answered["counts"]})
-        self._wait_counted(client, served.reference)
+        self._wait_counted(client, served.reference(version))
         yield self._line(
             f"POST {url}: {self._answered['counts']['correct']} of {self._answered['counts']['requests']} "
             f"held-out images read right; footprint of the last: {self._answered['header']}"

@@ -15,9 +15,8 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -36,6 +35,9 @@ from eco_ray.on_ray.smoke import smoke
 from eco_ray.service.app import ModelApp
 from eco_ray.service.gate import named_tenant
 
+if TYPE_CHECKING:
+    from ray import serve
+
 log = logging.getLogger("eco_ray.serving")
 
 #: how often a replica asks for the intensity of its zone [wall s]
@@ -46,6 +48,8 @@ _FACTS_S = 30.0
 
 def model_app(told: dict[str, Any]) -> serve.Application:
     """The Serve application of one version of a deployment: {"deployment": {...}, "version": 3}."""
+    from ray import serve
+
     return serve.deployment(name=REPLICA)(Host).bind(told)
 
 
@@ -144,6 +148,8 @@ def _facts() -> Any:
 
 
 def _tally(deployment: Deployment, version: int, folder: Path) -> Tally:
+    from ray import serve
+
     context = serve.get_replica_context()
     devices = [device for device in os.environ.get(VISIBLE_DEVICES, "").split(",") if device]
     holds = deployment.demand.cpus, deployment.demand.gpus, devices

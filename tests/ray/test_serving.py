@@ -12,12 +12,13 @@ import pytest
 import torch
 from live_cluster import SPEED, Cluster
 
-from eco_ray.core.cluster import Node, Resources
-from eco_ray.core.power import PowerCurve
+from eco_ray.core.cluster import Resources
+from eco_ray.core.deployments import Deployment
 from eco_ray.models.cnn import SmallCNN
 from eco_ray.models.weights import save_model
 from eco_ray.on_ray import serving
 from eco_ray.on_ray.local_cluster import free_port
+from eco_ray.on_ray.serve_config import ServingConfig
 from eco_ray.report import check_report, write_report
 
 pytestmark = pytest.mark.timeout(120)
@@ -25,17 +26,13 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def url(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from eco_ray.core.clock import Clock
-
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     torch.manual_seed(0)
     save_model(SmallCNN(), path, {"version": 3, "accuracy": 0.1})
-    node = Node("cc-1", "CC", Resources(1.0, 0.0, 2.0), PowerCurve((0, 1), (50, 100), "test"))
-    clock = Clock(**cluster.client.store.get_meta("clock"))
-    state_dir = cluster.settings.state_dir
-    served = serving.ServedModel(path, "digits", 3, node, clock, state_dir, num_cpus=0.25, replicas=2)
-    cluster.client.put_model("digits", served.reference, served.demand)
-    yield serving.deploy(served, free_port())
+    demand = Resources(0.25)
+    served = Deployment("digits", 3, path=str(path), min_replicas=2, max_replicas=2, demand=demand, nodes=("cc-1",))
+    settings = cluster.client.settings
+    yield serving.deploy(served, ServingConfig("127.0.0.1", free_port(), settings.state_dir, settings.store_url))
     serving.shutdown()
 
 
@@ -69,7 +66,7 @@ def test_errors_are_problems_with_value_and_cure(url: str) -> None:
     assert wrong.headers["content-type"] == "application/problem+json"
     assert "[1, 5]" in wrong.json()["detail"]
     assert httpx.post(url.replace("digits", "other"), json=request()).status_code == 404
-    assert httpx.get(url.replace("/models/digits/infer", "/health/ready")).json() == {"ready": True}
+    assert httpx.get(url.replace("infer", "ready")).json() == {"name": "digits", "ready": True}
 
 
 def test_the_replicas_energy_is_charged_to_the_model(cluster: Cluster, url: str) -> None:

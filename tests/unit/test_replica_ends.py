@@ -14,9 +14,9 @@ from test_node_agent import Controller, Meter, an_agent
 
 from eco_ray.core.ledger import Sample
 from eco_ray.core.requests import ServiceUse
+from eco_ray.on_ray.hosting import Host
 from eco_ray.on_ray.node_agent import NodeAgent
 from eco_ray.on_ray.served import Tally, process_start
-from eco_ray.on_ray.serving import Replica
 
 ANSWERS = """
 import sys, time
@@ -40,7 +40,7 @@ def test_a_replica_that_ends_in_order_writes_its_last_counts(end: str, tmp_path:
 
 
 def test_serve_ends_a_replica_by_its_destructor(tmp_path: Path) -> None:
-    replica = object.__new__(Replica)
+    replica = object.__new__(Host)
     replica.__del__()  # its constructor failed
     replica._tally = Tally("app", "r1", 0.25)
     replica._tally._path = tmp_path / "r1.replica.json"
