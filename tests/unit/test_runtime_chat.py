@@ -78,6 +78,17 @@ def test_gguf_is_the_same_model(tmp_path, monkeypatch):
     assert chosen(runtime, prompt, 8, monkeypatch) == by_hand(prompt, 8)
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_one_row_is_multiplied_as_many_are(bias):
+    torch.manual_seed(0)
+    plain, quick = (torch.nn.Linear(48, 32, bias=bias).bfloat16() for _ in range(2))
+    quick.load_state_dict(plain.state_dict())
+    quick.__class__ = module._RowLinear
+    for shape in ((1, 1, 48), (1, 5, 48), (48,)):
+        x = torch.randn(shape).bfloat16()
+        torch.testing.assert_close(quick(x), plain(x))
+
+
 def test_a_piece_for_each_token_and_the_last_says_why(runtime):
     prompt = runtime.tokens("Say")
     pieces = list(runtime.generate(prompt, GREEDY))

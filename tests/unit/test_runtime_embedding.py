@@ -118,10 +118,19 @@ def test_folders_that_do_something_else_are_refused(tmp_path):
     refused(lambda f: (f / "tokenizer.json").unlink(), r"no tokenizer.json")
     refused(lambda f: (f / "model.safetensors").rename(f / "other.safetensors"), "no model.safetensors")
     refused(lambda f: rewrite(f / "config.json", num_hidden_layers=3), "lacks 16 weights")
-    refused(lambda f: rewrite(f / "config.json", model_type="own", auto_map={"AutoModel": "a.B"}), "code")
     refused(lambda f: (f / "adapter_config.json").write_text("{}"), "an adapter")
     prompts = {"default_prompt_name": "query", "prompts": {"query": "q: "}}
     refused(lambda f: (f / "config_sentence_transformers.json").write_text(json.dumps(prompts)), "a prompt before")
+
+
+def test_no_code_of_a_folder_is_run(tmp_path, monkeypatch):
+    folder = embedding_folder(tmp_path)
+    ran = tmp_path / "ran"
+    (folder / "a.py").write_text(f"open({str(ran)!r}, 'w')\nclass B: pass\n")
+    rewrite(folder / "config.json", model_type="own", auto_map={"AutoConfig": "a.B", "AutoModel": "a.B"})
+    with pytest.raises(UsageError, match="code"):
+        load_runtime(folder, "m", 1, format="safetensors", main="model.safetensors")
+    assert not ran.exists()
 
 
 def test_nothing_is_asked_of_the_network(folder, monkeypatch):
