@@ -33,7 +33,6 @@ from eco_ray.service.problems import Header, Problem, shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _TEXT: Header = (b"content-type", CONTENT_TYPE.encode())
-_GET, _POST = b"GET, HEAD, OPTIONS", b"OPTIONS, POST"
 
 #: answers the body of a request
 Post = Callable[[Headers, Admission, bytes, Receive], Awaitable[Answer]]
@@ -84,7 +83,7 @@ class ModelApp:
         post, page = self._posts.get(path), self._pages.get(path)
         if post is None and page is None:
             raise self._no_path(path)
-        methods = _GET if post is None else _POST
+        methods = http.GET if post is None else http.POST
         if not http.allowed(scope["method"], methods):
             return self._cheap(lambda: Answer(204, [(b"allow", methods)]))
         if post is not None:
@@ -154,7 +153,7 @@ class ModelApp:
 
     def _make_pages(self, bases: tuple[str, ...]) -> dict[str, Page]:
         runtime = self._runtime
-        model = describe.openai_model(runtime)
+        model = describe.openai_id(runtime.name)
         pages: dict[str, Page] = {
             "/v2": http.fixed(describe.SERVER),
             **{path: Page(lambda: self._health("live")) for path in ("/livez", "/v2/health/live")},
@@ -166,8 +165,8 @@ class ModelApp:
         for prefix in self._openai:
             pages[f"{prefix}/models"] = http.fixed({"object": "list", "data": [model]}, guarded=True)
             for name in (runtime.name, openai.served(runtime)):
-                pages[f"{prefix}/models/{name}"] = http.fixed({**model, "id": name}, guarded=True)
-        described = describe.openapi(runtime, self._limits, tuple(sorted(self._posts)), tuple(pages))
+                pages[f"{prefix}/models/{name}"] = http.fixed(describe.openai_id(name), guarded=True)
+        described = describe.openapi(runtime, self._limits, sorted(self._posts), pages)
         return {**pages, "/openapi.json": http.fixed(described)}
 
     def _no_path(self, path: str) -> Problem:
@@ -181,6 +180,8 @@ class ModelApp:
                 told = shown(parts[4] if len(parts) > 4 else "")
                 detail = f"version {told} of {runtime.name} is not served here; version {runtime.version} is"
                 return Problem(404, "no such version", detail)
+            if parts[-1] == "explain":
+                return Problem(404, "no such path", f"{runtime.name} says not why it answers so; ask it to infer")
         if openai.path_is(path):
             kind = f"a model of kind {runtime.kind!r}" if runtime.kind else "a model of unknown kind"
             detail = f"no path {shown(path)}; {runtime.name!r} is served here, {kind}: see /openapi.json"

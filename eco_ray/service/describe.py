@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from eco_ray import __version__
 from eco_ray.core.ports import Runtime
 from eco_ray.core.tensors import Tensor
+from eco_ray.service import describe_openai
 from eco_ray.service.limits import Limits
 from eco_ray.service.v2 import MAX_ID_CHARACTERS
 
@@ -17,6 +18,31 @@ _ITEMS: Mapping[str, dict[str, Any]] = {
     "BOOL": {"type": "boolean"},
     "BYTES": {"type": "string"},
     **dict.fromkeys(("FP16", "BF16", "FP32", "FP64"), _NUMBER),
+}
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "error"],
+    "properties": {
+        **{name: {"type": "string"} for name in ("type", "title", "detail")},
+        "status": {"type": "integer"},
+        # of the V2 protocol, and of the OpenAI API
+        "error": {"anyOf": [{"type": "string"}, {"type": "object"}]},
+    },
+}
+_V2_GOOD = {
+    "description": "The outputs, with the footprint of this request in `parameters`",
+    "headers": {name: {"schema": {"type": "string"}} for name in ("Eco-Footprint", "Eco-Cache", "ETag")},
+    "content": {
+        "application/json": {"schema": {"$ref": "#/components/schemas/Answer"}},
+        "application/octet-stream": {},
+    },
+}
+_V2_BODY = {
+    "required": True,
+    "content": {
+        "application/json": {"schema": {"$ref": "#/components/schemas/Request"}},
+        "application/octet-stream": {},
+    },
 }
 
 
@@ -33,45 +59,49 @@ def model(runtime: Runtime) -> dict[str, Any]:
     }
 
 
-def openai_model(runtime: Runtime) -> dict[str, Any]:
-    """The model as the OpenAI API lists it; when it was made is not known here."""
-    return {"id": runtime.name, "object": "model", "created": 0, "owned_by": "eco_ray"}
+def openai_id(name: str) -> dict[str, Any]:
+    """A model as the OpenAI API lists it; when it was made is not known here."""
+    return {"id": name, "object": "model", "created": 0, "owned_by": "eco_ray"}
 
 
-def openapi(
-    runtime: Runtime, limits: Limits, infer_paths: tuple[str, ...], get_paths: tuple[str, ...]
-) -> dict[str, Any]:
-    """The OpenAPI 3.1 document of the service."""
-    paths: dict[str, Any] = {
-        path: {"get": {"operationId": _operation("get", path), "responses": _responses({"description": "As asked"})}}
-        for path in get_paths
-    }
-    answered = {
-        "description": "The outputs, with the footprint of this request in `parameters`",
-        "headers": {name: {"schema": {"type": "string"}} for name in ("Eco-Footprint", "Eco-Cache", "ETag")},
-        "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/Answer"}},
-            "application/octet-stream": {},
-        },
-    }
-    content = {
-        "application/json": {"schema": {"$ref": "#/components/schemas/Request"}},
-        "application/octet-stream": {},
-    }
-    for path in infer_paths:
-        paths[path] = {
-            "post": {
-                "operationId": _operation("infer", path),
-                "requestBody": {"required": True, "content": content},
-                "responses": {**_responses(answered), "304": {"description": "If-None-Match names this answer"}},
-            }
-        }
+def openapi(runtime: Runtime, limits: Limits, posts: Iterable[str], gets: Iterable[str]) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the service, with these paths."""
+    return _document(
+        f"{runtime.name}, version {runtime.version}",
+        {**_read(gets), **{path: {"post": _computed(path, limits)} for path in posts}},
+        _schemas(runtime, limits),
+    )
+
+
+def router(posts: Iterable[str], limits: Limits) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of the address that all models share."""
+    paths = {path: {"post": _computed(path, limits)} for path in posts}
+    gets = ("/v1/models", "/livez", "/readyz", "/metrics", "/openapi.json")
+    return _document("all models", {**_read(gets), **paths}, {"Problem": _PROBLEM})
+
+
+def _document(title: str, paths: Mapping[str, Any], schemas: Mapping[str, Any]) -> dict[str, Any]:
+    info = {"title": title, "version": __version__}
+    return {"openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": schemas}}
+
+
+def _read(paths: Iterable[str]) -> dict[str, Any]:
     return {
-        "openapi": "3.1.0",
-        "info": {"title": f"{runtime.name}, version {runtime.version}", "version": __version__},
-        "paths": paths,
-        "components": {"schemas": _schemas(runtime, limits)},
+        path: {"get": {"operationId": _operation("get", path), "responses": _responses({"description": "As asked"})}}
+        for path in paths
     }
+
+
+def _computed(path: str, limits: Limits) -> dict[str, Any]:
+    if path.endswith(("/infer", "/explain")):
+        verb, body, good = path.rpartition("/")[2], _V2_BODY, _V2_GOOD
+    else:
+        told = describe_openai.operation(path, limits)
+        verb, body, good = "post", told["requestBody"], told["good"]
+    responses = _responses(good)
+    if not path.endswith("completions"):
+        responses["304"] = {"description": "If-None-Match names this answer"}
+    return {"operationId": _operation(verb, path), "requestBody": body, "responses": responses}
 
 
 def _responses(good: Mapping[str, Any]) -> dict[str, Any]:
@@ -83,17 +113,19 @@ def _schemas(runtime: Runtime, limits: Limits) -> dict[str, Any]:
     text = {"type": "string"}
     parameters = {"type": "object"}
     return {
-        "Problem": {
-            "type": "object",
-            "required": ["type", "title", "status", "detail", "error"],
-            "properties": {"type": text, "title": text, "status": {"type": "integer"}, "detail": text, "error": text},
-        },
+        "Problem": _PROBLEM,
         "Request": {
             "type": "object",
             "required": ["inputs"],
             "properties": {
                 "id": {**text, "maxLength": MAX_ID_CHARACTERS},
-                "parameters": {"type": "object", "properties": {"binary_data_output": {"type": "boolean"}}},
+                "parameters": {
+                    "type": "object",
+                    "properties": {
+                        "binary_data_output": {"type": "boolean"},
+                        "target": {"type": "integer", "minimum": 0, "description": "of /explain: the class"},
+                    },
+                },
                 "inputs": {
                     "type": "array",
                     "minItems": len(runtime.inputs),

@@ -52,7 +52,8 @@ class Generations:
         """The answer to a request. Raises TimeoutError, and GoneError when the client leaves."""
         work = _Work(self._runtime, self._books, self._limits, admission, headers, body, chats)
         turn = asyncio.ensure_future(self._turns.do(Job(self._limits.stream_s, work=work.run)))
-        watch = asyncio.ensure_future(_watch(receive, work.leave))
+        watch = asyncio.ensure_future(http.gone(receive))
+        watch.add_done_callback(lambda _: work.leave())
 
         def leave() -> None:
             work.leave()
@@ -187,9 +188,3 @@ class _Work:
     def _call(self, what: Callable[[], None]) -> None:
         with suppress(RuntimeError):  # the loop is closed: nobody waits
             self._loop.call_soon_threadsafe(what)
-
-
-async def _watch(receive: Receive, leave: Callable[[], None]) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    leave()

@@ -32,6 +32,8 @@ JSON: Header = (b"content-type", b"application/json")
 OCTETS: Header = (b"content-type", b"application/octet-stream")
 EVENTS: Header = (b"content-type", b"text/event-stream; charset=utf-8")
 VARY: Header = (b"vary", b"accept-encoding")
+#: methods of what is read, and of what is computed
+GET, POST = b"GET, HEAD, OPTIONS", b"OPTIONS, POST"
 _PROBLEM: Header = (b"content-type", b"application/problem+json")
 #: two of these could mean one thing here and another thing in a proxy before
 _ONCE = frozenset((
@@ -95,8 +97,10 @@ async def serve(
         return None
     pairs: list[Header] = scope["headers"]
     headers = dict(pairs)
+    twice = len(headers) != len(pairs)
+    headers[b"x-request-id"] = _request_id(headers)
     try:
-        if len(headers) != len(pairs):
+        if twice:
             _refuse_twice(pairs)
         found = await answer(scope, headers)
     except Problem as problem:
@@ -111,7 +115,7 @@ async def serve(
 
 
 async def _send(answer: Answer, headers: Headers, send: Send, head: bool) -> None:
-    answer.headers.append((b"x-request-id", request_id(headers)))
+    answer.headers.append((b"x-request-id", headers[b"x-request-id"]))
     if (trace := headers.get(b"traceparent")) and _TRACE.fullmatch(trace):
         answer.headers.append((b"traceparent", trace))
     start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
@@ -135,7 +139,13 @@ async def _send(answer: Answer, headers: Headers, send: Send, head: bool) -> Non
             stream.leave()
 
 
-def request_id(headers: Headers) -> bytes:
+async def gone(receive: Receive) -> None:
+    """Waits until the client has left; for when the body is read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _request_id(headers: Headers) -> bytes:
     """The id that the request has, if it can be echoed, else a new one."""
     told = headers.get(b"x-request-id", b"")
     return told if _REQUEST_ID.fullmatch(told) else os.urandom(16).hex().encode()
