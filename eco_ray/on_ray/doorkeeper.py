@@ -10,7 +10,6 @@ import logging
 import time
 from pathlib import Path
 
-from eco_ray.core.deployments import Deployment
 from eco_ray.core.keys import Verdict
 from eco_ray.core.limits import Limiter, Usage
 from eco_ray.on_ray.access import Access, shared
@@ -26,15 +25,17 @@ _FIRST_S = 30.0
 class Doorkeeper:
     """Keeps a KeyGate up to date: `look` from a thread, `apply_news` in the event loop."""
 
-    def __init__(self, pepper_file: str, state_dir: Path, deployment: Deployment) -> None:
-        """Raises EcoRayError without the pepper, and UnreachableError without the deployer."""
+    def __init__(self, pepper_file: str, state_dir: Path, model: str = "", replicas: int = 1) -> None:
+        """`replicas`: among which rates are divided.
+
+        Raises EcoRayError without the pepper, and UnreachableError without the deployer."""
         pepper = find_pepper(Path(pepper_file) if pepper_file else None, state_dir, make=False)
         first = self._first()
-        limits = shared(first.limits, max(1, deployment.min_replicas))
+        limits = shared(first.limits, replicas)
         self._limiter = Limiter(limits, lambda tenant: self._known.usage.get(tenant, Usage()))
         self._known = first
         self._news: Access | None = first
-        self._model = deployment.model
+        self._model = model
         self.gate = KeyGate(pepper, self._limiter, audit=self._audit)
         self.apply_news()
 
@@ -76,4 +77,6 @@ class Doorkeeper:
         from eco_ray.on_ray.ray_serve import deployer_handle
 
         with contextlib.suppress(Exception):
-            deployer_handle().audit.remote("refuse-key", key_id, f"{verdict}, for {self._model}")
+            deployer_handle().audit.remote(
+                "refuse-key", key_id, f"{verdict}, for {self._model or 'the list of models'}"
+            )

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +53,14 @@ def model_app(told: dict[str, Any]) -> serve.Application:
     return serve.deployment(name=REPLICA)(Host).bind(told)
 
 
+#: an ASGI application
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
 class AppResponse(Response):
     """What an ASGI application answers: Serve lets a response of Starlette answer the request by itself."""
 
-    def __init__(self, app: ModelApp) -> None:
+    def __init__(self, app: App) -> None:
         super().__init__()
         self._app = app
 
@@ -69,7 +73,7 @@ class Host:
     """The replica: follows intensity and keys in the background, so that no request waits for them."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
-        _stay_on_loopback()
+        stay_on_loopback()
         deployment, version = Deployment.from_json(told["deployment"]), int(told["version"])
         facts = _facts()
         node, state_dir, demand = facts["node"], Path(facts["state_dir"]), deployment.demand
@@ -79,7 +83,9 @@ class Host:
         runtime = load_version(deployment, version, state_dir)
         smoke(runtime)
         self._tally = _tally(deployment, version, served_dir(state_dir, node.name))
-        self._doorkeeper = Doorkeeper(told["pepper_file"], state_dir, deployment) if "pepper_file" in told else None
+        needs_keys, replicas = "pepper_file" in told, int(told["replicas"])
+        keeper = Doorkeeper(told["pepper_file"], state_dir, deployment.model, replicas) if needs_keys else None
+        self._doorkeeper = keeper
         gate = self._doorkeeper.gate if self._doorkeeper else named_tenant
         self._answer = AppResponse(ModelApp(runtime, self._footprint, gate=gate, count=self._tally.add))
         threading.Thread(target=self._follow, daemon=True).start()
@@ -118,7 +124,7 @@ class Host:
             time.sleep(_FOLLOW_S)
 
 
-def _stay_on_loopback() -> None:
+def stay_on_loopback() -> None:
     """Where the cluster is on loopback, have Serve open this replica's port for calls there too.
 
     Serve (2.60) opens it on all interfaces, without a token, and unpickles what comes in.

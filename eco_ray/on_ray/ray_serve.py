@@ -38,10 +38,9 @@ class RayServing:
     """Implements `deployer.Serving`."""
 
     def __init__(self, config: ServingConfig) -> None:
-        host, port = config.host, config.port
         self._state_dir = config.state_dir
-        self._base = f"http://{'127.0.0.1' if host in ('0.0.0.0', '::') else host}:{port}"  # noqa: S104  # compared
-        serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port})
+        self._base = config.base_url
+        serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
 
     def apply(self, config: dict[str, Any]) -> None:
         """Tell Serve."""
@@ -123,6 +122,10 @@ class DeployerActor(Deployer):
 
     def ping(self) -> None:
         """Answers once it is there."""
+
+    def served(self) -> list[dict[str, Any]]:
+        """Which versions are served."""
+        return [{"model": one.model, "version": one.version, "follows": one.follows} for one in self.deployments()]
 
     def access(self) -> Access:
         """What a replica's gate has to know."""

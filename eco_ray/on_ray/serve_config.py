@@ -42,16 +42,31 @@ class ServingConfig:
     pepper_file: Path | None = None
     limits_file: Path | None = None
 
+    @property
+    def base_url(self) -> str:
+        """Of the proxy, for a process on its machine."""
+        here = self.host if self.host not in ("0.0.0.0", "::", "*") else "127.0.0.1"  # noqa: S104  # compared
+        return f"http://{here}:{self.port}"
+
 
 def serve_config(
-    deployments: Iterable[Deployment], latency_s: Mapping[str, float], config: ServingConfig
+    deployments: Iterable[Deployment],
+    latency_s: Mapping[str, float],
+    config: ServingConfig,
+    *,
+    router: bool = True,
 ) -> dict[str, Any]:
-    """The whole configuration. `latency_s`: of the smoke request of a version, by name:VERSION."""
+    """The whole configuration. `latency_s`: of the smoke request of a version, by name:VERSION.
+
+    `router`: whether what is no model's own is answered, such as the common `/v1`.
+    """
     apps: list[dict[str, Any]] = []
     for one in deployments:
         apps.append(_app(one, one.version, latency_s, config, canary=False))
         if one.canary is not None:
             apps.append(_app(one, one.canary, latency_s, config, canary=True))
+    if router:
+        apps.append(_router(config))
     return {
         "proxy_location": "HeadOnly",
         "http_options": {"host": config.host, "port": config.port},
@@ -62,9 +77,9 @@ def serve_config(
 def _app(
     one: Deployment, version: int, latency_s: Mapping[str, float], config: ServingConfig, *, canary: bool
 ) -> dict[str, Any]:
-    told = {"deployment": _of_replicas(one).to_json(), "version": version}
-    if config.needs_keys:
-        told["pepper_file"] = str(config.pepper_file or "")
+    told = {"deployment": _of_replicas(one).to_json(), "version": version, **_keys(config)}
+    if config.needs_keys:  # rates of tenants are divided by it
+        told["replicas"] = max(1, one.min_replicas)
     return {
         "name": app_name(one, canary=canary),
         "route_prefix": f"{CANARY}/{one.model}" if canary else f"/v2/models/{one.model}",
@@ -82,6 +97,23 @@ def _app(
             }
         ],
     }
+
+
+def _router(config: ServingConfig) -> dict[str, Any]:
+    told = {"base": config.base_url, "state_dir": str(config.state_dir), **_keys(config)}
+    return {
+        "name": "router",
+        "route_prefix": "/",
+        "import_path": "eco_ray.on_ray.router_host:router_app",
+        "args": told,
+        "deployments": [
+            {"name": REPLICA, "num_replicas": 1, "max_ongoing_requests": _ONGOING, "ray_actor_options": {"num_cpus": 0}}
+        ],
+    }
+
+
+def _keys(config: ServingConfig) -> dict[str, str]:
+    return {"pepper_file": str(config.pepper_file or "")} if config.needs_keys else {}
 
 
 def _of_replicas(one: Deployment) -> Deployment:

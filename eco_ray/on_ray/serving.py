@@ -23,7 +23,7 @@ def deploy(deployment: Deployment, config: ServingConfig) -> str:
 
     serving = RayServing(config)
     serving.account(app_name(deployment), deployment, deployment.version)
-    serving.apply(serve_config([deployment], {}, config))
+    serving.apply(serve_config([deployment], {}, config, router=False))
     base = f"http://{config.host}:{config.port}/v2/models/{deployment.model}"
     _wait_ready(f"{base}/ready")
     return f"{base}/infer"

@@ -30,7 +30,8 @@ class FakeServing:
     def apply(self, config):
         if self.raise_apply:
             raise self.raise_apply
-        self.told = {app["name"]: app for app in config["applications"]}
+        self.router = [app for app in config["applications"] if app["name"] == "router"]
+        self.told = {app["name"]: app for app in config["applications"] if app["name"] != "router"}
 
     def state(self, app):
         if app not in self.told:
@@ -221,7 +222,7 @@ def test_names_of_applications_are_apart():
 
 def test_the_configuration_says_where_and_how_many():
     one = replace(MNIST, min_replicas=0, max_replicas=8, slo_p95_s=0.2, nodes=("fr-1", "de-1"))
-    (app,) = serve_config([one], {"mnist:1": 0.02}, CONFIG)["applications"]
+    (app,) = serve_config([one], {"mnist:1": 0.02}, CONFIG, router=False)["applications"]
     (told,) = app["deployments"]
     assert told["ray_actor_options"]["num_cpus"] == 0.5
     assert told["ray_actor_options"]["label_selector"] == {"eco_node": "fr-1"}
