@@ -63,6 +63,10 @@ class Parrot(Echo):
         return list(range(len(self.words)))
 
     def generate(self, prompt: Sequence[int], sampling: Sampling) -> Iterator[Piece]:
+        self.kept = self._generate(sampling)  # so that it ends by being closed alone
+        return self.kept
+
+    def _generate(self, sampling: Sampling) -> Iterator[Piece]:
         self.samplings.append(sampling)
         self.closed.clear()
         if "forbidden" in self.words:

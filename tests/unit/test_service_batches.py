@@ -111,11 +111,17 @@ def test_who_left_the_line_is_not_computed() -> None:
     app = ModelApp(runtime, footprint, limits=Limits(answer_s=0.2))
 
     async def run() -> list[int]:
-        runtime.act = lambda inputs: time.sleep(0.5)
-        return [one.status for one in await asyncio.gather(*(ask_async(app, "POST", INFER, [rows(1)]) for _ in "123"))]
+        runtime.act = lambda inputs: time.sleep(0.4)
+        first = asyncio.create_task(ask_async(app, "POST", INFER, [rows(1)]))
+        await asyncio.sleep(0.05)
+        left = [await ask_async(app, "POST", INFER, [rows(2)]), await first]
+        runtime.act = lambda inputs: None
+        while app._turns._busy:
+            await asyncio.sleep(0.01)
+        return [one.status for one in (*left, await ask_async(app, "POST", INFER, [rows(3)]))]
 
-    assert asyncio.run(run()) == [503] * 3
-    assert runtime.seen == [3]
+    assert asyncio.run(run()) == [503, 503, 200]
+    assert runtime.seen == [1, 3]
 
 
 @pytest.mark.parametrize(
