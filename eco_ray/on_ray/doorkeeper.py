@@ -28,7 +28,8 @@ class Doorkeeper:
     def __init__(self, pepper_file: str, state_dir: Path, model: str = "", replicas: int = 1) -> None:
         """`replicas`: among which rates are divided.
 
-        Raises EcoRayError without the pepper, and UnreachableError without the deployer."""
+        Raises EcoRayError without the pepper, and UnreachableError without the deployer.
+        """
         pepper = find_pepper(Path(pepper_file) if pepper_file else None, state_dir, make=False)
         first = self._first()
         limits = shared(first.limits, replicas)

@@ -29,10 +29,11 @@ from eco_ray.on_ray.doorkeeper import Doorkeeper
 from eco_ray.on_ray.local_cluster import NODE_LABEL
 from eco_ray.on_ray.model_files import load_version
 from eco_ray.on_ray.owners import VISIBLE_DEVICES
-from eco_ray.on_ray.serve_config import REPLICA
+from eco_ray.on_ray.serve_config import CANARY, REPLICA
 from eco_ray.on_ray.served import Tally, served_dir
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.service.app import ModelApp
+from eco_ray.service.canary import CanaryApp
 from eco_ray.service.gate import named_tenant
 
 if TYPE_CHECKING:
@@ -69,6 +70,17 @@ class AppResponse(Response):
         await self._app(scope, receive, send)
 
 
+class _Beside:
+    """The application of a canary, below a route of its own."""
+
+    def __init__(self, app: App, model: str) -> None:
+        self._app, self._route = app, f"{CANARY}/{model}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        await self._app({**scope, "path": scope["path"].removeprefix(self._route)}, receive, send)
+
+
 class Host:
     """The replica: follows intensity and keys in the background, so that no request waits for them."""
 
@@ -87,12 +99,16 @@ class Host:
         keeper = Doorkeeper(told["pepper_file"], state_dir, deployment.model, replicas) if needs_keys else None
         self._doorkeeper = keeper
         gate = self._doorkeeper.gate if self._doorkeeper else named_tenant
-        self._answer = AppResponse(ModelApp(runtime, self._footprint, gate=gate, count=self._tally.add))
+        app = ModelApp(runtime, self._footprint, gate=gate, count=self._tally.add)
+        here = f"/v2/models/{deployment.model}/versions/"
+        self._canary = CanaryApp(app, str(told["canary"]), here) if "canary" in told else None
+        self._answer = AppResponse(self._canary or _Beside(app, deployment.model))
         threading.Thread(target=self._follow, daemon=True).start()
 
     def reconfigure(self, told: Mapping[str, Any] | None) -> None:
         """Take over what changes without a new replica: the share of requests that goes to a canary."""
-        self._canary_percent = int((told or {}).get("canary_percent", 0))
+        if self._canary:
+            self._canary.percent = int((told or {}).get("canary_percent", 0))
 
     def __del__(self) -> None:
         """Serve calls it before it ends a replica in order, and then kills the process."""

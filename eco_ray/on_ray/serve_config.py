@@ -77,9 +77,11 @@ def serve_config(
 def _app(
     one: Deployment, version: int, latency_s: Mapping[str, float], config: ServingConfig, *, canary: bool
 ) -> dict[str, Any]:
-    told = {"deployment": _of_replicas(one).to_json(), "version": version, **_keys(config)}
+    told: dict[str, Any] = {"deployment": _of_replicas(one).to_json(), "version": version, **_keys(config)}
     if config.needs_keys:  # rates of tenants are divided by it
         told["replicas"] = max(1, one.min_replicas)
+    if not canary:
+        told["canary"] = f"{config.base_url}{CANARY}/{one.model}"
     return {
         "name": app_name(one, canary=canary),
         "route_prefix": f"{CANARY}/{one.model}" if canary else f"/v2/models/{one.model}",
@@ -93,7 +95,7 @@ def _app(
                 "graceful_shutdown_timeout_s": _GRACE_S,
                 "max_surge_percent": 100,  # new ones answer before old ones go
                 "ray_actor_options": _options(one),
-                "user_config": None if canary else {"canary_percent": one.canary_percent if one.canary else 0},
+                "user_config": {"canary_percent": one.canary_percent if one.canary and not canary else 0},
             }
         ],
     }

@@ -98,7 +98,7 @@ async def serve(
     pairs: list[Header] = scope["headers"]
     headers = dict(pairs)
     twice = len(headers) != len(pairs)
-    headers[b"x-request-id"] = _request_id(headers)
+    headers[b"x-request-id"] = request_id(headers)
     try:
         if twice:
             _refuse_twice(pairs)
@@ -110,11 +110,12 @@ async def serve(
     except Exception:
         _LOG.exception("a request failed")
         found = refuse(scope, _FAILED)
-    await _send(found, headers, send, scope["method"] == "HEAD")
+    await send_answer(found, headers, send, scope["method"] == "HEAD")
     return found.status
 
 
-async def _send(answer: Answer, headers: Headers, send: Send, head: bool) -> None:
+async def send_answer(answer: Answer, headers: Headers, send: Send, head: bool = False) -> None:
+    """Send an answer with what belongs to its request; `headers` with the request's id."""
     answer.headers.append((b"x-request-id", headers[b"x-request-id"]))
     if (trace := headers.get(b"traceparent")) and _TRACE.fullmatch(trace):
         answer.headers.append((b"traceparent", trace))
@@ -145,7 +146,7 @@ async def gone(receive: Receive) -> None:
         pass
 
 
-def _request_id(headers: Headers) -> bytes:
+def request_id(headers: Headers) -> bytes:
     """The id that the request has, if it can be echoed, else a new one."""
     told = headers.get(b"x-request-id", b"")
     return told if _REQUEST_ID.fullmatch(told) else os.urandom(16).hex().encode()

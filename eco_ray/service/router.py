@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
-import aiohttp
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from pydantic_core import from_json
 from yarl import URL
@@ -24,8 +23,9 @@ from eco_ray.core.keys import Scope as KeyScope
 from eco_ray.service import describe, http
 from eco_ray.service.body import Held, json_object, read_body
 from eco_ray.service.encoding import decompressed
+from eco_ray.service.forward import Forwarder
 from eco_ray.service.gate import Gate, named_tenant
-from eco_ray.service.http import Answer, GoneError, Headers, Page, Receive, Scope, Send, Stream
+from eco_ray.service.http import Answer, Headers, Page, Receive, Scope, Send
 from eco_ray.service.limits import Limits
 from eco_ray.service.metrics import CONTENT_TYPE
 from eco_ray.service.openai import wrong
@@ -38,21 +38,8 @@ _OWN = re.compile(
     r"/models/(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,99})/v1(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~:@-]{1,200}){1,5}"
 )
 _REFERENCE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})(?:[:@][A-Za-z0-9._-]{1,100})?")
-#: of this connection and not of the request (RFC 9110, 7.6.1), or made anew on the other side
-_HOP = frozenset((
-    *(b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"proxy-connection", b"te"),
-    *(b"trailer", b"transfer-encoding", b"upgrade", b"host", b"expect"),
-))  # fmt: skip
-_OURS = frozenset((b"date", b"server", b"x-request-id", b"traceparent"))
 #: the model stands in the first bytes as a rule; a larger body is not parsed in the event loop [bytes]
 _HEAD_BYTES, _SMALL_BYTES = 4 << 10, 64 << 10
-#: shorter than servers keep idle connections (uvicorn: 5), so that none is used that is about to close [s]
-_IDLE_S = 3.0
-_CONNECT_S = 2.0
-#: for a model's own limits to be told by itself [s]
-_GRACE_S = 5.0
-_AGAIN: Header = (b"retry-after", b"1")
-
 #: a model's name, and the base URL of its server
 Place = tuple[str, str]
 
@@ -75,7 +62,7 @@ class Router:
         self._models, self._gate, self._limits = models, gate, limits
         self._resolve = resolve or self._by_name
         self._held = Held()
-        self._session: aiohttp.ClientSession | None = None
+        self._forwarder = Forwarder(limits)
         self._registry = CollectorRegistry()
         self._answered = Counter("eco_router_requests", "Answered requests", ["status"], registry=self._registry)
         text: Header = (b"content-type", CONTENT_TYPE.encode())
@@ -92,8 +79,8 @@ class Router:
         status = await http.serve(scope, receive, send, partial(self._answer, receive), _refused)
         if status is not None:
             self._answered.labels(str(status)).inc()
-        if scope["type"] == "lifespan" and self._session is not None:
-            await self._session.close()
+        if scope["type"] == "lifespan":
+            await self._forwarder.close()
 
     async def _answer(self, receive: Receive, scope: Scope, headers: Headers) -> Answer:
         method, path = scope["method"], scope["path"]
@@ -120,9 +107,10 @@ class Router:
             if place is None:
                 place = self._at(await self._named(headers, body))
                 path = f"/models/{place[0]}{path}"
+            path = _own_route(path)
             query = scope.get("query_string", b"").decode("latin-1")
             url = URL(f"{place[1].rstrip('/')}{path}{'?' if query else ''}{query}", encoded=True)
-            return await self._passed_on(method, url, scope["headers"], headers, body, receive)
+            return await self._forwarder.passed_on(method, url, scope["headers"], headers, body, receive)
         finally:
             self._held.bytes -= len(body)
 
@@ -145,52 +133,6 @@ class Router:
         url = self._models().get(found[1]) if found else None
         return (found[1], url) if found and url is not None else None
 
-    async def _passed_on(
-        self, method: str, url: URL, pairs: list[Header], headers: Headers, body: bytes, receive: Receive
-    ) -> Answer:
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=("User-Agent", "Accept", "Accept-Encoding", "Content-Type"),
-                auto_decompress=False,
-            )
-        told = [
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in _end_to_end(pairs, headers)
-            if name not in (b"content-length", b"x-request-id")
-        ]
-        told.append(("x-request-id", headers[b"x-request-id"].decode()))
-        asked = asyncio.ensure_future(
-            self._session.request(method, url, headers=told, data=body or None, allow_redirects=False)
-        )
-        gone = asyncio.ensure_future(http.gone(receive))
-        try:
-            await asyncio.wait((asked, gone), timeout=self._limits.answer_s + _GRACE_S, return_when="FIRST_COMPLETED")
-            if not asked.done():
-                if gone.done():
-                    raise GoneError
-                raise _away(f"did not answer within {self._limits.answer_s + _GRACE_S:g} s")
-            answer = asked.result()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _away(f"cannot be reached ({type(error).__name__})") from None
-        except ValueError as error:  # a header that may not be sent on
-            raise Problem(400, "wrong header", f"{shown(str(error))}; send plain headers") from None
-        finally:
-            if not asked.done() or asked.cancelled() or asked.exception() is not None:
-                asked.cancel()
-                gone.cancel()
-        gone.add_done_callback(lambda _: answer.close())  # the model's server sees that its client has left
-
-        def leave() -> None:
-            gone.cancel()
-            answer.close()
-
-        raw = [(name.lower(), value) for name, value in answer.raw_headers]
-        kept = [pair for pair in _end_to_end(raw, dict(raw)) if pair[0] not in _OURS]
-        return Answer(answer.status, kept, stream=Stream(_chunks(answer), leave, self._limits.stream_s + 2 * _GRACE_S))
-
     def _list(self) -> Answer:
         return http.told_json({"object": "list", "data": [describe.openai_id(name) for name in self._models()]})
 
@@ -202,12 +144,14 @@ class Router:
         return Page(make, guarded=True)
 
 
+def _own_route(path: str) -> str:
+    """`/models/NAME/v1/...` as a path below the model's own route, which needs nobody to rewrite it."""
+    _, _, name, rest = path.split("/", 3)
+    return f"/v2/models/{name}/openai/{rest}"
+
+
 def _refused(scope: Scope, problem: Problem) -> Answer:
     return http.refused(problem, openai=True)
-
-
-def _away(why: str) -> Problem:
-    return Problem(503, "model away", f"the model's server {why}; ask again in a second", (_AGAIN,))
 
 
 def _model_of(coding: bytes, body: bytes, limits: Limits) -> str:
@@ -223,17 +167,3 @@ def _model_of(coding: bytes, body: bytes, limits: Limits) -> str:
     if not isinstance(told, str):
         raise wrong("model", told, "send the name of a model; GET /v1/models lists them", "missing_required_parameter")
     return told
-
-
-def _end_to_end(pairs: list[Header], headers: Headers) -> list[Header]:
-    """The headers that are not of one connection."""
-    named = {name.strip().lower() for name in headers.get(b"connection", b"").split(b",")}
-    return [pair for pair in pairs if pair[0] not in _HOP and pair[0] not in named]
-
-
-async def _chunks(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    try:
-        async for chunk in answer.content.iter_any():
-            yield chunk
-    except (aiohttp.ClientError, OSError):  # one of both sides has left: the other one learns it by a connection closed
-        raise GoneError from None

@@ -250,9 +250,9 @@ def test_a_model_that_breaks_off_ends_the_clients_connection() -> None:
 
 
 def test_a_model_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    from eco_ray.service import router
+    from eco_ray.service import forward
 
-    monkeypatch.setattr(router, "_GRACE_S", 0.0)
+    monkeypatch.setattr(forward, "_GRACE_S", 0.0)
     left: list[bool] = []
 
     async def hangs(scope: Any, receive: Any, send: Any) -> None:
