@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from eco_ray.core.footprint import Footprint
@@ -22,7 +22,7 @@ from eco_ray.service.http import Answer, Headers
 from eco_ray.service.limits import MIB, Limits
 from eco_ray.service.metrics import Metrics
 from eco_ray.service.problems import Header, Problem
-from eco_ray.service.turn import Job, Take, Turns
+from eco_ray.service.turn import Job, Turns
 
 #: (CPU time [s], wall time [s], share of them in (0, 1]) -> what they cost
 Footprints = Callable[[float, float, float], Footprint]
@@ -98,20 +98,20 @@ class Inferences:
         )
         return outcomes
 
-    def _round(self, take: Take) -> None:
+    def _round(self, jobs: Iterator[Job]) -> None:
         """Read what waits, compute it, and write the answers."""
         read: list[_Job] = []
         rows = size = 0
-        while rows < self._limits.batch and size < _ROUND_BYTES and (job := take()) is not None:
+        for job in jobs:
             assert isinstance(job, _Job)  # noqa: S101
             if job.outcome is not None:
                 self._finish(job, job.outcome)
-            elif not self._read(job) or job.item is None:
-                continue
-            elif self._batcher is None or job.item.compute is not None:
+            elif self._read(job) and job.item is not None and (self._batcher is None or job.item.compute is not None):
                 read.append(job)
                 rows += job.item.rows
                 size += sum(array.nbytes for array in job.item.inputs.values())
+            if rows >= self._limits.batch or size >= _ROUND_BYTES:
+                break
         items = [job.item for job in read if job.item is not None]
         for job, outcome in zip(read, together(self._runtime, items, self._limits.batch), strict=True):
             self._finish(job, outcome)

@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import chain
 from typing import Any
 
 #: jobs are done in the event loop once so many small ones in a row took no longer than so [s]; for how long a round
 #: there takes further ones [s]
 _QUICK_TIMES, _QUICK_S = 10, 0.02
-
-#: the next job of a round; None: there is none that may be done with those before
-Take = Callable[[], "Job | None"]
 
 
 class Job:
@@ -45,8 +43,8 @@ class Job:
 class Turns:
     """The one worker and those that wait for it."""
 
-    def __init__(self, do: Callable[[Take], None]) -> None:
-        """`do(take)` does a round: it takes jobs and sets their answers."""
+    def __init__(self, do: Callable[[Iterator[Job]], None]) -> None:
+        """`do(jobs)` does a round: it takes as many jobs as it likes, and sets their answers."""
         self._do = do
         self._waiting: deque[Job] = deque()
         self._worker = ThreadPoolExecutor(1, "inference")
@@ -89,8 +87,6 @@ class Turns:
 
     def _look(self) -> None:
         self._looks = None
-        while self._waiting and self._waiting[0].dropped:
-            self._waiting.popleft()
         if not self._waiting or self._busy:
             return
         if self._quick >= _QUICK_TIMES and all(job.small for job in self._waiting):
@@ -138,11 +134,11 @@ class Turns:
             return None
 
         try:
-            if waiting and waiting[0].work is not None:
-                if (job := take()) is not None and job.work is not None:
-                    job.answer = job.work()
-            else:
-                self._do(take)
+            first = take()
+            if first is not None and first.work is not None:
+                first.answer = first.work()
+            elif first is not None:
+                self._do(chain((first,), iter(take, None)))
         except Exception as error:  # for each of them, instead of an answer that would never come
             for job in taken:
                 job.answer = error
