@@ -11,7 +11,8 @@ import pytest
 import torch
 
 pytest.importorskip("transformers", reason="extra `text` is not installed")
-from text_cases import chat_folder, gguf_file, make_llama
+from text_cases import START, chat_folder, gguf_file, make_llama
+from tokenizers.processors import TemplateProcessing
 
 from eco_ray.core.text import Message, Sampling
 from eco_ray.errors import UsageError
@@ -152,6 +153,13 @@ def test_the_model_s_own_template_makes_the_prompt(runtime):
         runtime.chat([Message("tool", "x")])
     with pytest.raises(UsageError, match="system is first"):
         runtime.chat([Message("user", "x"), Message("system", "x")])
+
+
+def test_a_plain_prompt_begins_as_the_tokenizer_says_and_a_chat_as_its_template_says(folder):
+    runtime = Chat(folder, "tiny", 1)
+    runtime._codes.post_processor = TemplateProcessing(single=f"{START} $A", special_tokens=[(START, 0)])
+    assert list(runtime.tokens("aa"))[:1] == [0]
+    assert runtime.chat([Message("user", "aa")]).count(0) == 2
 
 
 def test_a_template_reaches_nothing(tmp_path):
