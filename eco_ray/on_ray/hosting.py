@@ -95,9 +95,9 @@ class Host:
         runtime = load_version(deployment, version, state_dir)
         smoke(runtime)
         self._tally = _tally(deployment, version, served_dir(state_dir, node.name))
-        needs_keys, replicas = "pepper_file" in told, int(told["replicas"])
-        keeper = Doorkeeper(told["pepper_file"], state_dir, deployment.model, replicas) if needs_keys else None
-        self._doorkeeper = keeper
+        self._doorkeeper: Doorkeeper | None = None
+        if "pepper_file" in told:  # keys are needed
+            self._doorkeeper = Doorkeeper(told["pepper_file"], state_dir, deployment.model, int(told["replicas"]))
         gate = self._doorkeeper.gate if self._doorkeeper else named_tenant
         app = ModelApp(runtime, self._footprint, gate=gate, count=self._tally.add)
         here = f"/v2/models/{deployment.model}/versions/"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -146,10 +148,46 @@ def test_a_version_that_fails_its_smoke_request_gets_no_traffic(served: Cluster)
     assert [row["model"] for row in deployments(served)] == ["mnist"]
 
 
-def test_serving_goes_on_with_deployer_and_controller_dead(served: Cluster) -> None:
-    import os
-    import signal
+def test_one_address_knows_all_models(served: Cluster) -> None:
+    assert [one["id"] for one in httpx.get(f"{BASE}/v1/models").json()["data"]] == ["mnist"]
+    assert httpx.get(f"{BASE}/readyz").status_code == 200
+    asked = httpx.post(f"{BASE}/v1/embeddings", json={"model": "mnist", "input": "x"})
+    assert asked.status_code == 404  # the CNN has no embeddings, and says so itself
+    assert "Eco-Footprint" in asked.headers
+    assert httpx.post(f"{BASE}/v1/embeddings", json={"model": "none", "input": "x"}).status_code == 404
 
+
+def test_a_canary_gets_its_share_and_its_end_is_no_loss(served: Cluster) -> None:
+    row = json.loads(served.cli("model", "deploy", "mnist:2", "--canary", "30", "-o", "json").stdout)
+    assert (row["version"], row["canary"], row["canary_percent"]) == (1, 2, 30)
+    seen = load_while(lambda: time.sleep(10.0))
+    assert set(seen) == {(200, "1"), (200, "2")}, seen
+    assert 0.1 < seen[200, "2"] / sum(seen.values()) < 0.5
+
+    def kill_and_promote() -> None:
+        pids = [
+            json.loads(path.read_text())["pid"]
+            for path in (served.settings.state_dir / "served").glob("*/*.replica.json")
+            if json.loads(path.read_text())["app"].startswith("canary")
+        ]
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        assert pids
+        time.sleep(2.0)
+        served.cli("model", "promote", "mnist:2", "prod")
+        wait_for_version("2")
+        time.sleep(2.0)
+
+    seen = load_while(kill_and_promote)
+    assert set(seen) == {(200, "1"), (200, "2")}, seen
+    assert deployments(served)[0]["canary"] is None
+    rows = served.client.store.owner_intervals("model", "mnist:2")
+    assert sum(row.requests or 0 for row in rows) > 10
+    served.cli("model", "rollback", "mnist@prod")
+    wait_for_version("1")
+
+
+def test_serving_goes_on_with_deployer_and_controller_dead(served: Cluster) -> None:
     import ray
 
     from eco_ray.on_ray.fleet import CONTROLLER_NAME, NAMESPACE
@@ -174,9 +212,6 @@ def test_a_replica_that_is_killed_loses_no_request_that_it_had_not_answered(serv
     pids = [json.loads(path.read_text())["pid"] for path in files]
 
     def kill() -> None:
-        import os
-        import signal
-
         time.sleep(1.0)
         alive = [pid for pid in pids if Path(f"/proc/{pid}").exists()]
         os.kill(alive[-1], signal.SIGKILL)
@@ -186,6 +221,33 @@ def test_a_replica_that_is_killed_loses_no_request_that_it_had_not_answered(serv
     assert sum(seen.values()) > 100
     assert {status for status, _ in seen} <= {200, 502, 503}, seen
     assert sum(count for (status, _), count in seen.items() if status != 200) <= 2, seen
+
+
+def test_keys_are_asked_for_where_they_are_required(served: Cluster) -> None:
+    import ray
+
+    from eco_ray.on_ray.fleet import NAMESPACE
+    from eco_ray.on_ray.ray_serve import DEPLOYER_NAME
+
+    made = json.loads(served.cli("key", "create", "--tenant", "vision", "--scope", "infer", "-o", "json").stdout)
+    ray.kill(ray.get_actor(DEPLOYER_NAME, namespace=NAMESPACE), no_restart=True)
+    served.cli("model", "deploy", "mnist:3", "--min", "1", ECO_RAY_SERVE_KEYS="required")
+    body = {"inputs": [{**IMAGE, "data": [0.5] * 784}]}
+    refused = httpx.post(INFER, json=body)
+    assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Bearer realm="eco_ray"')
+    assert httpx.get(f"{BASE}/v1/models").status_code == 401
+    key = {"Authorization": f"Bearer {made['key']}"}
+    assert httpx.post(INFER, json=body, headers=key).status_code == 200
+    assert httpx.get(f"{BASE}/v1/models", headers=key).status_code == 200
+    assert httpx.post(INFER, json=body, headers={**key, "Eco-Tenant": "health"}).status_code == 403
+    served.cli("key", "revoke", made["id"])
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline and httpx.post(INFER, json=body, headers=key).status_code == 200:
+        time.sleep(0.2)
+    assert httpx.post(INFER, json=body, headers=key).status_code == 401
+    audit = json.loads(served.cli("key", "audit", "-o", "json").stdout)
+    assert {"deploy-model", "refuse-key"} <= {row["action"] for row in audit}
+    assert made["key"].split("_")[2] not in json.dumps(audit)
 
 
 def test_what_is_undeployed_is_not_there(served: Cluster) -> None:
