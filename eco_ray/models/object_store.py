@@ -140,8 +140,9 @@ class LocalStore:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
                     raise DamagedError(f"{self.root / path} is no regular file; it is nothing that we wrote")
-                with os.fdopen(descriptor, "rb", closefd=False) as file:  # takes no memory beyond what is there
-                    data = file.read(min(status.st_size, most_bytes) + 1)
+                data, most = b"", min(status.st_size, most_bytes) + 1  # takes no memory beyond what is there
+                while part := os.read(descriptor, most - len(data)):
+                    data += part
             finally:
                 os.close(descriptor)
         if len(data) > most_bytes:

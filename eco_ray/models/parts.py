@@ -105,7 +105,8 @@ class Parts:
             def pieces() -> Iterator[memoryview]:
                 for start in range(0, file.size, PART_BYTES):
                     data = file.read(start, min(PART_BYTES, file.size - start))
-                    sha.update(data)
+                    if digest is not None:
+                        sha.update(data)
                     yield data
 
             def put(data: memoryview) -> Part:
@@ -156,7 +157,7 @@ class Parts:
     def _is_there(self, path: str, part: Part, data: Data) -> bool:
         """Whether the store has a part, sound: by what it tells itself, or else by reading it."""
         sealed = self._key is not None
-        if not sealed and self._store.md5(path) == _md5(data):
+        if not sealed and self._tells(path, data):
             return True
         if self._known(path, part, sealed, Look.TOLD) is not None:
             return True
@@ -181,12 +182,17 @@ class Parts:
         if self._cache is None or look is Look.READ:
             return None
         kept = self._cache.read(path, _size(part, sealed))
-        if kept is None or (look is Look.TOLD and self._store.md5(path) != _md5(kept)):
+        if kept is None or (look is Look.TOLD and not self._tells(path, kept)):
             return None
         try:
             return self._opened(kept, part, sealed)
         except DamagedError:
             return None
+
+    def _tells(self, path: str, kept: Data) -> bool:
+        """Whether the store itself says that it has these bytes."""
+        told = self._store.md5(path)
+        return told is not None and told == hashlib.md5(kept, usedforsecurity=False).hexdigest()
 
     def _fetched(self, path: str, part: Part, sealed: bool) -> tuple[bytes, bytes]:
         """A part as it is in the store, and open. Raises DamagedError."""
@@ -218,10 +224,6 @@ class Parts:
 def changed(source: Path) -> EcoRayError:
     """Of a file that is not what it was when a push of it began."""
     return EcoRayError(f"{source} was changed while it was pushed; push it again when it is whole")
-
-
-def _md5(data: Data) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _size(part: Part, sealed: bool) -> int:
