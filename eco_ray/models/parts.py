@@ -35,7 +35,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(slots=True)
 class Moved:
-    """Bytes of parts, as they are kept, since a registry was opened."""
+    """Bytes of parts, as they are kept, since a registry was opened; a part that breaks off counts whole."""
 
     #: whether they went over a network
     remote: bool
@@ -147,8 +147,8 @@ class Parts:
             self._count(reused=_size(part, self._key is not None))
             return
         kept = data if self._key is None else self._key.seal(data, part.sha256)
+        self._count(sent=len(kept))  # before it goes: nobody knows how much of it has gone when it breaks off
         self._store.put(path, kept)
-        self._count(sent=len(kept))
         if self._store.size(path) != len(kept):
             raise EcoRayError(f"{self._store.url} did not keep the {len(kept)} bytes of {path}; try again")
         if self._cache is not None:
@@ -196,11 +196,14 @@ class Parts:
 
     def _fetched(self, path: str, part: Part, sealed: bool) -> tuple[bytes, bytes]:
         """A part as it is in the store, and open. Raises DamagedError."""
-        url = self._store.url
+        url, size = self._store.url, _size(part, sealed)
         try:
-            kept = self._store.read(path, _size(part, sealed))
+            kept = self._store.read(path, size)
         except NotFoundError:
             raise DamagedError(f"{path} is missing in {url}; restore it from a copy") from None
+        except BaseException:
+            self._count(received=size)
+            raise
         self._count(received=len(kept))
         try:
             return kept, self._opened(kept, part, sealed)

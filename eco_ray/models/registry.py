@@ -369,16 +369,18 @@ class Registry:
     @contextlib.contextmanager
     def _booked(self, direction: Direction, owner: str) -> Iterator[Callable[[str], None]]:
         """Tell the ledger what moves, also before something breaks off. What it gives takes a better name of it."""
-        before, owners, moved = dataclasses.replace(self.moved), [owner], self.moved
+        before, owners, moved, whole = dataclasses.replace(self.moved), [owner], self.moved, False
         try:
             yield owners.append
+            whole = True
         finally:
             bytes_moved = moved.sent_bytes + moved.received_bytes - before.sent_bytes - before.received_bytes
             reused = moved.reused_bytes - before.reused_bytes
             if self._ledger is not None and (bytes_moved or reused):
                 what = uuid.uuid4().hex, self._clock(), owners[-1], direction, self.url
                 try:
-                    self._ledger.add_transfers([transferred(*what, bytes_moved, reused, remote=moved.remote)])
+                    row = transferred(*what, bytes_moved, reused, remote=moved.remote, whole=whole)
+                    self._ledger.add_transfers([row])
                 except EcoRayError as error:  # it has moved all the same
                     _LOG.warning("what was moved is not in the ledger: %s", error)
 

@@ -10,9 +10,9 @@ import threading
 import uuid
 
 import pytest
-from registry_cases import GGUF, Deadly, Far, Killed, kill, objects, weights
+from registry_cases import GGUF, Deadly, Failing, Far, Killed, kill, objects, weights
 
-from eco_ray.errors import DamagedError, EcoRayError
+from eco_ray.errors import DamagedError, EcoRayError, UnreachableError
 from eco_ray.models import blobs as blobs_module
 from eco_ray.models import container as container_module
 from eco_ray.models import parts as parts_module
@@ -342,8 +342,25 @@ def test_the_ledger_is_told_what_moved_also_by_what_breaks_off(far, file, tmp_pa
         broken.push(file(GGUF + LARGE[:7:-1]), "n")
     (part_of_it,) = [one for one in ledger.transfers() if one.owner_id == "n"]
     assert 0 < part_of_it.moved_bytes < len(LARGE)
+    assert part_of_it.source == f"{sent.source}; it broke off: at most"
     Registry(far, ledger=ledger, clock=clock).pull("m:1", tmp_path / "back")
     assert [one.owner_id for one in ledger.transfers() if one.direction == "pull"] == ["m:1"]
+
+
+@pytest.mark.parametrize(("call", "parts"), [("put", 3), ("read", 2)])
+def test_a_part_that_breaks_off_counts_whole(far, file, tmp_path, monkeypatch, call, parts):
+    """Three are announced and the third is on its way; a manifest and a deletion are read, one part, and another."""
+    monkeypatch.setattr(parts_module, "_AT_ONCE", 1)
+    ledger, source = MemoryStore(), file(LARGE)
+    if call == "read":
+        Registry(far).push(source, "m")
+    broken = Registry(
+        Failing(far, UnreachableError("the line is dead"), {"put": 5, "read": 3}[call], (call,)), ledger=ledger
+    )
+    with pytest.raises(UnreachableError):
+        broken.push(source, "m") if call == "put" else broken.pull("m:1", tmp_path / "back")
+    (row,) = ledger.transfers()
+    assert (row.moved_bytes, row.energy_mj) == (parts * PART_BYTES, round(parts * PART_BYTES / 1e9 * 3.6e6))
 
 
 def test_a_directory_takes_no_energy_of_a_network(file, tmp_path):
