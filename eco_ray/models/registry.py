@@ -218,6 +218,7 @@ class Registry:
             base = self._base_of(name, is_same) if kind == "safetensors" else None
             blob, digest, size = self._blobs.keep(main, kind, base, is_same, announce, Path(folder))
             extras = self._blobs.keep_extras(beside, announce)
+            signature = about.signature or embedding_signature(beside) or find_signature(main, kind).signature
             if [state_of(one) for one in (main, *beside.values())] != before:
                 raise changed(source)
             made = self._put_manifest(
@@ -229,9 +230,7 @@ class Registry:
                         "blob": blob,
                         "main": main.name if source.is_dir() else "",
                         "extras": extras,
-                        "signature": about.signature
-                        or embedding_signature(beside)
-                        or find_signature(main, kind).signature,
+                        "signature": signature,
                     }
                 )
             )

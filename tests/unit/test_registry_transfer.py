@@ -16,6 +16,7 @@ from eco_ray.errors import DamagedError, EcoRayError, UnreachableError
 from eco_ray.models import blobs as blobs_module
 from eco_ray.models import container as container_module
 from eco_ray.models import parts as parts_module
+from eco_ray.models import registry as registry_module
 from eco_ray.models.crypt import RegistryKey
 from eco_ray.models.object_store import open_store, without_credentials
 from eco_ray.models.part_cache import PartCache
@@ -106,6 +107,19 @@ def test_a_file_that_changes_while_it_is_pushed_becomes_no_version(far, file, mo
         return put(self, *args)
 
     monkeypatch.setattr(parts_module.Parts, "put", put)
+    with pytest.raises(EcoRayError, match="was changed while it was pushed"):
+        Registry(far).push(source, "m")
+    assert Registry(far).versions("m") == []
+
+
+def test_a_file_that_changes_while_its_signature_is_looked_for_becomes_no_version(far, file, monkeypatch):
+    source = file(LARGE)
+
+    def find_signature(path, kind, known=registry_module.find_signature):
+        source.write_bytes(LARGE[:-1] + b"?")
+        return known(path, kind)
+
+    monkeypatch.setattr(registry_module, "find_signature", find_signature)
     with pytest.raises(EcoRayError, match="was changed while it was pushed"):
         Registry(far).push(source, "m")
     assert Registry(far).versions("m") == []
