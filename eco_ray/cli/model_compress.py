@@ -95,7 +95,8 @@ def compress(
     written = [] if refusal else _write(candidates[-1], figures[-1], recipe, _two(images.test_pixels), out, exports)
     registered = None
     if parent and not refusal:
-        registered = _register(parent, candidates[-1], figures[0], figures[-1], recipe, images.name)
+        how = {"recipe": recipe, "steps": steps.steps(), "seed": seed, "test_data": images.name}
+        registered = _register(parent, candidates[-1], figures[0], figures[-1], how)
     emit(
         settings,
         {
@@ -174,7 +175,7 @@ def _load(parent: Parent) -> nn.Module:
         return load_model(find_model(str(file)))[0]
 
 
-def _register(parent: Parent, variant: Variant, before: Figures, after: Figures, recipe: str, data: str) -> str:
+def _register(parent: Parent, variant: Variant, before: Figures, after: Figures, how: dict[str, Any]) -> str:
     """Push a variant as the next version of its model, with where it comes from and what was measured."""
     from eco_ray.models.registry import About
 
@@ -189,13 +190,13 @@ def _register(parent: Parent, variant: Variant, before: Figures, after: Figures,
         "energy_j_before": before.energy_j,
         "energy_nature": str(after.nature),
     }
-    lineage = {"parent": parent.manifest.reference, "recipe": recipe, "variant": after.variant, "test_data": data}
+    lineage = {"parent": parent.manifest.reference, "variant": after.variant, **how}
     # an ONNX file tells its own: it names inputs and outputs anew
     signature = None if variant.model is None else parent.manifest.signature
     about = About(parent.manifest.framework, signature, measured, lineage)
     with tempfile.TemporaryDirectory(prefix="eco_ray-compress-") as folder:
         file = Path(folder) / ("model.onnx" if variant.model is None else "model.safetensors")
-        _write(variant, after, recipe, None, file, ())
+        _write(variant, after, how["recipe"], None, file, ())
         return parent.registry.push(file, parent.manifest.name, about).reference
 
 

@@ -33,7 +33,8 @@ class Transfer:
     direction: Direction
     #: where to or from, without a credential
     place: str
-    #: bytes that went to the place or came from it, and bytes that did not have to, as they were there
+    #: bytes that went to the place or came from it (at most, where it broke off), and bytes that did not have to, as
+    #: they were there
     moved_bytes: int
     reused_bytes: int
     #: of the network [mJ]
@@ -58,10 +59,15 @@ def transferred(
     reused_bytes: int,
     *,
     remote: bool,
+    whole: bool = True,
 ) -> Transfer:
-    """The row of a transfer; a store that is a directory (`remote` is false) is taken to be on this machine."""
+    """The row of a transfer; a store that is a directory (`remote` is false) is taken to be on this machine.
+
+    `whole`: False where it broke off, so that `moved_bytes` is an upper bound.
+    """
     energy_mj = transfer_energy_mj(moved_bytes) if remote else 0
     source = TRANSFER_SOURCE if remote else "a directory, taken to be on this machine: no network"
+    source += "" if whole else "; it broke off: at most"
     return Transfer(
         id_, time_s, owner_id, direction, place, moved_bytes, reused_bytes, energy_mj, Nature.ASSUMED, source
     )

@@ -9,6 +9,7 @@ its beat has not changed for a minute, and how old a push is the store itself te
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -24,7 +25,7 @@ from eco_ray.models import container
 from eco_ray.models.container import Report
 from eco_ray.models.manifest import MAX_BYTES, Blob, Extra, Format, Manifest
 from eco_ray.models.object_store import ObjectStore
-from eco_ray.models.parts import Look, Parts, changed
+from eco_ray.models.parts import Look, Parts
 
 #: called with where parts are, before it is looked what is there
 Announce = Callable[[set[str]], None]
@@ -58,24 +59,30 @@ class Blobs:
         self._parts = parts
 
     def keep(
-        self, source: Path, kind: Format, digest: str, base: Manifest | None, announce: Announce, folder: Path
-    ) -> Blob:
+        self,
+        source: Path,
+        kind: Format,
+        base: Manifest | None,
+        is_same: Callable[[Manifest], bool],
+        announce: Announce,
+        folder: Path,
+    ) -> tuple[Blob, str, int]:
         """Keep a file; safetensors ones are packed, as a difference from `base` where that is worth it.
 
-        `digest`: its SHA-256. `folder`: for what takes room on the way.
+        `is_same`: whether a version has the bytes of the file. `folder`: for what takes room on the way. With the blob
+        come SHA-256 and size of the file, which is read twice, so that a change in between is noticed.
         """
         if kind != "safetensors":
-            return self._parts.put(source, "raw", None, announce, digest)
+            digest, size = sha256_of(source)
+            return self._parts.put(source, "raw", None, announce, digest), digest, size
         if base is not None:
             announce(base.blob.paths())
-            if base.sha256 == digest and self._is_sound(base, folder):
+            if is_same(base) and self._is_sound(base, folder):
                 self._parts.moved.reused_bytes += base.blob.size
-                return base.blob  # the same bytes again: nothing to keep
+                return base.blob, base.sha256, base.size  # the same bytes again: nothing to keep
         packed = folder / "new.ecoz"
         below, made = self._pack(source, packed, base, folder)
-        if made.sha256 != digest:
-            raise changed(source)
-        return self._parts.put(packed, "ecoz", below, announce)
+        return self._parts.put(packed, "ecoz", below, announce), made.sha256, made.safetensors_bytes
 
     def keep_extras(self, files: Mapping[str, Path], announce: Announce) -> tuple[Extra, ...]:
         """Keep the files beside a model, by their paths."""
@@ -271,6 +278,12 @@ def _paths(data: bytes, where: str) -> list[str]:
     except (ValueError, RecursionError):
         pass
     raise DamagedError(f"{where} is damaged: it may tell of anything; remove it once no push is under way")
+
+
+def same_as(source: Path) -> Callable[[Manifest], bool]:
+    """Whether a version has the bytes of a file; that is hashed once, and only where one has its size."""
+    digest = functools.cache(lambda: sha256_of(source)[0])
+    return lambda found: found.size == source.stat().st_size and found.sha256 == digest()
 
 
 def sha256_of(path: Path) -> tuple[str, int]:

@@ -49,7 +49,7 @@ class Report:
     container_bytes: int
     #: versions below the container; 0 if it stands alone
     depth: int
-    #: of the safetensors file as `pack` read it back; empty: not asked
+    #: of the safetensors file that `pack` read; empty: not asked
     sha256: str = ""
 
     @property
@@ -95,13 +95,13 @@ def pack(
     workers: int | None = None,
     durable: bool = True,
 ) -> Report:
-    """Write a safetensors file as a container; it is read back and compared before it takes its place.
+    """Write a safetensors file as a container; before that takes its place, it and the file are read and compared.
 
     `base`: a container of an older version, from which only the difference is kept; it is needed to unpack.
     `durable`: False for a container that need not outlive this process.
     Raises DamagedError if the source is no sound safetensors file (then no older file is left at the target),
     UsageError if it is beyond the limits of the format or the chain of versions becomes too long, NotFoundError for a
-    missing file, EcoRayError if the target cannot be written.
+    missing file, EcoRayError if the target cannot be written or the source changes.
     """
     source, target = Path(source), Path(target)
     workers = workers or usual_workers()
@@ -116,12 +116,15 @@ def pack(
             header = _header_of(source, file)
             reference = None if below is None else _reference(below, Path(str(base)), target, workers)
             with _written(target, durable) as (out, draft):
-                first = _LENGTH_BYTES + len(header)
-                index = write_container(out.write, header, file, first, below, reference, backend, workers)
+                start = len(header).to_bytes(_LENGTH_BYTES, "little") + header
+                sha = hashlib.sha256(start)
+                index = write_container(
+                    out.write, header, file, len(start), below, reference, backend, workers, sha.update
+                )
                 out.flush()
-                digest = _compare(draft, below, index, workers)
+                _compare(draft, below, index, file, start, workers)
     depth = 0 if reference is None else reference.depth
-    return Report(len(index.stored), file.size, target.stat().st_size, depth, digest)
+    return Report(len(index.stored), file.size, target.stat().st_size, depth, sha.hexdigest())
 
 
 def unpack(
@@ -226,16 +229,18 @@ def _is_utf8(text: str) -> bool:
     return True
 
 
-def _compare(draft: Path, below: Container | None, index: Index, workers: int) -> str:
-    """Read the written container back: EcoRayError if it is not what was read. The SHA-256 of the file it makes."""
+def _compare(
+    draft: Path, below: Container | None, index: Index, source: FileSource, start: bytes, workers: int
+) -> None:
+    """Read the written container back and the source, which begins with `start`, again: EcoRayError if they differ."""
     with FileSource(draft) as file:
         written = Container(file, below)
-        if written.index.header != index.header or written.index.content_id != index.content_id:
-            raise EcoRayError("what was written is not what was read; check disk and memory of this machine")
-        sha = hashlib.sha256(len(index.header).to_bytes(_LENGTH_BYTES, "little") + index.header)
-        for words in written.parts(workers):
-            sha.update(words.data)
-    return sha.hexdigest()
+        same = written.index.header == index.header and written.index.content_id == index.content_id
+        if not (same and source.read(0, len(start)) == start and written.makes(source, len(start), workers)):
+            raise EcoRayError(
+                f"{str(source.path)!r} was changed while it was packed, or disk or memory of this machine are at "
+                "fault; pack it again when it is whole"
+            )
 
 
 def _check_target(target: Path, *read: Path) -> None:

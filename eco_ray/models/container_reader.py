@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eco_ray.errors import DamagedError, NotFoundError, UsageError
-from eco_ray.models.chunks import decode_chunk
+from eco_ray.models.chunks import CHUNK_BYTES, decode_chunk
 from eco_ray.models.container_index import BaseRef, Index, Source, Stored, chunk_words, read_index
 from eco_ray.models.in_order import in_order
 from eco_ray.models.planes import Words, word_type
@@ -146,10 +146,27 @@ class Container:
 
         Raises DamagedError at the end of a tensor that is not what was written, so trust none before.
         """
-        places = ((stored, place) for stored in self.index.stored for place in range(len(stored.chunks)))
-        decoded = in_order(lambda job: self._decode(*job), places, workers)
+        decoded = in_order(lambda job: self._decode(*job), self._places(), workers)
         for stored in self.index.stored:
             yield from _verified(stored, decoded)
+
+    def makes(self, data: Source, first: int, workers: int) -> bool:
+        """Whether its tensors are, byte by byte, what `data` has from byte `first` on; their SHA-256 are not looked at.
+
+        Raises DamagedError where a chunk cannot be decoded or `data` ends before.
+        """
+
+        def same(job: tuple[Stored, int]) -> bool:
+            stored, place = job
+            words = self._decode(stored, place)
+            raw = data.read(first + stored.tensor.start + place * CHUNK_BYTES, words.nbytes)
+            return np.array_equal(words, np.frombuffer(raw, words.dtype))
+
+        return all(in_order(same, self._places(), workers))
+
+    def _places(self) -> Iterator[tuple[Stored, int]]:
+        """All chunks, in the order of the file."""
+        return ((stored, place) for stored in self.index.stored for place in range(len(stored.chunks)))
 
     def base_words(self, tensor: Tensor, place: int) -> Words | None:
         """A chunk of the same tensor in this version, to be a difference from; None if it has none like it.

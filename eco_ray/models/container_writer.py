@@ -26,8 +26,12 @@ def write_container(
     reference: BaseRef | None = None,
     backend: Backend = "zlib",
     workers: int = 1,
+    read: Callable[[memoryview], Any] = lambda _raw: None,
 ) -> Index:
-    """A container, in the order of its bytes; the tensors begin at byte `first` of `data`."""
+    """A container, in the order of its bytes; the tensors begin at byte `first` of `data`.
+
+    `read` is called with all of their bytes in the order in which they lie there.
+    """
     stored = [Stored(tensor) for tensor in parse_header(header)]
 
     def chunks() -> Iterator[tuple[Stored, int, memoryview]]:
@@ -37,6 +41,7 @@ def write_container(
                 start = place * CHUNK_BYTES
                 raw = data.read(first + one.tensor.start + start, min(CHUNK_BYTES, one.tensor.byte_count - start))
                 sha.update(raw)
+                read(raw)
                 yield one, place, raw
             one.digest = sha.digest()
 

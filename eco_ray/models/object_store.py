@@ -25,6 +25,8 @@ _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _DRAFT = re.compile(r"\.[0-9a-f]{32}\.tmp")
 #: where drafts may lie, besides the root itself
 _FOLDERS = ("blobs", "models", "pushes", "sealed")
+#: object that is there to be not created a second time
+_PROBE = "probe"
 _MD5 = re.compile(r"[0-9a-f]{32}", re.ASCII)
 _PATH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]*(/[A-Za-z0-9][A-Za-z0-9._@+-]*)*")
 
@@ -140,8 +142,9 @@ class LocalStore:
                 status = os.fstat(descriptor)
                 if not stat.S_ISREG(status.st_mode):
                     raise DamagedError(f"{self.root / path} is no regular file; it is nothing that we wrote")
-                with os.fdopen(descriptor, "rb", closefd=False) as file:  # takes no memory beyond what is there
-                    data = file.read(min(status.st_size, most_bytes) + 1)
+                data, most = b"", min(status.st_size, most_bytes) + 1  # takes no memory beyond what is there
+                while part := os.read(descriptor, most - len(data)):
+                    data += part
             finally:
                 os.close(descriptor)
         if len(data) > most_bytes:
@@ -209,7 +212,7 @@ class LocalStore:
 
     @contextlib.contextmanager
     def _draft(self, target: Path) -> Iterator[Path]:
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        _make_folder(target.parent, 0o700)
         draft = target.with_name(_draft_name(uuid.uuid4().hex))
         try:
             yield draft
@@ -238,6 +241,7 @@ class FsspecStore:
         self._secret = _credentials(url)
         self._fs = filesystem
         self._root = root.rstrip("/")
+        self._is_exclusive = False
 
     def read(self, path: str, most_bytes: int) -> bytes:
         with self._errors(path):
@@ -257,11 +261,25 @@ class FsspecStore:
 
     def put_new(self, path: str, data: bytes) -> bool:
         with self._errors(path):
-            try:
-                self._fs.pipe_file(self._at(path), data, mode="create")
-            except FileExistsError:
-                return False
+            if not self._is_exclusive:
+                self._prove()
+            return self._create(self._at(path), data)
+
+    def _create(self, path: str, data: bytes) -> bool:
+        try:
+            self._fs.pipe_file(path, data, mode="create")
+        except FileExistsError:
+            return False
         return True
+
+    def _prove(self) -> None:
+        """Raise UsageError where an object is created twice: not all that fsspec opens, nor all of S3, heeds `mode`."""
+        if self._create(self._at(_PROBE), b"created once") and self._create(self._at(_PROBE), b"created twice"):
+            raise UsageError(
+                f"{self.url} puts an object in the place of another one where it shall not (no conditional puts), so "
+                "of two who write in one moment one would be lost; use a store that has them, as S3, GCS and Azure do"
+            )
+        self._is_exclusive = True
 
     def put(self, path: str, data: Data) -> None:
         with self._errors(path):
@@ -327,6 +345,19 @@ class FsspecStore:
 
     def _said(self, error: Exception) -> str:
         return _without(self._secret, error)
+
+
+def _make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a directory, and those that it lies in, so that they outlive a power cut with what is written to them."""
+    try:
+        folder.mkdir(mode=mode)
+    except FileExistsError:
+        return
+    except FileNotFoundError:
+        _make_folder(folder.parent)
+        _make_folder(folder, mode)
+        return
+    sync(folder.parent)
 
 
 def _draft_name(stem: str) -> str:

@@ -35,7 +35,7 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(slots=True)
 class Moved:
-    """Bytes of parts, as they are kept, since a registry was opened."""
+    """Bytes of parts, as they are kept, since a registry was opened; a part that breaks off counts whole."""
 
     #: whether they went over a network
     remote: bool
@@ -105,7 +105,8 @@ class Parts:
             def pieces() -> Iterator[memoryview]:
                 for start in range(0, file.size, PART_BYTES):
                     data = file.read(start, min(PART_BYTES, file.size - start))
-                    sha.update(data)
+                    if digest is not None:
+                        sha.update(data)
                     yield data
 
             def put(data: memoryview) -> Part:
@@ -146,8 +147,8 @@ class Parts:
             self._count(reused=_size(part, self._key is not None))
             return
         kept = data if self._key is None else self._key.seal(data, part.sha256)
+        self._count(sent=len(kept))  # before it goes: nobody knows how much of it has gone when it breaks off
         self._store.put(path, kept)
-        self._count(sent=len(kept))
         if self._store.size(path) != len(kept):
             raise EcoRayError(f"{self._store.url} did not keep the {len(kept)} bytes of {path}; try again")
         if self._cache is not None:
@@ -156,7 +157,7 @@ class Parts:
     def _is_there(self, path: str, part: Part, data: Data) -> bool:
         """Whether the store has a part, sound: by what it tells itself, or else by reading it."""
         sealed = self._key is not None
-        if not sealed and self._store.md5(path) == _md5(data):
+        if not sealed and self._tells(path, data):
             return True
         if self._known(path, part, sealed, Look.TOLD) is not None:
             return True
@@ -181,20 +182,28 @@ class Parts:
         if self._cache is None or look is Look.READ:
             return None
         kept = self._cache.read(path, _size(part, sealed))
-        if kept is None or (look is Look.TOLD and self._store.md5(path) != _md5(kept)):
+        if kept is None or (look is Look.TOLD and not self._tells(path, kept)):
             return None
         try:
             return self._opened(kept, part, sealed)
         except DamagedError:
             return None
 
+    def _tells(self, path: str, kept: Data) -> bool:
+        """Whether the store itself says that it has these bytes."""
+        told = self._store.md5(path)
+        return told is not None and told == hashlib.md5(kept, usedforsecurity=False).hexdigest()
+
     def _fetched(self, path: str, part: Part, sealed: bool) -> tuple[bytes, bytes]:
         """A part as it is in the store, and open. Raises DamagedError."""
-        url = self._store.url
+        url, size = self._store.url, _size(part, sealed)
         try:
-            kept = self._store.read(path, _size(part, sealed))
+            kept = self._store.read(path, size)
         except NotFoundError:
             raise DamagedError(f"{path} is missing in {url}; restore it from a copy") from None
+        except BaseException:
+            self._count(received=size)
+            raise
         self._count(received=len(kept))
         try:
             return kept, self._opened(kept, part, sealed)
@@ -218,10 +227,6 @@ class Parts:
 def changed(source: Path) -> EcoRayError:
     """Of a file that is not what it was when a push of it began."""
     return EcoRayError(f"{source} was changed while it was pushed; push it again when it is whole")
-
-
-def _md5(data: Data) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
 
 def _size(part: Part, sealed: bool) -> int:

@@ -13,7 +13,7 @@ of shrink, prune and quantize is needed. The packaged ones stand in `recipes/`; 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -90,6 +90,10 @@ class Recipe(Strict):
         if self.fine_tune is None and self.shrink is not None and self.shrink.when == "training":
             raise ValueError("shrinking in training happens while fine-tuning; add fine_tune, or set when: after")
         return self
+
+    def steps(self) -> dict[str, Any]:
+        """What it does, as plain values, with the defaults that it leaves out; `Recipe` takes them back."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"description"})
 
 
 def recipe_names() -> list[str]:

@@ -29,7 +29,7 @@ from typing import Any
 from eco_ray.core.store_port import TransferLedger
 from eco_ray.core.transfers import Direction, transferred
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UsageError
-from eco_ray.models.blobs import Blobs, Collected, sha256_of
+from eco_ray.models.blobs import Blobs, Collected, same_as
 from eco_ray.models.bundle import files_of, folder_signature, format_of, state_of
 from eco_ray.models.crypt import RegistryKey
 from eco_ray.models.find_signature import find_signature
@@ -214,10 +214,11 @@ class Registry:
             main, beside = files_of(source) if source.is_dir() else (source, {})
             kind = format_of(main, allow_pickle)
             before = [state_of(one) for one in (main, *beside.values())]
-            digest, size = sha256_of(main)
-            base = self._base_of(name, digest) if kind == "safetensors" else None
-            blob = self._blobs.keep(main, kind, digest, base, announce, Path(folder))
+            is_same = same_as(main)
+            base = self._base_of(name, is_same) if kind == "safetensors" else None
+            blob, digest, size = self._blobs.keep(main, kind, base, is_same, announce, Path(folder))
             extras = self._blobs.keep_extras(beside, announce)
+            signature = about.signature or folder_signature(beside) or find_signature(main, kind).signature
             if [state_of(one) for one in (main, *beside.values())] != before:
                 raise changed(source)
             made = self._put_manifest(
@@ -229,9 +230,7 @@ class Registry:
                         "blob": blob,
                         "main": main.name if source.is_dir() else "",
                         "extras": extras,
-                        "signature": about.signature
-                        or folder_signature(beside)
-                        or find_signature(main, kind).signature,
+                        "signature": signature,
                     }
                 )
             )
@@ -347,7 +346,7 @@ class Registry:
                     needed |= self.manifest(f"{name}:{version}").paths()
         return needed
 
-    def _base_of(self, name: str, digest: str) -> Manifest | None:
+    def _base_of(self, name: str, is_same: Callable[[Manifest], bool]) -> Manifest | None:
         """The newest version that stands alone, or has the same bytes, unless it is time for another one of those.
 
         It is sealed as the new one will be: nothing that is sealed is told by what is not, nor takes a second key.
@@ -361,7 +360,7 @@ class Registry:
                 continue
             blob = found.blob
             if (blob.coding, blob.sealed_with) == ("ecoz", self._parts.key_id) and (
-                blob.base is None or found.sha256 == digest
+                blob.base is None or is_same(found)
             ):
                 return found
         return None
@@ -369,16 +368,18 @@ class Registry:
     @contextlib.contextmanager
     def _booked(self, direction: Direction, owner: str) -> Iterator[Callable[[str], None]]:
         """Tell the ledger what moves, also before something breaks off. What it gives takes a better name of it."""
-        before, owners, moved = dataclasses.replace(self.moved), [owner], self.moved
+        before, owners, moved, whole = dataclasses.replace(self.moved), [owner], self.moved, False
         try:
             yield owners.append
+            whole = True
         finally:
             bytes_moved = moved.sent_bytes + moved.received_bytes - before.sent_bytes - before.received_bytes
             reused = moved.reused_bytes - before.reused_bytes
             if self._ledger is not None and (bytes_moved or reused):
                 what = uuid.uuid4().hex, self._clock(), owners[-1], direction, self.url
                 try:
-                    self._ledger.add_transfers([transferred(*what, bytes_moved, reused, remote=moved.remote)])
+                    row = transferred(*what, bytes_moved, reused, remote=moved.remote, whole=whole)
+                    self._ledger.add_transfers([row])
                 except EcoRayError as error:  # it has moved all the same
                     _LOG.warning("what was moved is not in the ledger: %s", error)
 

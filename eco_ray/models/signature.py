@@ -6,7 +6,6 @@ metadata, so a service answers with them as they are.
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, get_args
 
@@ -67,9 +66,9 @@ class Signature(Strict):
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         for what, specs in (("inputs", self.inputs), ("outputs", self.outputs)):
-            name, count = Counter(spec.name for spec in specs).most_common(1)[0]
-            if count > 1:
-                raise ValueError(f"{name!r} is the name of two {what}; rename one")
+            names = [spec.name for spec in specs]
+            if len(set(names)) < len(names):
+                raise ValueError(f"{max(names, key=names.count)!r} is the name of two {what}; rename one")
         characters = sum(map(len, self.labels))
         if characters > MAX_LABEL_CHARACTERS:
             raise ValueError(f"{characters} characters of labels are above {MAX_LABEL_CHARACTERS}; shorten them")

@@ -13,9 +13,11 @@ from safetensors.torch import load_file
 
 from eco_ray.cli.model_compress import compress as command
 from eco_ray.cli.model_compress import find_model, find_version
+from eco_ray.cli.model_registry import show
 from eco_ray.config import load_settings
 from eco_ray.errors import EcoRayError, NotFoundError, UsageError
 from eco_ray.models.datasets import load_images
+from eco_ray.models.recipe import Recipe, load_recipe
 from eco_ray.models.registry import About, Registry
 from eco_ray.models.signature import parse_signature
 from eco_ray.models.weights import load_model, save_model
@@ -133,6 +135,27 @@ def test_a_version_of_the_registry_becomes_the_parent_of_the_next(model, data_fi
     load_model(tmp_path / "back.safetensors")
     with pytest.raises(NotFoundError, match="no version digits:9"):
         find_version("digits:9", load_settings({}), where)
+
+
+def test_the_manifest_has_the_whole_recipe_when_its_file_is_gone(model, data_file, tmp_path):
+    path, where = tmp_path / "m.safetensors", str(tmp_path / "registry")
+    save_model(model, path, {})
+    Registry(where).push(path, "digits")
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text(
+        "description: |\n  of two\n  lines\nshrink: {lambda: 0.001}\nquantize: {scheme: int8-weight-only}"
+    )
+    asked = Recipe.model_validate(load_recipe(str(recipe)).steps())
+    run("digits:1", "--recipe", recipe, "--seed", 3, "--registry", where, "--data", data_file, "-o", "json")
+    recipe.unlink()
+    shown = CliRunner().invoke(show, ["digits:2", "--registry", where, "-o", "json"])
+    lineage = json.loads(shown.stdout)["lineage"]
+    assert (lineage["recipe"], lineage["seed"], lineage["variant"]) == (str(recipe), 3, "int8-weight-only")
+    assert lineage["steps"] == {
+        "shrink": {"lambda": 0.001, "operator": "soft", "when": "after"},
+        "quantize": {"scheme": "int8-weight-only", "per_channel": True},
+    }
+    assert Recipe.model_validate(lineage["steps"]) == asked
 
 
 def test_a_variant_that_is_refused_is_not_registered(model, data_file, tmp_path):

@@ -1,3 +1,4 @@
+import hashlib
 import re
 import zlib
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis.extra import numpy as hnp
 
 from eco_ray.errors import DamagedError, EcoRayError, NotFoundError, UsageError
 from eco_ray.models import chunks
+from eco_ray.models import container as container_module
 from eco_ray.models.container import Container, decode, encode, pack, unpack
 from eco_ray.models.container_index import PROLOGUE, read_index
 from eco_ray.models.plane_coding import Method, coded_bits, entropy_bits
@@ -204,6 +206,22 @@ def test_a_file_comes_back_byte_by_byte(model, tmp_path, workers):
     unpack(packed, back, workers=workers)
     assert back.read_bytes() == model.read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["back.safetensors", "m.ecoz", "model.safetensors"]
+
+
+def test_a_disk_that_keeps_other_bytes_is_found_out(tmp_path, monkeypatch):
+    """Of a plane that is kept as it is, and has no checksum of its own."""
+    source, target, noise = tmp_path / "m.st", tmp_path / "m.ecoz", np.random.default_rng(1).bytes(3000)
+    source.write_bytes(safetensors([("noise", "U8", (3000,), noise)]))
+    assert pack(source, target).sha256 == hashlib.sha256(source.read_bytes()).hexdigest()
+    target.unlink()
+
+    def write_container(write, *args, known=container_module.write_container):
+        return known(lambda data: write(bytes(3000) if len(data) == 3000 else data), *args)
+
+    monkeypatch.setattr(container_module, "write_container", write_container)
+    with pytest.raises(EcoRayError, match="disk or memory of this machine"):
+        pack(source, target)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.st"]
 
 
 def test_packing_is_deterministic(model, tmp_path):

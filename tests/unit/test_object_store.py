@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import time
+import uuid
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from registry_cases import empty_place
 
 from eco_ray.errors import DamagedError, NotAllowedError, NotFoundError, UnreachableError, UsageError
-from eco_ray.models.object_store import open_store
+from eco_ray.models import object_store as object_store_module
+from eco_ray.models.object_store import FsspecStore, open_store
 
 
 @pytest.fixture(params=["local", "file", "memory", "s3"])
@@ -38,6 +41,29 @@ def test_what_is_there_is_never_replaced_by_put_new(store):
     assert store.read("x", 10) == b"first"
     store.put("x", b"third")
     assert store.read("x", 10) == b"third"
+
+
+def test_a_store_without_conditional_puts_is_refused_before_it_replaces_anything():
+    class Heedless(MemoryFileSystem):
+        def pipe_file(self, path, value, mode="overwrite", **how):
+            super().pipe_file(path, value, **how)
+
+    store = FsspecStore("heedless://", Heedless(), f"/{uuid.uuid4().hex}")
+    store.put("x", b"first")
+    for _ in range(2):
+        with pytest.raises(UsageError, match="no conditional puts"):
+            store.put_new("x", b"second")
+    assert store.read("x", 10) == b"first"
+
+
+def test_new_directories_outlive_a_power_cut_as_what_is_in_them_does(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(object_store_module, "sync", lambda path: synced.append(path.relative_to(tmp_path).as_posix()))
+    store = open_store(str(tmp_path / "r"))
+    store.put_new("a/b/one", b"1")
+    assert synced == [".", "r", "r/a", "r/a/b"]
+    store.put("a/b/two", b"2")
+    assert synced[4:] == ["r/a/b"]
 
 
 def test_of_many_writers_at_once_one_gets_the_place(store):

@@ -10,10 +10,11 @@ import threading
 import uuid
 
 import pytest
-from registry_cases import GGUF, Deadly, Far, Killed, kill, objects, weights
+from registry_cases import GGUF, Deadly, Failing, Far, Killed, kill, objects, weights
 
-from eco_ray.errors import DamagedError, EcoRayError
+from eco_ray.errors import DamagedError, EcoRayError, UnreachableError
 from eco_ray.models import blobs as blobs_module
+from eco_ray.models import container as container_module
 from eco_ray.models import parts as parts_module
 from eco_ray.models import registry as registry_module
 from eco_ray.models.crypt import RegistryKey
@@ -111,8 +112,21 @@ def test_a_file_that_changes_while_it_is_pushed_becomes_no_version(far, file, mo
     assert Registry(far).versions("m") == []
 
 
-@pytest.mark.parametrize("suffix", [".gguf", ".safetensors", "/"])
-def test_a_file_that_changes_through_a_mapping_becomes_no_version(far, tmp_path, monkeypatch, suffix):
+def test_a_file_that_changes_while_its_signature_is_looked_for_becomes_no_version(far, file, monkeypatch):
+    source = file(LARGE)
+
+    def find_signature(path, kind, known=registry_module.find_signature):
+        source.write_bytes(LARGE[:-1] + b"?")
+        return known(path, kind)
+
+    monkeypatch.setattr(registry_module, "find_signature", find_signature)
+    with pytest.raises(EcoRayError, match="was changed while it was pushed"):
+        Registry(far).push(source, "m")
+    assert Registry(far).versions("m") == []
+
+
+@pytest.mark.parametrize(("suffix", "place"), [(".gguf", -2), (".safetensors", -2), (".safetensors", 20), ("/", -2)])
+def test_a_file_that_changes_through_a_mapping_becomes_no_version(far, tmp_path, monkeypatch, suffix, place):
     """Neither its size nor its times tell."""
     source = mapped = tmp_path / f"m{suffix}"
     if suffix == "/":
@@ -121,16 +135,18 @@ def test_a_file_that_changes_through_a_mapping_becomes_no_version(far, tmp_path,
         (source / "m.safetensors").write_bytes(weights(0))
     mapped.write_bytes(weights(0) if suffix == ".safetensors" else LARGE)
     with mapped.open("r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
-        pages[-1] ^= 1
+        pages[place] = pages[place]
 
-        def digest(path, known=blobs_module.sha256_of):
-            found = known(path)
-            pages[-2] ^= 1
-            return found
+        for module, read in ((blobs_module, "sha256_of"), (container_module, "write_container")):
+            known = getattr(module, read)
 
-        monkeypatch.setattr(blobs_module, "sha256_of", digest)
-        monkeypatch.setattr(registry_module, "sha256_of", digest)
-        with pytest.raises(EcoRayError, match="was changed while it was pushed"):
+            def first_reading(*args, known=known):
+                found = known(*args)
+                pages[place] ^= 1
+                return found
+
+            monkeypatch.setattr(module, read, first_reading)
+        with pytest.raises(EcoRayError, match="was changed while it was p"):
             Registry(far).push(source, "m")
     assert Registry(far).versions("m") == []
 
@@ -340,8 +356,25 @@ def test_the_ledger_is_told_what_moved_also_by_what_breaks_off(far, file, tmp_pa
         broken.push(file(GGUF + LARGE[:7:-1]), "n")
     (part_of_it,) = [one for one in ledger.transfers() if one.owner_id == "n"]
     assert 0 < part_of_it.moved_bytes < len(LARGE)
+    assert part_of_it.source == f"{sent.source}; it broke off: at most"
     Registry(far, ledger=ledger, clock=clock).pull("m:1", tmp_path / "back")
     assert [one.owner_id for one in ledger.transfers() if one.direction == "pull"] == ["m:1"]
+
+
+@pytest.mark.parametrize(("call", "parts"), [("put", 3), ("read", 2)])
+def test_a_part_that_breaks_off_counts_whole(far, file, tmp_path, monkeypatch, call, parts):
+    """Three are announced and the third is on its way; a manifest and a deletion are read, one part, and another."""
+    monkeypatch.setattr(parts_module, "_AT_ONCE", 1)
+    ledger, source = MemoryStore(), file(LARGE)
+    if call == "read":
+        Registry(far).push(source, "m")
+    broken = Registry(
+        Failing(far, UnreachableError("the line is dead"), {"put": 5, "read": 3}[call], (call,)), ledger=ledger
+    )
+    with pytest.raises(UnreachableError):
+        broken.push(source, "m") if call == "put" else broken.pull("m:1", tmp_path / "back")
+    (row,) = ledger.transfers()
+    assert (row.moved_bytes, row.energy_mj) == (parts * PART_BYTES, round(parts * PART_BYTES / 1e9 * 3.6e6))
 
 
 def test_a_directory_takes_no_energy_of_a_network(file, tmp_path):
