@@ -210,7 +210,7 @@ class Book(Inventory):
                 continue
             reason, message = _reason(job, plan, now_s, self.config.slot_s)
             found = plan if isinstance(plan, Plan) else None
-            replans = job.replans + replaces(job, job.plan, found, now_s)
+            replans = job.replans + (job.plan is not None and found is not None)
             new = changed(job, plan=found, reason=reason, message=message, replans=replans)
             self._index(new)
             self._changed[job_id] = new
