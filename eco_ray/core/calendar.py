@@ -32,10 +32,10 @@ _PEAKS, _UNKNOWN = 64, (math.inf,) * KINDS
 class Calendar:
     """Reserved resources of a fleet. What is promised on nodes that are not there is not written down."""
 
-    def __init__(self, slot_s: float, nodes: Iterable[Node] = (), first_slot: int = 0) -> None:
+    def __init__(self, slot_s: float, nodes: Iterable[Node] | Fleet = (), first_slot: int = 0) -> None:
         #: length of a slot [s]
         self.slot_s = slot_s
-        self.fleet = Fleet(nodes)
+        self.fleet = nodes if isinstance(nodes, Fleet) else Fleet(nodes)
         self._first = first_slot
         pools = self.fleet.pools
         #: by pool, shape (KINDS, slots, members): what is held; its sum over members, of each no more than it has, as
@@ -185,17 +185,16 @@ class Calendar:
 
     def _member(self, pool: int, start: int, stop: int, needs: Needs, near: int | None) -> int | None:
         """The first member of a pool with room all the time, `near` before all others."""
-        held, usable, size = self._held[pool], self._usable[pool], len(self.fleet.pools[pool])
-        parts = ((low, min(low + _CHUNK, size)) for low in range(0, size, _CHUNK))
-        for low, high in parts if near is None else ((near, near + 1), *parts):
+        held, usable = self._held[pool], self._usable[pool]
+        parts = [slice(low, low + _CHUNK) for low in range(0, held.shape[2], _CHUNK)]
+        for part in parts if near is None else [slice(near, near + 1), *parts]:
             fits: NDArray[np.bool_] | None = None
             for kind, amount in needs:
-                most = np.maximum.reduce(held[kind, start:stop, low:high], axis=0)
-                room = most <= usable[kind, low:high] - (amount - _EPS)
+                room = np.maximum.reduce(held[kind, start:stop, part], axis=0) <= usable[kind, part] - (amount - _EPS)
                 fits = room if fits is None else fits & room
             found = int(fits.argmax()) if fits is not None else 0
             if fits is None or fits[found]:
-                return low + found
+                return part.start + found
         return None
 
     def roomiest(self, pool: int, demand: Resources, first: int, count: int, most: int) -> list[Place]:

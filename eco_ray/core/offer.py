@@ -34,10 +34,13 @@ class Offer:
     ) -> None:
         """`span`: first slot, number of slots; intensity: (places, slots) [g/kWh]; price_g: (places, slots, KINDS)."""
         self.spec, self._calendar, self._span = spec, situation.calendar, span
+        self._slot_s = situation.calendar.slot_s
         self._least, self._most = spec.workers.min, spec.workers.max
         self._demands = {count: spec.demand * count for count in range(self._least, self._most + 1)}
         #: by pool and workers
         self._needs: dict[tuple[int, int], Needs] = {}
+        #: by first slot, last and slots of work: what `least_g` knows
+        self._ideals: dict[tuple[int, int, int, bool], float] = {}
         demand = self._demands[self._least]
         self._places = {place.pool: place for place in places}
         self._allowed = [(place.pool, place) for place in situation.fleet.places(spec.zones, demand)]
@@ -91,10 +94,11 @@ class Offer:
 
     def refresh(self) -> None:
         """Look at the places that were taken, or given back, since the last time."""
-        calendar, stale = self._calendar, False
-        seen, versions = self._seen, calendar.versions
-        for row, place in [one for one in self._allowed if seen[one[0]] != versions[one[0]]]:
-            version, seen[row] = seen[row], versions[row]
+        calendar, seen, stale = self._calendar, self._seen, False
+        for row, place in self._allowed:
+            if (version := seen[row]) == calendar.versions[row]:
+                continue
+            seen[row] = calendar.versions[row]
             # most of what others take leaves enough: then nothing has to be looked at, nor ranked, again
             if self._room[row] and calendar.left(row, version, self.needs(row, self._most)):
                 continue
@@ -121,16 +125,23 @@ class Offer:
         self._rank()
 
     def _rank(self) -> None:
-        self._row = self._open_g.argmin(axis=0)
         self._best_g = np.minimum.reduce(self._open_g, axis=0)
         known = self._best_g < np.inf
         first = int(known.argmax())
         #: when the first place is free [s from the first slot]; inf: never
-        self.open_s = first * self._calendar.slot_s if known[first] else math.inf
+        self.open_s = first * self._slot_s if known[first] else math.inf
         #: by additional workers
         self._by_level: dict[int, Rates] = {}
         self._best_sums: Floats | None = None
         self._each_g: Floats | None = None
+        self._rows: Ints | None = None
+
+    @property
+    def _row(self) -> Ints:
+        """The first place where a slot costs least: shape (slots,)."""
+        if self._rows is None:
+            self._rows = self._open_g.argmin(axis=0)
+        return self._rows
 
     def _with_more(self, level: int) -> Rates:
         """What slots cost where so many more workers fit."""
@@ -148,24 +159,23 @@ class Offer:
             self._each_g[np.arange(len(ratio)) > more[:, None]] = np.inf
         return self._each_g
 
-    @property
-    def _slot_s(self) -> float:
-        return self._calendar.slot_s
-
     def least_g(self, window: Window, work_s: float, *, in_one_piece: bool) -> float:
         """A lower bound of the grams of so much work in the window if every place were free; 0 where they are [g]."""
         if self.is_free:
             return 0.0
-        rate = self._ideal_g[window.first : window.stop]
-        work = max(1, math.ceil(work_s / window.slot_s - 1e-9))
-        if work > len(rate):
+        first, stop, work = window.first, window.stop, max(1, math.ceil(work_s / window.slot_s - 1e-9))
+        if work > stop - first:
             return 0.0
-        if in_one_piece and self._steps is None:
-            sums = self._ideal_sums
-            windows = sums[window.first + work : window.stop + 1] - sums[window.first : window.stop + 1 - work]
-            least_g: float = windows.item(windows.argmin())
-            return least_g * work_s / work
-        return float(np.partition(rate, work - 1)[:work].sum()) * work_s / work
+        one_run = in_one_piece and self._steps is None
+        found = self._ideals.get((first, stop, work, one_run))
+        if found is None:
+            if one_run:
+                sums = self._ideal_sums
+                found = float((sums[first + work : stop + 1] - sums[first : stop + 1 - work]).min())
+            else:
+                found = float(np.partition(self._ideal_g[first:stop], work - 1)[:work].sum())
+            self._ideals[first, stop, work, one_run] = found
+        return found * work_s / work
 
     def cheapest_slots(self, window: Window, work_s: float, starts: Starts) -> Slots | None:
         """The cheapest slots, where a pause costs nothing but its resume's time; None where there are too few.

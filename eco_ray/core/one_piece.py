@@ -33,7 +33,8 @@ class Rates(NamedTuple):
         """From grams per second, shape (places, slots)."""
         rate_g = np.ascontiguousarray(rate_g.T)
         sums_g = np.zeros((len(rate_g) + 1, rate_g.shape[1]))
-        np.add.accumulate(np.minimum(rate_g, shut_g), axis=0, out=sums_g[1:])
+        upto_g = np.minimum(rate_g, shut_g, out=sums_g[1:])
+        np.add.accumulate(upto_g, axis=0, out=upto_g)
         return cls(rate_g, sums_g, shut_g)
 
     def cheapest(

@@ -78,10 +78,13 @@ def _in_time_g(jobs: Sequence[Job], plans: Mapping[str, Plan | NoPlan]) -> dict[
 
 
 def _as_they_are(jobs: Sequence[Job], grid: Grid) -> dict[str, float]:
-    """The same of the plans that they have, by what is known now; where a node or the intensity is gone, it is late."""
+    """The same of the plans that they have, by what is known now; where a node or the intensity is gone, it is late.
+
+    Plans that are late are not among them.
+    """
     found = {}
     for job in jobs:
-        now_g = grid.added_g(job, job.plan) if job.plan is not None and not is_late(job, job.plan) else None
+        now_g = grid.added_g(job, job.plan) if job.plan is not None else None
         if now_g is not None:
             found[job.id] = now_g
     return found
