@@ -210,7 +210,7 @@ class Book(Inventory):
                 continue
             reason, message = _reason(job, plan, now_s, self.config.slot_s)
             found = plan if isinstance(plan, Plan) else None
-            replans = job.replans + replaces(job, job.plan, found, now_s)
+            replans = job.replans + (job.plan is not None and found is not None)
             new = changed(job, plan=found, reason=reason, message=message, replans=replans)
             self._index(new)
             self._changed[job_id] = new
@@ -328,15 +328,20 @@ class Book(Inventory):
         """Replace the record of a job, and what is derived from it."""
         old = self.jobs.get(job.id)
         self.jobs[job.id] = job
-        if (
-            old is not None
-            and old.plan is job.plan
-            and old.attempts is job.attempts
-            and old.held is job.held
-            and old.state is job.state
-        ):
+        attempt, lives_on = job.live_attempt, old is not None and old.attempts is job.attempts
+        if old is not None and lives_on and old.plan is job.plan and old.held is job.held and old.state is job.state:
             return
-        attempt = job.live_attempt
+        if not lives_on:
+            self._index_attempt(job, attempt)
+        waits = attempt is None and not job.held and not job.state.is_final
+        if waits and (job.plan is None or job.spec.policy == "run-now" or job.plan.end_s > job.spec.deadline_s):
+            self.placeless[job.id] = None
+        else:
+            self.placeless.pop(job.id, None)
+        self._agenda.set(job.id, _due_s(job, attempt))
+
+    def _index_attempt(self, job: Job, attempt: Attempt | None) -> None:
+        """Replace what is derived from its live attempt."""
         if attempt is not None:
             self._live[job.id] = None
         else:
@@ -345,14 +350,8 @@ class Book(Inventory):
             self._stopping[job.id] = None
         else:
             self._stopping.pop(job.id, None)
-        waits = attempt is None and not job.held and not job.state.is_final
-        if waits and (job.plan is None or job.spec.policy == "run-now" or job.plan.end_s > job.spec.deadline_s):
-            self.placeless[job.id] = None
-        else:
-            self.placeless.pop(job.id, None)
         workers = attempt.workers if attempt else 1
         self._occupancy.put(job.id, attempt.node if attempt else None, job.spec.demand * workers)
-        self._agenda.set(job.id, _due_s(job, attempt))
 
 
 def is_tired(job: Job) -> bool:

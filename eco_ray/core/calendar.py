@@ -6,6 +6,7 @@ A slot is `slot_s` seconds of grid time; slot k is [k*slot_s, (k+1)*slot_s). Wha
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -16,32 +17,38 @@ from eco_ray.core.fleet import Fleet, Place
 from eco_ray.core.jobs import Segment
 
 Floats = NDArray[np.float64]
+#: kinds of resources and how much of each, of those of which there is some
+Needs = tuple[tuple[int, float], ...]
 
 _INITIAL_SLOTS = 512
 #: nodes of a pool that are looked at together for a free one
 _CHUNK = 64
 #: sums of fractions differ by less
 _EPS = 1e-9
+#: changes of a pool's promises of which is known how much they left, and what stands for one of which it is not
+_PEAKS, _UNKNOWN = 64, (math.inf,) * KINDS
 
 
 class Calendar:
     """Reserved resources of a fleet. What is promised on nodes that are not there is not written down."""
 
-    def __init__(self, slot_s: float, nodes: Iterable[Node] = (), first_slot: int = 0) -> None:
+    def __init__(self, slot_s: float, nodes: Iterable[Node] | Fleet = (), first_slot: int = 0) -> None:
         #: length of a slot [s]
         self.slot_s = slot_s
-        self.fleet = Fleet(nodes)
+        self.fleet = nodes if isinstance(nodes, Fleet) else Fleet(nodes)
         self._first = first_slot
         pools = self.fleet.pools
-        #: by pool, shape (KINDS, members, slots): what is held; its sum over members, of each no more than it has, as
+        #: by pool, shape (KINDS, slots, members): what is held; its sum over members, of each no more than it has, as
         #: what one is overbooked by is not missing on others; shape (KINDS, members): what is there for our jobs; its
         #: sum over members
-        self._held = [np.zeros((KINDS, len(nodes), _INITIAL_SLOTS)) for nodes in pools]
+        self._held = [np.zeros((KINDS, _INITIAL_SLOTS, len(nodes))) for nodes in pools]
         self._total = [np.zeros((KINDS, _INITIAL_SLOTS)) for _ in pools]
         self._usable = [np.array([node.capacity.amounts for node in nodes]).T for nodes in pools]
         self._usable_total = [usable.sum(axis=1) for usable in self._usable]
         #: by pool, how often its promises have changed
         self.versions = [0] * len(pools)
+        #: by pool, what the last changes left held at most where they took something, of each kind; inf: they gave back
+        self._peaks = [deque[tuple[float, ...]](maxlen=_PEAKS) for _ in pools]
 
     @property
     def first_slot(self) -> int:
@@ -60,7 +67,7 @@ class Calendar:
         pool, member = seat
         capacity = self.fleet.nodes[name].capacity
         free = np.maximum((capacity - held.reserved_on(capacity)).amounts, 0.0)
-        ours, before = self._held[pool][:, member], self._usable[pool][:, member, None]
+        ours, before = self._held[pool][:, :, member], self._usable[pool][:, member, None]
         self._total[pool] += np.minimum(ours, free[:, None]) - np.minimum(ours, before)
         self._usable[pool][:, member] = free
         self._usable_total[pool] = self._usable[pool].sum(axis=1)
@@ -84,17 +91,39 @@ class Calendar:
         """`fits` of one place: shape (count,)."""
         if demand.gpu_memory_gb and demand.gb_per_gpu > place.node.capacity.gb_per_gpu + _EPS:
             return np.zeros(count, dtype=np.bool_)
-        demand = demand.reserved_on(place.node.capacity)
+        return self.has_room(place, self.needs(place.pool, demand), first, count)
+
+    def left(self, pool: int, version: int, needs: Needs) -> bool:
+        """Whether all that was taken since a version of a pool's promises left room for that much, in all of its slots.
+
+        What does not hold more than that is then as free as it was. False where nobody remembers.
+        """
+        changes, peaks, usable = self.versions[pool] - version, self._peaks[pool], self._usable_total[pool]
+        if changes > len(peaks):
+            return False
+        for kind, amount in needs:
+            most = usable.item(kind) - amount
+            for change in range(1, changes + 1):
+                if peaks[-change][kind] > most:
+                    return False
+        return True
+
+    def needs(self, pool: int, demand: Resources) -> Needs:
+        """What is to be kept for a demand on a node of a pool."""
+        amounts = demand.reserved_on(self.fleet.kinds[pool].capacity).amounts
+        return tuple(one for one in enumerate(amounts) if one[1] > 0)
+
+    def has_room(self, place: Place, needs: Needs, first: int, count: int) -> NDArray[np.bool_]:
+        """`open_slots` for whoever knows what is to be kept, and that each GPU has the memory: shape (count,)."""
         start, pool, member = self._reach(first, count), place.pool, place.member
         result: NDArray[np.bool_] | None = None
-        for kind, amount in enumerate(demand.amounts):
-            if amount > 0:
-                if member is None:
-                    held, usable = self._total[pool][kind], self._usable_total[pool][kind]
-                else:
-                    held, usable = self._held[pool][kind, member], self._usable[pool][kind, member]
-                fits = held[start : start + count] <= usable - amount + _EPS
-                result = fits if result is None else result & fits
+        for kind, amount in needs:
+            if member is None:
+                held, usable = self._total[pool][kind], self._usable_total[pool].item(kind)
+            else:
+                held, usable = self._held[pool][kind, :, member], self._usable[pool].item(kind, member)
+            fits = held[start : start + count] <= usable - amount + _EPS
+            result = fits if result is None else result & fits
         return np.ones(count, dtype=np.bool_) if result is None else result
 
     def most_workers(
@@ -113,7 +142,7 @@ class Calendar:
                     if member is None:
                         free = self._usable_total[pool][kind] - self._total[pool][kind, start : start + count]
                     else:
-                        free = self._usable[pool][kind, member] - self._held[pool][kind, member, start : start + count]
+                        free = self._usable[pool][kind, member] - self._held[pool][kind, start : start + count, member]
                     if kind == 1 and amount % 1:
                         fit = [
                             (demand * workers).reserved_on(place.node.capacity).gpus for workers in range(1, most + 1)
@@ -127,58 +156,55 @@ class Calendar:
 
     def find(self, pool: int, start_s: float, end_s: float, demand: Resources, near: int | None = None) -> Node | None:
         """The first node of a pool with room all the time, `near` (an index) before all others; None where none has."""
-        start, stop, wanted = self._asked(pool, start_s, end_s, demand)
-        member = self._member(pool, start, stop, wanted, near)
+        start, stop = self._span(start_s, end_s)
+        member = self._member(pool, start, stop, self.needs(pool, demand), near)
         return None if member is None else self.fleet.pools[pool][member]
 
-    def take(self, pool: int, start_s: float, end_s: float, demand: Resources) -> Node | None:
-        """`find`, and reserve what was found: the demand is that of all workers."""
-        start, stop, wanted = self._asked(pool, start_s, end_s, demand)
-        member = self._member(pool, start, stop, wanted, None)
+    def take(self, pool: int, start_s: float, end_s: float, needs: Needs) -> Node | None:
+        """`find`, and reserve what was found: what all workers need."""
+        start, stop = self._span(start_s, end_s)
+        member = self._member(pool, start, stop, needs, None)
         if member is None:
             return None
         self.versions[pool] += 1
-        for kind, amount in wanted:  # it fits, so all of it counts
-            self._held[pool][kind, member, start:stop] += amount
-            self._total[pool][kind, start:stop] += amount
+        peaks = [0.0] * KINDS
+        for kind, amount in needs:  # it fits, so all of it counts
+            held, total = self._held[pool][kind, start:stop, member], self._total[pool][kind, start:stop]
+            held += amount
+            total += amount
+            peaks[kind] = total.item(total.argmax())
+        self._peaks[pool].append(tuple(peaks))
         return self.fleet.pools[pool][member]
 
-    def _asked(
-        self, pool: int, start_s: float, end_s: float, demand: Resources
-    ) -> tuple[int, int, list[tuple[int, float]]]:
-        """Where a time is in the arrays, and how much of which kind is asked for on a node of a pool."""
+    def _span(self, start_s: float, end_s: float) -> tuple[int, int]:
+        """Where the slots that a time touches are in the arrays."""
         first = max(math.floor(start_s / self.slot_s + 1e-9), self._first)
         count = math.ceil(end_s / self.slot_s - 1e-9) - first
         start = self._reach(first, count)
-        amounts = demand.reserved_on(self.fleet.kinds[pool].capacity).amounts
-        return start, start + count, [one for one in enumerate(amounts) if one[1] > 0]
+        return start, start + count
 
-    def _member(
-        self, pool: int, start: int, stop: int, wanted: Sequence[tuple[int, float]], near: int | None
-    ) -> int | None:
+    def _member(self, pool: int, start: int, stop: int, needs: Needs, near: int | None) -> int | None:
         """The first member of a pool with room all the time, `near` before all others."""
-        held, usable, size = self._held[pool], self._usable[pool], len(self.fleet.pools[pool])
-        parts = [(low, min(low + _CHUNK, size)) for low in range(0, size, _CHUNK)]
-        for low, high in parts if near is None else [(near, near + 1), *parts]:
+        held, usable = self._held[pool], self._usable[pool]
+        parts = [slice(low, low + _CHUNK) for low in range(0, held.shape[2], _CHUNK)]
+        for part in parts if near is None else [slice(near, near + 1), *parts]:
             fits: NDArray[np.bool_] | None = None
-            for kind, amount in wanted:
-                most = np.maximum.reduce(held[kind, low:high, start:stop], axis=1)
-                room = most <= usable[kind, low:high] - (amount - _EPS)
+            for kind, amount in needs:
+                room = np.maximum.reduce(held[kind, start:stop, part], axis=0) <= usable[kind, part] - (amount - _EPS)
                 fits = room if fits is None else fits & room
             found = int(fits.argmax()) if fits is not None else 0
             if fits is None or fits[found]:
-                return low + found
+                return part.start + found
         return None
 
     def roomiest(self, pool: int, demand: Resources, first: int, count: int, most: int) -> list[Place]:
         """The nodes of a pool on which the demand fits in the most slots."""
         start, demand = self._reach(first, count), demand.reserved_on(self.fleet.kinds[pool].capacity)
-        fits = np.ones((len(self.fleet.pools[pool]), count), dtype=np.bool_)
+        fits = np.ones((count, len(self.fleet.pools[pool])), dtype=np.bool_)
         for kind, amount in enumerate(demand.amounts):
             if amount > 0:
-                usable = self._usable[pool][kind, :, None] - amount + _EPS
-                fits &= self._held[pool][kind, :, start : start + count] <= usable
-        order = np.argsort(-fits.sum(axis=1), kind="stable")[:most]
+                fits &= self._held[pool][kind, start : start + count] <= self._usable[pool][kind] - amount + _EPS
+        order = np.argsort(-fits.sum(axis=0), kind="stable")[:most]
         return [Place(pool, int(member), self.fleet.pools[pool][member]) for member in order]
 
     def cpus_held(self, place: Place, first: int, count: int) -> Floats:
@@ -196,7 +222,7 @@ class Calendar:
             mean: Floats = self._total[pool][kind, start : start + count] / len(self.fleet.pools[pool]) + others
             return mean
         others = has - self._usable[pool][kind, place.member]
-        held: Floats = self._held[pool][kind, place.member, start : start + count] + others
+        held: Floats = self._held[pool][kind, start : start + count, place.member] + others
         return held
 
     def free_mean(self, pool: int, edges_s: Floats) -> Floats:
@@ -216,7 +242,7 @@ class Calendar:
         """What a node has promised: shape (count, KINDS)."""
         pool, member = self.fleet.seat[name]
         start = self._reach(first, count)
-        return self._held[pool][:, member, start : start + count].T
+        return self._held[pool][:, start : start + count, member].T
 
     def forget_before(self, time_s: float) -> None:
         """Drop slots that are over, so that a long life does not grow memory."""
@@ -232,8 +258,8 @@ class Calendar:
         start = first - self._first
         if start < 0:
             raise ValueError(f"slot {first} is before the calendar's first slot {self._first}")
-        if self._held and start + count > self._held[0].shape[-1]:
-            more = max(start + count - self._held[0].shape[-1], self._held[0].shape[-1])
+        if self._held and start + count > self._held[0].shape[1]:
+            more = max(start + count - self._held[0].shape[1], self._held[0].shape[1])
             self._held = [_longer(held, more) for held in self._held]
             self._total = [_longer(total, more) for total in self._total]
         return start
@@ -249,11 +275,12 @@ class Calendar:
         pool, member = seat
         start = self._reach(first, count)
         self.versions[pool] += 1
+        self._peaks[pool].append(_UNKNOWN)
         stop, alone = start + count, len(self._usable[pool][0]) == 1
         together = (demand * segment.workers).reserved_on(self.fleet.kinds[pool].capacity)
         for kind, amount in enumerate(together.amounts):
             if amount > 0:
-                held, usable = self._held[pool][kind, member, start:stop], self._usable[pool][kind, member]
+                held, usable = self._held[pool][kind, start:stop, member], self._usable[pool][kind, member]
                 total = self._total[pool][kind, start:stop]
                 if alone:
                     held += sign * amount
@@ -265,9 +292,9 @@ class Calendar:
 
 
 def _longer(held: Floats, more: int) -> Floats:
-    return np.concatenate([held, np.zeros((*held.shape[:-1], more))], axis=-1)
+    return np.concatenate([held, np.zeros((KINDS, more, *held.shape[2:]))], axis=1)
 
 
 def _dropped(held: Floats, passed: int) -> Floats:
-    ahead = held[..., passed:]
-    return np.concatenate([ahead, np.zeros((*held.shape[:-1], max(0, _INITIAL_SLOTS - ahead.shape[-1])))], axis=-1)
+    ahead = held[:, passed:]
+    return np.concatenate([ahead, np.zeros((KINDS, max(0, _INITIAL_SLOTS - ahead.shape[1]), *held.shape[2:]))], axis=1)

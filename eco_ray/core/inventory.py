@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from eco_ray.core.calendar import Calendar
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.durations import Durations
+from eco_ray.core.fleet import Fleet
 from eco_ray.core.intensity import IntensitySeries, kind_of
 from eco_ray.core.jobs import Attempt, Job, Plan
 from eco_ray.core.late import is_overdue
@@ -72,9 +73,11 @@ class Inventory:
             self.market = None  # its prices are by pool
         return self._calendar
 
-    def calendar_of(self, jobs: Iterable[Job], nodes: Iterable[Node] | None = None) -> Calendar:
+    def calendar_of(self, jobs: Iterable[Job], nodes: Iterable[Node] | Fleet | None = None) -> Calendar:
         """A calendar with the plans of these jobs alone, of all nodes or of some."""
-        calendar = Calendar(self.config.slot_s, self.nodes.values() if nodes is None else nodes, self.first_slot)
+        if nodes is None:  # a fleet takes long to sort, and remembers its answers
+            nodes = self._calendar.fleet if self._calendar is not None else self.nodes.values()
+        calendar = Calendar(self.config.slot_s, nodes, self.first_slot)
         for name, held in self.foreign.items():
             calendar.set_foreign(name, held)
         for job in jobs:

@@ -119,7 +119,8 @@ class Workers:
     @property
     def speeds(self) -> tuple[float, ...]:
         """`speed` of min, min + 1, ..., max workers."""
-        return tuple(self.speed(count) for count in range(self.min, self.max + 1))
+        some = range(self.min, self.max + 1)
+        return self.throughput[: len(some)] or tuple(self.speed(count) for count in some)
 
 
 #: one worker, as most jobs have

@@ -20,6 +20,7 @@ from eco_ray.core.jobs import Job, JobSpec, Plan, Reason, Segment, Workers
 from eco_ray.core.offer import Offer
 from eco_ray.core.picks import Pick, Starts, Window
 from eco_ray.core.planner import plan_job
+from eco_ray.core.records import changed
 from eco_ray.core.situation import Floats, NoPlan, PlannerConfig, Situation
 from eco_ray.core.starts import starts_g
 from eco_ray.core.task import PRICE_WEIGHT
@@ -75,6 +76,8 @@ class Grid:
         #: by job
         self._own: dict[str, Offer] = {}
         self._wakes = any(place.node.sleeps and place.node.wake_j > 0 for place in self._places)
+        home = situation.fleet.first_in(situation.home_zone)
+        self._home_row = situation.fleet.seat[home.name][0] if home else None
 
     def _intensities(self) -> Floats:
         """Mean forecast of each place in each slot [g/kWh], inf where it is unknown."""
@@ -89,7 +92,10 @@ class Grid:
         return intensity
 
     def plan(self, job: Job) -> Plan | NoPlan:
-        """Plan a job of the policy eco, which must not be in the calendar; it has its places there afterwards."""
+        """Plan a job of the policy eco, which must not be in the calendar; it has its places there afterwards.
+
+        A plan that it had is not looked at.
+        """
         situation = self._situation
         found = self._plan(job) if is_plain(job, situation, self._config) else None
         if found is not None:
@@ -97,7 +103,7 @@ class Grid:
         if self._closer_looks == 0:
             return NoPlan(Reason.WAITING_FOR_CAPACITY, f"found no room for {job.spec.demand} in time; looks again soon")
         self._closer_looks -= 1
-        alone = plan_job(job, situation, self._config)
+        alone = plan_job(changed(job, plan=None), situation, self._config)
         for segment in alone.segments if isinstance(alone, Plan) else ():
             situation.calendar.reserve(segment, job.spec.demand)
         return alone
@@ -128,9 +134,9 @@ class Grid:
         end_s = min(spec.deadline_s - self._origin_s, self._count * self._slot_s)
         if end_s <= begin_s:
             return None
-        window = Window.of(begin_s, end_s, self._slot_s)
+        window, own = Window.of(begin_s, end_s, self._slot_s), self._own_offer(job)
         for _ in range(_TRIES):
-            offer, picks = self._best(job, window, left_s)
+            offer, picks = self._best(job, own, window, left_s)
             first_g = self._starts_g(job, picks or ())  # as long as the job is not in the calendar
             segments = self._take(spec, offer, picks) if picks else None
             if segments is not None or not picks:
@@ -142,11 +148,11 @@ class Grid:
             exposure = self._exposure(pick.row, pick.start_s, pick.end_s)
             watts, added_w = offer.watts[pick.row, segment.workers]
             carbon_g, added_g = carbon_g + exposure * watts, added_g + exposure * added_w
-        ideal_g = self._own_offer(job).least_g(window, left_s, in_one_piece=not (job.pausable and spec.suspend.allow))
+        ideal_g = own.least_g(window, left_s, in_one_piece=not (job.pausable and spec.suspend.allow))
         return Plan(
             segments,
             carbon_g,
-            self._run_now_g(offer, begin_s, left_s),
+            self._run_now_g(offer, left_s),
             situation.now_s,
             could_start_s=self._origin_s + max(offer.open_s, begin_s) if math.isfinite(offer.open_s) else None,
             added_g=added_g,
@@ -155,13 +161,12 @@ class Grid:
             length_from=length.source,
         )
 
-    def _best(self, job: Job, window: Window, left_s: float) -> tuple[Offer, list[Pick] | None]:
-        """Its runs, and the offer that they are from.
+    def _best(self, job: Job, offer: Offer, window: Window, left_s: float) -> tuple[Offer, list[Pick] | None]:
+        """Its runs, and the offer that they are from: what there is for it, or a part of that.
 
         Where starts add grams, they are compared as a whole with one run, each zone, and the least workers; where what
         more workers add depends on the place, with the least workers: as in `core/restricted.py`.
         """
-        offer = self._own_offer(job)
         offer.refresh()
         picks = self._choose(job, offer, window, left_s)
         starts = bool(picks) and len(picks or ()) > 1 and self._starts_g(job, picks or ()) > 0
@@ -245,7 +250,7 @@ class Grid:
         for pick in picks:
             start_s, end_s = origin_s + pick.start_s, origin_s + pick.end_s
             pool = self._places[pick.row].pool
-            node = calendar.take(pool, start_s, end_s, offer.demand(pick.workers))
+            node = calendar.take(pool, start_s, end_s, offer.needs(pool, pick.workers))
             if node is None:
                 for segment in segments:
                     calendar.release(segment, spec.demand)
@@ -263,13 +268,11 @@ class Grid:
         before = summed[first] + (summed[first + 1] - summed[first]) * (start - first)
         return (summed[final] + (summed[final + 1] - summed[final]) * (end - final) - before) / 3.6e6
 
-    def _run_now_g(self, offer: Offer, begin_s: float, left_s: float) -> float | None:
+    def _run_now_g(self, offer: Offer, left_s: float) -> float | None:
         """Grams of running at once in the home zone; None where its intensity is unknown."""
-        situation = self._situation
-        home = situation.fleet.first_in(situation.home_zone)
-        if home is None:
+        situation, row, workers = self._situation, self._home_row, offer.spec.workers.min
+        if row is None:
             return None
-        row, workers = situation.fleet.seat[home.name][0], offer.spec.workers.min
         now_s = situation.now_s - self._origin_s
         last = min(int((now_s + left_s) / self._slot_s), self._count - 1)
         if self._intensity[row, last] == np.inf:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from eco_ray.core.book import Book, is_settled
 from eco_ray.core.clearing import Clearing
@@ -30,6 +31,11 @@ _MANY = 64
 def urgency(job: Job) -> tuple[int, float]:
     """Sorts jobs that compete for a node: the higher priority, then the earlier deadline first."""
     return -job.spec.priority, job.spec.deadline_s
+
+
+def _turn(job: Job) -> tuple[bool, int, float]:
+    """Sorts by whether they are in time, then by urgency."""
+    return not is_late(job, job.plan), -job.spec.priority, job.spec.deadline_s
 
 
 class Line:
@@ -142,9 +148,9 @@ class Line:
 
     def _replan_all(self, now_s: float) -> None:
         """Plan all waiting jobs anew where one by one, a few per tick, it would take long."""
-        waiting = (job for job in self._book.jobs.values() if waits(job))
-        due = sum(not self._book.is_content(job, self._gain_pct) for job in waiting)
-        if due > max(self._limit, _MANY):
+        jobs = self._book.jobs.values()
+        due = (job for job in jobs if waits(job) and not self._book.is_content(job, self._gain_pct))
+        if any(islice(due, max(self._limit, _MANY), None)):  # there are more
             replan_all(self._book, now_s, self._market_gain_pct)
 
     def _market_is_worthwhile(self, now_s: float) -> bool:
@@ -222,7 +228,7 @@ class Line:
             self._round_wanted, self._round_slot = False, slot
             if len(self._book.jobs) > _MANY:
                 self._replan_all(now_s)
-            line = sorted(self.waiting(), key=lambda j: (not is_late(j, j.plan), *urgency(j)), reverse=True)
+            line = sorted(self.waiting(), key=_turn, reverse=True)
             self._round = [job.id for job in line]
         turn = [self._book.jobs.get(self._round.pop()) for _ in range(min(self._limit, len(self._round)))]
         due = [j for j in turn if j is not None and j.live_attempt is None and not j.held]

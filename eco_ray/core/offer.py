@@ -6,21 +6,18 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
+from eco_ray.core.calendar import Needs
 from eco_ray.core.cluster import Resources
 from eco_ray.core.fleet import Place
 from eco_ray.core.jobs import JobSpec
+from eco_ray.core.one_piece import EQUAL, INSTANT_S, Rates
 from eco_ray.core.picks import Cut, Pick, Slots, Starts, Window
 from eco_ray.core.situation import Floats, Situation
-from eco_ray.core.spread import Choice, Stretch, emptiest, shifts
+from eco_ray.core.spread import Choice, Ints, Stretch, emptiest, shifts
 
-#: sums of the same grams differ by less (relative)
-_EQUAL = 1e-6
 #: times that resumes are added to the work
 _TRIES = 8
-#: shorter than any time that matters [s]
-_INSTANT_S = 1e-6
 
 
 class Offer:
@@ -37,8 +34,13 @@ class Offer:
     ) -> None:
         """`span`: first slot, number of slots; intensity: (places, slots) [g/kWh]; price_g: (places, slots, KINDS)."""
         self.spec, self._calendar, self._span = spec, situation.calendar, span
+        self._slot_s = situation.calendar.slot_s
         self._least, self._most = spec.workers.min, spec.workers.max
         self._demands = {count: spec.demand * count for count in range(self._least, self._most + 1)}
+        #: by pool and workers
+        self._needs: dict[tuple[int, int], Needs] = {}
+        #: by first slot, last and slots of work: what `least_g` knows
+        self._ideals: dict[tuple[int, int, int, bool], float] = {}
         demand = self._demands[self._least]
         self._places = {place.pool: place for place in places}
         self._allowed = [(place.pool, place) for place in situation.fleet.places(spec.zones, demand)]
@@ -50,6 +52,12 @@ class Offer:
             self._rate_g[row] = intensity[row] * (situation.added_w(place, demand, *span) / 3.6e6)
             for count, held in self._demands.items():
                 self.watts[row, count] = fleet.attributed_w(place, held), fleet.added_w(place, held)
+        #: by row and by additional workers: what so many add, in terms of the least; and the least of that by row
+        self._powers = {
+            row: [self.watts[row, count][1] / max(self.watts[row, self._least][1], 1e-12) for count in self._demands]
+            for row, _ in self._allowed
+        }
+        self._least_power = [min(column) for column in zip(*self._powers.values(), strict=True)]
         #: by slot: the least of them as if all were free, and without prices; their running sums
         self._ideal_g = self._rate_g.min(axis=0, initial=np.inf)
         self._ideal_sums = np.append(0.0, np.cumsum(self._ideal_g))
@@ -77,16 +85,26 @@ class Offer:
         """What so many workers hold."""
         return self._demands.get(workers) or self.spec.demand * workers
 
+    def needs(self, pool: int, workers: int) -> Needs:
+        """What is to be kept for so many workers on a node of a pool."""
+        found = self._needs.get((pool, workers))
+        if found is None:
+            found = self._needs[pool, workers] = self._calendar.needs(pool, self.demand(workers))
+        return found
+
     def refresh(self) -> None:
         """Look at the places that were taken, or given back, since the last time."""
-        calendar, stale = self._calendar, False
-        demand, seen, versions = self._demands[self._least], self._seen, calendar.versions
-        for row, place in [one for one in self._allowed if seen[one[0]] != versions[one[0]]]:
-            seen[row] = versions[row]
-            fits, most = calendar.open_slots(place, demand, *self._span), None
+        calendar, seen, stale = self._calendar, self._seen, False
+        for row, place in self._allowed:
+            if (version := seen[row]) == calendar.versions[row]:
+                continue
+            seen[row] = calendar.versions[row]
+            # most of what others take leaves enough: then nothing has to be looked at, nor ranked, again
+            if self._room[row] and calendar.left(row, version, self.needs(row, self._most)):
+                continue
+            fits, most = calendar.has_room(place, self.needs(row, self._least), *self._span), None
             if self._steps is not None:
                 most = calendar.most_workers([place], self.spec.demand, *self._span, self._most)[0]
-            # most of what others take leaves enough: then nothing has to be ranked again
             room = fits.tobytes() if most is None else fits.tobytes() + most.tobytes()
             if room == self._room[row]:
                 continue
@@ -107,49 +125,57 @@ class Offer:
         self._rank()
 
     def _rank(self) -> None:
-        self._row = self._open_g.argmin(axis=0)
-        self._best_g = self._open_g.min(axis=0)
+        self._best_g = np.minimum.reduce(self._open_g, axis=0)
         known = self._best_g < np.inf
         first = int(known.argmax())
         #: when the first place is free [s from the first slot]; inf: never
-        self.open_s = first * self._calendar.slot_s if known[first] else math.inf
-        #: by additional workers, shape (rows, slots) and (rows, slots + 1): grams of a slot, and their running sums
-        self._by_level: dict[int, tuple[Floats, Floats]] = {}
+        self.open_s = first * self._slot_s if known[first] else math.inf
+        #: by additional workers
+        self._by_level: dict[int, Rates] = {}
         self._best_sums: Floats | None = None
-        if self._steps is not None:
-            ratio, _ = self._steps
-            #: (slots, levels): grams per additional work of each next worker
+        self._each_g: Floats | None = None
+        self._rows: Ints | None = None
+
+    @property
+    def _row(self) -> Ints:
+        """The first place where a slot costs least: shape (slots,)."""
+        if self._rows is None:
+            self._rows = self._open_g.argmin(axis=0)
+        return self._rows
+
+    def _with_more(self, level: int) -> Rates:
+        """What slots cost where so many more workers fit."""
+        found = self._by_level.get(level)
+        if found is None:
+            rate_g = self._open_g if not level else np.where(self._more >= level, self._open_g, np.inf)
+            found = self._by_level[level] = Rates.of(rate_g, self._shut_g)
+        return found
+
+    def _next_g(self, ratio: Floats) -> Floats:
+        """Grams per additional work of each next worker: shape (slots, levels)."""
+        if self._each_g is None:
             self._each_g = self._best_g[:, None] * ratio
             more = self._more[self._row, np.arange(len(self._row))]
             self._each_g[np.arange(len(ratio)) > more[:, None]] = np.inf
-
-    def _with_more(self, level: int) -> tuple[Floats, Floats]:
-        """What slots cost where so many more workers fit, and running sums; without room it counts as `_shut_g`."""
-        found = self._by_level.get(level)
-        if found is None:
-            rate = self._open_g if not level else np.where(self._more >= level, self._open_g, np.inf)
-            sums = np.zeros((len(rate), rate.shape[1] + 1))
-            np.add.accumulate(np.minimum(rate, self._shut_g), axis=1, out=sums[:, 1:])
-            found = self._by_level[level] = rate, sums
-        return found
-
-    @property
-    def _slot_s(self) -> float:
-        return self._calendar.slot_s
+        return self._each_g
 
     def least_g(self, window: Window, work_s: float, *, in_one_piece: bool) -> float:
         """A lower bound of the grams of so much work in the window if every place were free; 0 where they are [g]."""
         if self.is_free:
             return 0.0
-        rate = self._ideal_g[window.first : window.stop]
-        work = max(1, math.ceil(work_s / window.slot_s - 1e-9))
-        if work > len(rate):
+        first, stop, work = window.first, window.stop, max(1, math.ceil(work_s / window.slot_s - 1e-9))
+        if work > stop - first:
             return 0.0
-        if in_one_piece and self._steps is None:
-            sums = self._ideal_sums
-            windows = sums[window.first + work : window.stop + 1] - sums[window.first : window.stop + 1 - work]
-            return float(windows.min()) * work_s / work
-        return float(np.partition(rate, work - 1)[:work].sum()) * work_s / work
+        one_run = in_one_piece and self._steps is None
+        found = self._ideals.get((first, stop, work, one_run))
+        if found is None:
+            if one_run:
+                sums = self._ideal_sums
+                found = float((sums[first + work : stop + 1] - sums[first : stop + 1 - work]).min())
+            else:
+                found = float(np.partition(self._ideal_g[first:stop], work - 1)[:work].sum())
+            self._ideals[first, stop, work, one_run] = found
+        return found * work_s / work
 
     def cheapest_slots(self, window: Window, work_s: float, starts: Starts) -> Slots | None:
         """The cheapest slots, where a pause costs nothing but its resume's time; None where there are too few.
@@ -160,21 +186,21 @@ class Offer:
         rate, room_s = self._best_g[window.first : window.stop], window.room_s()
         price, gain_s = rate, room_s
         if self._steps is not None:
-            price = self._each_g[window.first : window.stop].ravel()
+            price = self._next_g(self._steps[0])[window.first : window.stop].ravel()
             gain_s = (room_s[:, None] * self._steps[1]).ravel()
         order = price.argsort(kind="stable")
         total_s = gain_s[order].cumsum()
         known, runs, needed_s = -1, [], work_s + starts.first_s
         for _ in range(_TRIES):
-            last = int(total_s.searchsorted(needed_s - _INSTANT_S))
+            last = int(total_s.searchsorted(needed_s - INSTANT_S))
             if last >= len(order) or price[order[last]] == np.inf:
                 return None
             if last != known:
                 known, runs = last, self._runs(window, order[: last + 1])
             takes_s = work_s + self._started_s(runs, starts)
-            if takes_s <= total_s[last] + _INSTANT_S:
+            if takes_s <= total_s[last] + INSTANT_S:
                 levels = len(self._steps[0]) if self._steps is not None else 1
-                tied = last + 1 < len(order) and bool(price[order[last + 1]] <= price[order[last]] * (1 + _EQUAL))
+                tied = last + 1 < len(order) and bool(price[order[last + 1]] <= price[order[last]] * (1 + EQUAL))
                 return Slots(runs, float(total_s[last]) - takes_s, int(order[last]) // levels + window.first, tied)
             needed_s = max(needed_s, takes_s)
         return None
@@ -186,7 +212,7 @@ class Offer:
         speeds = [self._speeds[level] for _, level, _, _ in runs]
         return speeds[0] * starts.first_s + sum(speeds[1:]) * starts.again_s
 
-    def _runs(self, window: Window, chosen: NDArray[np.int64]) -> list[tuple[int, int, int, int]]:
+    def _runs(self, window: Window, chosen: Ints) -> list[tuple[int, int, int, int]]:
         """Chosen slots of a window, or pairs of slot and next worker, as runs: row, level, first and last slot."""
         level = None
         if self._steps is None:
@@ -219,67 +245,46 @@ class Offer:
         if whole < 1 or whole > window.stop - window.first:
             return 0.0
         windows = sums[window.first + whole : window.stop + 1] - sums[window.first : window.stop + 1 - whole]
-        return float(windows.min()) * window.slot_s
+        least_g: float = windows.item(windows.argmin())
+        return least_g * window.slot_s
 
     def cheapest_run(self, window: Window, work_s: float, start_s: float) -> tuple[list[Pick], float] | None:
         """The cheapest contiguous run with a number of workers that stays; `start_s` [s] of it do no work."""
-        best: tuple[list[Pick], float] | None = None
-        for count, speed in enumerate(self._speeds):
-            found = self._run(window, work_s / speed + start_s, count)
-            if found is not None and (best is None or found[1] < best[1] * (1 - _EQUAL)):
+        best = self._run(window, work_s / self._speeds[0] + start_s, 0)
+        if len(self._speeds) == 1 or not self._allowed:
+            return best
+        cleanest = self._best_g[window.first : window.stop]
+        cleanest_g = cleanest.item(cleanest.argmin())
+        for level, speed in enumerate(self._speeds[1:], 1):
+            run_s = work_s / speed + start_s
+            less_g = best[1] * (1 - EQUAL) if best else math.inf
+            if cleanest_g * run_s * self._least_power[level] * (1 - EQUAL) > max(less_g, 0.0):
+                continue  # in the cleanest slot all the time it would be no better
+            found = self._run(window, run_s, level)
+            if found is not None and found[1] < less_g:
                 best = found
         return best
 
     def _run(self, window: Window, run_s: float, level: int) -> tuple[list[Pick], float] | None:
         """The cheapest run of that length with so many workers more than the least."""
-        slot_s, length = window.slot_s, run_s / window.slot_s
-        if window.end_s - run_s < window.begin_s - _INSTANT_S:
+        found = self._with_more(level).cheapest(window, run_s, self._emptiest)
+        if found is None:
             return None
-        rate, sums = self._with_more(level)
-        best_g, row, begin_s = math.inf, 0, 0.0
-        # from the edges of slots: so many whole slots, and a part of one more
-        whole = math.ceil(length - 1e-9) - 1
-        low = window.first + (window.begin_s > window.first * slot_s + _INSTANT_S)
-        high = int((window.end_s - run_s) / slot_s + 1e-9) + 1
-        if low > window.first:  # at its earliest, in mid-slot
-            at = window.begin_s / slot_s
-            last = min(math.ceil(at + length - 1e-9) - 1, self._span[1] - 1)
-            first_g, last_g = sums[:, window.first], sums[:, last]
-            cost_g = last_g - first_g - (sums[:, window.first + 1] - first_g) * (at - window.first)
-            cost_g += (sums[:, last + 1] - last_g) * (at + length - last)
-            cost_g[np.isinf(rate[:, window.first : last + 1]).any(axis=1)] = np.inf
-            row = int(cost_g.argmin())
-            best_g, begin_s = float(cost_g[row]), window.begin_s
-        if high > low:
-            cost_g = rate[:, low + whole : high + whole] * (length - whole)
-            cost_g += sums[:, low + whole : high + whole]
-            cost_g -= sums[:, low:high]
-            least = float(cost_g.min())
-            if least < min(best_g * (1 - _EQUAL), self._shut_g / 2):
-                # over the transpose: among equals the earliest start, then the first place
-                equal = (cost_g <= least * (1 + _EQUAL)).T
-                start, row = divmod(int(equal.argmax()), len(cost_g))
-                if start or low > window.first:  # who can begin now, does
-                    start = self._emptiest(row, equal[:, row], start, low)
-                best_g, begin_s = least, (low + start) * slot_s
-        if not math.isfinite(best_g):
-            return None
+        best_g, row, begin_s = found
         workers = self._least + level
-        return [Pick(row, workers, begin_s, begin_s + run_s)], best_g * slot_s * self._power(row, workers)
+        return [Pick(row, workers, begin_s, begin_s + run_s)], best_g * window.slot_s * self._power(row, workers)
 
-    def _emptiest(self, row: int, equal: NDArray[np.bool_], start: int, low: int) -> int:
-        """Of equal starts in the future, which count from slot `low` on, the least crowded one."""
-        starts = equal[start:].nonzero()[0]
-        if len(starts) < 2:
-            return start
-        return start + emptiest(starts, self._load(row)[low + start :], 0)
+    def _emptiest(self, row: int, starts: Ints) -> int:
+        """Of equal starts, counted in slots, the least crowded one."""
+        start = starts.item(0)
+        return start if len(starts) < 2 else emptiest(starts, self._load(row), start)
 
     def _load(self, row: int) -> Floats:
         return self._calendar.load(self._places[row], self._demands[self._least], *self._span)
 
     def spread(self, window: Window, picks: list[Pick]) -> list[Pick]:
         """The same runs where of equal slots the least crowded ones are."""
-        if picks[-1].start_s < (window.first + 1) * window.slot_s - _INSTANT_S:
+        if picks[-1].start_s < (window.first + 1) * window.slot_s - INSTANT_S:
             return picks
         slot_s, shift_s = window.slot_s, window.first * window.slot_s
         stretches = [
@@ -311,16 +316,16 @@ class Offer:
             # the dearest slot of a longer run is used in part, where that begins or ends with it
             if dearest in (first, last) and first < last and self._steps is None:
                 least_s = starts.min_run_s + starts.again_s
-                if slot_s - _INSTANT_S > spare_s > 0.0 and end_s - start_s - spare_s >= least_s:
+                if slot_s - INSTANT_S > spare_s > 0.0 and end_s - start_s - spare_s >= least_s:
                     start_s, end_s = (start_s + spare_s, end_s) if dearest == first else (start_s, end_s - spare_s)
                     spare_s = 0.0
             picks.append(Pick(row, self._least + level, start_s, end_s))
-        return self._cut(picks, spare_s, starts) if spare_s > _INSTANT_S else picks
+        return self._cut(picks, spare_s, starts) if spare_s > INSTANT_S else picks
 
     def _cut(self, picks: list[Pick], spare_s: float, starts: Starts) -> list[Pick]:
         """The runs without so much work [s with the least workers]: whole runs or their ends, the dearest first."""
         speed = self.spec.workers.speed
-        while spare_s > _INSTANT_S:
+        while spare_s > INSTANT_S:
             cut = max(self._cuts(picks, spare_s, starts), default=None)
             if cut is None:
                 break
@@ -341,17 +346,17 @@ class Offer:
             row, workers, start_s, end_s = pick
             speed, power = self.spec.workers.speed(workers), self._power(row, workers)
             useful_s = end_s - start_s - (starts.again_s if number else starts.first_s)
-            if len(picks) > 1 and useful_s * speed <= spare_s + _INSTANT_S:
-                price = self._pick_g(pick) / max(useful_s * speed, _INSTANT_S)
+            if len(picks) > 1 and useful_s * speed <= spare_s + INSTANT_S:
+                price = self._pick_g(pick) / max(useful_s * speed, INSTANT_S)
                 yield Cut(price, number, True, end_s, end_s, useful_s * speed)
                 continue
             most_s = min(spare_s / speed, useful_s - (starts.min_run_s if number < len(picks) - 1 else 0.0))
             low, high = int(start_s / slot_s + 1e-9), math.ceil(end_s / slot_s - 1e-9) - 1
             head_s, tail_s = min((low + 1) * slot_s, end_s) - start_s, end_s - max(high * slot_s, start_s)
             rate = self._open_g[row]
-            if (cut_s := min(most_s, head_s)) > _INSTANT_S:
+            if (cut_s := min(most_s, head_s)) > INSTANT_S:
                 yield Cut(float(rate[low]) * power / speed, number, False, start_s + cut_s, end_s, cut_s * speed)
-            if (cut_s := min(most_s, tail_s)) > _INSTANT_S:
+            if (cut_s := min(most_s, tail_s)) > INSTANT_S:
                 yield Cut(float(rate[high]) * power / speed, number, True, start_s, end_s - cut_s, cut_s * speed)
 
     def grams(self, picks: Sequence[Pick]) -> float:
@@ -369,7 +374,7 @@ class Offer:
 
     def _power(self, row: int, workers: int) -> float:
         """What so many workers add, in terms of the least."""
-        return self.watts[row, workers][1] / max(self.watts[row, self._least][1], 1e-12)
+        return self._powers[row][workers - self._least]
 
     def _add_prices(self, price_g: Floats) -> None:
         """Add what slots are worth to others; nothing is worth more than what it saves against the worst slot."""

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from eco_ray.core.book import Book, is_settled
 from eco_ray.core.jobs import Job, Plan
 from eco_ray.core.joint import Grid, is_plain
-from eco_ray.core.records import changed
-from eco_ray.core.room import is_late, stands_firm
+from eco_ray.core.late import is_overdue
+from eco_ray.core.room import is_late
 from eco_ray.core.situation import NoPlan
 
 #: what sums of grams may differ by without meaning anything
@@ -39,21 +39,22 @@ def replan_all(book: Book, now_s: float, gain_pct: float) -> bool:
     of them add `gain_pct` % less to the emissions, by what is known now.
     """
     situation = book.situation(now_s)
-    jobs = [
-        job
-        for job in book.jobs.values()
-        if waits(job)
-        and is_plain(job, situation, book.config)
-        and not stands_firm(book, job, now_s)
-        and (job.plan is None or not is_late(job, job.plan))
-    ]
+    left_s: dict[str, float] = {}
+    jobs = []
+    for job in book.jobs.values():
+        if waits(job) and is_plain(job, situation, book.config):
+            left_s[job.id] = book.durations.left_s(job, now_s)
+            late = job.plan is not None and (is_late(job, job.plan) or is_overdue(job, now_s, left_s[job.id]))
+            if not late:
+                jobs.append(job)
     if not jobs:
         return False
     together = {job.id for job in jobs}
     calendar = book.calendar_of(job for job in book.jobs.values() if job.id not in together)
     grid = Grid(jobs, book.situation(now_s, calendar), book.config)
-    in_turn = sorted(jobs, key=lambda job: _urgency(book, job, now_s))
-    plans = {job.id: grid.plan(changed(job, plan=None)) for job in in_turn}
+    # by priority, then by slack: nothing else can make room for the tightest
+    in_turn = sorted(jobs, key=lambda job: (-job.spec.priority, job.spec.deadline_s - left_s[job.id]))
+    plans = {job.id: grid.plan(job) for job in in_turn}
     if _is_better(jobs, _in_time_g(jobs, plans), _as_they_are(jobs, grid), gain_pct):
         book.accept_all(plans, calendar, now_s)
         return True
@@ -64,11 +65,6 @@ def replan_all(book: Book, now_s: float, gain_pct: float) -> bool:
 def waits(job: Job) -> bool:
     """Whether a full replan may change its plan."""
     return job.spec.policy == "eco" and not job.held and job.live_attempt is None and not is_settled(job)
-
-
-def _urgency(book: Book, job: Job, now_s: float) -> tuple[int, float]:
-    """Sorts by priority, then by slack: nothing else can make room for the tightest."""
-    return -job.spec.priority, job.spec.deadline_s - book.durations.left_s(job, now_s)
 
 
 def _in_time_g(jobs: Sequence[Job], plans: Mapping[str, Plan | NoPlan]) -> dict[str, float]:
@@ -82,10 +78,13 @@ def _in_time_g(jobs: Sequence[Job], plans: Mapping[str, Plan | NoPlan]) -> dict[
 
 
 def _as_they_are(jobs: Sequence[Job], grid: Grid) -> dict[str, float]:
-    """The same of the plans that they have, by what is known now; where a node or the intensity is gone, it is late."""
+    """The same of the plans that they have, by what is known now; where a node or the intensity is gone, it is late.
+
+    Plans that are late are not among them.
+    """
     found = {}
     for job in jobs:
-        now_g = grid.added_g(job, job.plan) if job.plan is not None and not is_late(job, job.plan) else None
+        now_g = grid.added_g(job, job.plan) if job.plan is not None else None
         if now_g is not None:
             found[job.id] = now_g
     return found

@@ -279,7 +279,7 @@ def test_a_long_life_takes_no_more_memory():
     for day in range(100):
         calendar.reserve(segment(96 * day, 96 * day + 200), ONE)
         calendar.forget_before(96 * day * SLOT_S)
-    assert max(held.shape[-1] for held in (*calendar._held, *calendar._total)) < 2000
+    assert max(held.shape[1] for held in (*calendar._held, *calendar._total)) < 2000
 
 
 # -- against a table of its own ----------------------------------------------------------------------------------------
