@@ -163,7 +163,8 @@ class Cut(nn.Module):
 
 @pytest.mark.parametrize(("model", "shape"), [(Rounding(), (2, 4)), (Cut(), (2, 4)), (nn.Identity(), (2, 4, 4))])
 def test_programs_without_gradients_do_not_explain(model, shape, tmp_path):
-    runtime = load_runtime(exported(tmp_path / "m.pt2", model, torch.rand(*shape)), "m", 1)
+    path = exported(tmp_path / "m.pt2", model, torch.rand(*shape), dynamic_shapes=({0: BATCH},))
+    runtime = load_runtime(path, "m", 1)
     assert not isinstance(runtime, Explains)
     assert not hasattr(runtime, "explain")
 
