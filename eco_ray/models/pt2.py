@@ -46,7 +46,7 @@ _EXPRESSION = re.compile(
 #: ATen's operators that reach for files, and those that believe what they are told about memory
 _OPERATOR = re.compile(
     r"torch\.ops\.aten\.(?!from_file\.|save\.)"
-    r"(?:[a-z]\w*|__(?:and|or|xor|lshift|rshift)__|_softmax|_log_softmax|_to_copy|_assert_tensor_metadata)\.[A-Za-z]\w*"
+    r"(?:[a-z]\w*|__(?:and|or|xor|lshift|rshift)__|_softmax|_log_softmax|_int_mm|_to_copy|_assert_tensor_metadata)\.[A-Za-z]\w*"
     r"|_operator\.(?:getitem|add|sub|mul|floordiv|truediv|mod|neg|eq|ne|lt|le|gt|ge|and_|or_|not_)"
     r"|torch\.sym_(?:max|min|not|float|int|ite)",
     re.ASCII,

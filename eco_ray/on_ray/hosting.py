@@ -33,7 +33,7 @@ from eco_ray.on_ray.serve_config import CANARY, REPLICA
 from eco_ray.on_ray.served import Tally, served_dir
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.service.app import ModelApp
-from eco_ray.service.canary import CanaryApp
+from eco_ray.service.canary import BesideApp, CanaryApp
 from eco_ray.service.gate import named_tenant
 
 if TYPE_CHECKING:
@@ -70,17 +70,6 @@ class AppResponse(Response):
         await self._app(scope, receive, send)
 
 
-class _Beside:
-    """The application of a canary, below a route of its own."""
-
-    def __init__(self, app: App, model: str) -> None:
-        self._app, self._route = app, f"{CANARY}/{model}"
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-        await self._app({**scope, "path": scope["path"].removeprefix(self._route)}, receive, send)
-
-
 class Host:
     """The replica: follows intensity and keys in the background, so that no request waits for them."""
 
@@ -102,7 +91,7 @@ class Host:
         app = ModelApp(runtime, self._footprint, gate=gate, count=self._tally.add)
         here = f"/v2/models/{deployment.model}/versions/"
         self._canary = CanaryApp(app, str(told["canary"]), here) if "canary" in told else None
-        self._answer = AppResponse(self._canary or _Beside(app, deployment.model))
+        self._answer = AppResponse(self._canary or BesideApp(app, f"{CANARY}/{deployment.model}", version))
         threading.Thread(target=self._follow, daemon=True).start()
 
     def reconfigure(self, told: Mapping[str, Any] | None) -> None:

@@ -1,12 +1,14 @@
 """A share of a model's requests goes to another version of it, in another server.
 
-One that is not there is no loss: what it cannot answer is answered here.
+One that is not there is no loss: what it does not answer is answered here. Its answers say so by a header, as something
+else may listen at its address once it has gone.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
 
 from yarl import URL
 
@@ -17,6 +19,8 @@ from eco_ray.service.http import GoneError, Receive, Scope, Send
 from eco_ray.service.limits import Limits
 from eco_ray.service.problems import Problem
 
+#: header of an answer of the other version
+VERSION_HEADER = b"eco-model-version"
 #: status of an answer from which on the other version has failed; this one may not
 _FAILED = 500
 
@@ -70,12 +74,32 @@ class CanaryApp:
             pass  # it is away
         finally:
             self._held.bytes -= len(body)
-        if found is not None and found.status < _FAILED:
+        if found is not None and found.status < _FAILED and VERSION_HEADER in dict(found.headers):
             await http.send_answer(found, headers, send)
             return
         if found is not None and found.stream:
             found.stream.leave()
         await self._app(scope, _again(body, receive), send)
+
+
+class BesideApp:
+    """The other version, at its own address."""
+
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], route: str, version: int) -> None:
+        """`route`: before the paths of the application."""
+        self._app, self._route, self._version = app, route, str(version).encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
+        async def send_version(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (VERSION_HEADER, self._version)]
+            await send(message)
+
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["path"].removeprefix(self._route)}
+        await self._app(scope, receive, send_version)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

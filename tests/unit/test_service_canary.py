@@ -12,7 +12,7 @@ import httpx
 import pytest
 from service_server import Server
 
-from eco_ray.service.canary import CanaryApp
+from eco_ray.service.canary import BesideApp, CanaryApp
 from eco_ray.service.limits import Limits
 
 
@@ -43,7 +43,7 @@ class App:
 
 @pytest.fixture
 def other() -> Iterator[Server]:
-    made = Server(App("other"))
+    made = Server(BesideApp(App("other"), "/canary/m", 2))
     yield made
     made.stop()
 
@@ -82,20 +82,18 @@ def test_what_names_its_version_or_only_looks_stays(other: Server) -> None:
     front, _ = serving(f"{other.url}/canary/m", 100)
     try:
         there = httpx.post(f"{front.url}/v2/models/m/infer", content=b"hello")
-        assert (there.json()["who"], there.json()["path"], there.json()["body"]) == (
-            "other",
-            "/canary/m/v2/models/m/infer",
-            "hello",
-        )
+        assert there.json() == {"who": "other", "path": "/v2/models/m/infer", "body": "hello", "bytes": 5}
+        assert there.headers["eco-model-version"] == "2"
         assert httpx.post(f"{front.url}/v2/models/m/versions/1/infer").json()["who"] == "here"
         assert httpx.get(f"{front.url}/v2/models/m").json()["who"] == "here"
     finally:
         front.stop()
 
 
-@pytest.mark.parametrize("how", ["refuses", "fails", "is gone"])
+@pytest.mark.parametrize("how", ["refuses", "fails", "is gone", "is another"])
 def test_a_version_that_cannot_answer_loses_nothing(how: str) -> None:
-    broken = Server(App("other", {"fails": 500, "refuses": 503}.get(how, 200)))
+    app = App("other", {"fails": 500, "refuses": 503, "is another": 404}.get(how, 200))
+    broken = Server(app if how == "is another" else BesideApp(app, "", 2))
     front, _ = serving(broken.url, 100)
     if how == "is gone":
         broken.stop()
@@ -110,7 +108,7 @@ def test_a_version_that_cannot_answer_loses_nothing(how: str) -> None:
 
 
 def test_what_the_other_version_refuses_is_its_answer() -> None:
-    other = Server(App("other", 400))
+    other = Server(BesideApp(App("other", 400), "", 2))
     front, _ = serving(other.url, 100)
     try:
         assert httpx.post(f"{front.url}/v2/models/m/infer").status_code == 400
