@@ -6,7 +6,8 @@ Serve (2.60) writes the configuration and starts the binary with it. Here a copy
 
 - `/models/NAME/v1/...` reaches the replicas of NAME: Serve knows one prefix per application, which is `/v2/models/NAME`
 - metrics and statistics listen on loopback, and the admin socket is the owner's: both are open to everybody
-- a request's head has to come within 10 s: there is no limit otherwise
+- a request's head has to come within 10 s, and its first 32 kB: there is no limit otherwise
+- a request is there, so far, before it is sent on: only such a one can be sent again when its replica has died
 - what no replica answered is a problem document with its status: Serve makes 500 of 502, 503 and 504
 - replicas of applications `model-rr.NAME` are asked in turn, not the one with the least connections
 
@@ -31,6 +32,7 @@ _PROBLEMS = {
     503: ("Service Unavailable", "no replica", "no replica of the model is ready; ask again in a second"),
     504: ("Gateway Timeout", "too slow", "no replica answered in time; ask again later, or send fewer rows"),
 }
+_DEFAULTS = f"    timeout http-request {HEAD_S}s\n    option http-buffer-request"
 _OPENAI = r"http-request replace-path ^/models/([^/]+)/v1(/.*)?$ /v2/models/\1/openai/v1\2 if { path_beg /models/ }"
 
 
@@ -38,7 +40,7 @@ def edited(config: str, errors: Path) -> str:
     """The configuration with the changes; `errors`: folder of the answers by status. Raises ValueError."""
     changes: Mapping[str, tuple[str, str, int]] = {  # pattern, what takes its place, how often it is there at least
         "the admin socket": (r"(?m)^(\s*stats socket .*) mode \d+", r"\1 mode 600", 1),
-        "defaults": (r"(?m)^defaults$", f"defaults\n    timeout http-request {HEAD_S}s", 1),
+        "defaults": (r"(?m)^defaults$", f"defaults\n{_DEFAULTS}", 1),
         "its answers": (r"(?m)^(\s*errorfile) (50[234]) .*$", rf"\1 \2 {errors}/\2.http", 3),
         "the frontend": (r"(?m)^(frontend http_frontend\n\s*bind .*)$", r"\1\n    " + _OPENAI.replace("\\", r"\\"), 1),
         "metrics": (r"(?m)^(frontend prometheus|listen stats)\n(\s*bind )[*]?:", r"\1\n\g<2>127.0.0.1:", 0),

@@ -219,8 +219,7 @@ def test_a_replica_that_is_killed_loses_no_request_that_it_had_not_answered(serv
 
     seen = load_while(kill)
     assert sum(seen.values()) > 100
-    assert {status for status, _ in seen} <= {200, 502, 503}, seen
-    assert sum(count for (status, _), count in seen.items() if status != 200) <= 2, seen
+    assert set(seen) == {(200, "1")}, seen  # what was under way went to the other one
 
 
 def test_keys_are_asked_for_where_they_are_required(served: Cluster) -> None:

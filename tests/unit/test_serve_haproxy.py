@@ -45,11 +45,14 @@ def test_what_is_open_to_all_is_closed_and_heads_have_to_come_in_time(tmp_path):
         "bind 127.0.0.1:8000",
         "bind 127.0.0.1:8404",
     ]
-    assert lines[lines.index("defaults") + 1].strip() == "timeout http-request 10s"
+    assert [line.strip() for line in lines[lines.index("defaults") + 1 :][:2]] == [
+        "timeout http-request 10s",
+        "option http-buffer-request",
+    ]
     assert [line.split()[2] for line in lines if "errorfile" in line] == [
         f"{tmp_path}/{status}.http" for status in (502, 503, 504)
     ]
-    assert len(lines) == len(CONFIG.splitlines()) + 3
+    assert len(lines) == len(CONFIG.splitlines()) + 4
 
 
 def test_replicas_of_applications_that_ask_for_it_get_requests_in_turn(tmp_path):
