@@ -65,18 +65,24 @@ class Turns:
         until_s = self._until_s
         return until_s is not None and time.perf_counter() > until_s
 
+    def at_once(self, job: Job) -> bool:
+        """Do a job in the event loop now, if that is where it belongs and nobody else waits; sets its answer."""
+        if self._quick < _QUICK_TIMES or not job.small or self._busy or self._waiting:
+            return False
+        loop = asyncio.get_running_loop()
+        if self._looks is loop:
+            return False
+        self._look_soon(loop)  # those that came together with this one wait until then
+        self._round(deque((job,)), in_loop=True)
+        if isinstance(job.answer, Exception):
+            raise job.answer
+        return True
+
     async def do(self, job: Job) -> Any:
         """The job's answer, when it had its turn. Who is cancelled before it leaves the line."""
         self._loop = loop = asyncio.get_running_loop()
-        looks = self._busy or self._looks is loop
-        if not looks:
+        if not self._busy and self._looks is not loop:
             self._look_soon(loop)
-        if self._quick >= _QUICK_TIMES and job.small and not (looks or self._waiting):
-            job.done = None
-            self._round(deque((job,)), in_loop=True)  # those that came together with it wait until that look
-            if isinstance(job.answer, Exception):
-                raise job.answer
-            return job.answer
         job.done = loop.create_future()
         self._waiting.append(job)
         return await job.done
