@@ -19,6 +19,8 @@ from typing import Any
 #: jobs are done in the event loop once so many small ones in a row took no longer than so [s]; for how long a round
 #: there takes further ones [s]
 _QUICK_TIMES, _QUICK_S = 10, 0.02
+#: after so many looks that found nobody waiting, only each so many-th job has one
+_ALONE_TIMES = 8
 
 
 class Job:
@@ -56,6 +58,8 @@ class Turns:
         self._looks: asyncio.AbstractEventLoop | None = None
         #: small jobs in a row that were quick
         self._quick = 0
+        #: looks in a row that found nobody, and jobs since the last look: each one is a turn of the loop
+        self._alone = self._unlooked = 0
         #: until when what is done now has its time; None: nothing is
         self._until_s: float | None = None
 
@@ -72,7 +76,10 @@ class Turns:
         loop = asyncio.get_running_loop()
         if self._looks is loop:
             return False
-        self._look_soon(loop)  # those that came together with this one wait until then
+        # those that came together with this one wait until a look; where there were none of late, few looks do
+        self._unlooked += 1
+        if self._alone < _ALONE_TIMES or self._unlooked >= _ALONE_TIMES:
+            self._look_soon(loop)
         self._round(deque((job,)), in_loop=True)
         if isinstance(job.answer, Exception):
             raise job.answer
@@ -88,11 +95,12 @@ class Turns:
         return await job.done
 
     def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._looks = loop
+        self._looks, self._unlooked = loop, 0
         loop.call_soon(self._look)
 
     def _look(self) -> None:
         self._looks = None
+        self._alone = 0 if self._waiting else self._alone + 1
         if not self._waiting or self._busy:
             return
         if self._quick >= _QUICK_TIMES and all(job.small for job in self._waiting):
