@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from eco_ray.core.ports import Arrays, Runtime
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """Inputs of one request that are to be computed, perhaps with others."""
 
     inputs: Arrays
@@ -59,20 +57,24 @@ def is_open(runtime: Runtime) -> bool:
     return all(shape[:1] == (-1,) for shape in shapes)
 
 
-def together(runtime: Runtime, items: Sequence[Item], most_rows: int) -> list[Outcome]:
-    """The outcomes of items, those computed as one whose shapes but for the rows, and datatypes, are equal."""
+def together(runtime: Runtime, items: Sequence[Item], most_rows: int, joins: bool) -> list[Outcome]:
+    """The outcomes of items. With `joins`, those are computed as one whose shapes but for the rows are equal.
+
+    Their datatypes have to be equal, too, and their rows together at most `most_rows`.
+    """
+    if len(items) == 1:
+        return [_alone(runtime, items[0])]
     found: dict[int, Outcome] = {}
     groups: dict[Hashable, list[int]] = {}
-    joins = is_open(runtime)
     for at, item in enumerate(items):
         key = _kind(item) if joins and item.compute is None else None
         group = groups.setdefault(at if key is None else key, [])
         if group and sum(items[one].rows for one in group) + item.rows > most_rows:
-            _compute(runtime, items, group, found)
+            found.update(_as_one(runtime, items, group))
             group.clear()
         group.append(at)
     for group in groups.values():
-        _compute(runtime, items, group, found)
+        found.update(_as_one(runtime, items, group))
     return [found[at] for at in range(len(items))]
 
 
@@ -83,40 +85,42 @@ def _kind(item: Item) -> Hashable:
     return tuple(sorted((name, item.datatypes[name], array.shape[1:]) for name, array in item.inputs.items()))
 
 
-def _compute(runtime: Runtime, items: Sequence[Item], group: Sequence[int], found: dict[int, Outcome]) -> None:
-    batch = [items[at] for at in group]
+def _alone(runtime: Runtime, item: Item) -> Outcome:
     wall_s, cpu_s = time.perf_counter(), time.thread_time()
-    parts: list[Arrays] | Exception
+    arrays: Arrays | Exception
     try:
-        parts = _outputs(runtime, batch)
+        arrays = (item.compute or runtime.infer)(item.inputs)
     except Exception as error:  # the model's code is not ours
-        parts = error
-    cpu_s, wall_s = time.thread_time() - cpu_s, time.perf_counter() - wall_s
+        arrays = error
+    return Outcome(arrays, item.cpu_s + time.thread_time() - cpu_s, item.wall_s + time.perf_counter() - wall_s)
+
+
+def _as_one(runtime: Runtime, items: Sequence[Item], group: Sequence[int]) -> dict[int, Outcome]:
+    """By number."""
+    batch = [items[at] for at in group]
+    if len(batch) == 1:
+        return {group[0]: _alone(runtime, batch[0])}
     rows = sum(item.rows for item in batch)
-    if isinstance(parts, Exception) and len(batch) > 1:  # one of them may be all that is wrong
-        for at, item in zip(group, batch, strict=True):
-            share = item.rows / rows
-            alone = replace(item, cpu_s=item.cpu_s + cpu_s * share, wall_s=item.wall_s + wall_s * share)
-            one: dict[int, Outcome] = {}
-            _compute(runtime, [alone], [0], one)
-            found[at] = one[0]
-        return
+    wall_s, cpu_s = time.perf_counter(), time.thread_time()
+    try:
+        parts = _parts(runtime, batch, rows)
+    except Exception:  # one of them may be all that is wrong
+        parts = None
+    cpu_s, wall_s = time.thread_time() - cpu_s, time.perf_counter() - wall_s
+    if parts is None:
+        each = [(item, item.rows / rows) for item in batch]
+        spent = [one._replace(cpu_s=one.cpu_s + cpu_s * of, wall_s=one.wall_s + wall_s * of) for one, of in each]
+        return {at: _alone(runtime, item) for at, item in zip(group, spent, strict=True)}
     cpu_s += sum(item.cpu_s for item in batch)
     wall_s += sum(item.wall_s for item in batch)
-    for number, (at, item) in enumerate(zip(group, batch, strict=True)):
-        arrays = parts if isinstance(parts, Exception) else parts[number]
-        found[at] = Outcome(arrays, cpu_s, wall_s, item.rows / rows)
-
-
-def _outputs(runtime: Runtime, batch: Sequence[Item]) -> list[Arrays]:
-    first = batch[0]
-    if len(batch) == 1:
-        return [(first.compute or runtime.infer)(first.inputs)]
-    joined: dict[str, np.ndarray[Any, Any]] = {
-        name: np.concatenate([item.inputs[name] for item in batch]) for name in first.inputs
+    return {
+        at: Outcome(part, cpu_s, wall_s, item.rows / rows) for at, item, part in zip(group, batch, parts, strict=True)
     }
-    arrays = runtime.infer(joined)
-    rows = sum(item.rows for item in batch)
+
+
+def _parts(runtime: Runtime, batch: Sequence[Item], rows: int) -> list[Arrays]:
+    names = batch[0].inputs
+    arrays = runtime.infer({name: np.concatenate([item.inputs[name] for item in batch]) for name in names})
     if any(len(array) != rows for array in arrays.values()):
         raise ValueError(f"the model gave other than {rows} rows for a batch of {rows}; one by one then")
     ends = np.cumsum([item.rows for item in batch]).tolist()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from eco_ray.core.footprint import Footprint
@@ -19,8 +19,7 @@ class Wanted(NamedTuple):
     binary: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """A request that fits the model."""
 
     #: None: it has none
@@ -32,7 +31,7 @@ class Request:
     #: what it is counted as
     rows: int
     #: of the whole request
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = {}
     #: in place of the inference; and a word for it
     compute: Callable[[Arrays], Arrays] | None = None
     what: str = ""

@@ -14,7 +14,7 @@ from eco_ray.core.ports import Arrays, Runtime
 from eco_ray.core.requests import ServiceUse
 from eco_ray.errors import UsageError
 from eco_ray.service import http
-from eco_ray.service.batches import Batcher, Compute, Item, Outcome, together
+from eco_ray.service.batches import Batcher, Compute, Item, Outcome, is_open, together
 from eco_ray.service.cache import AnswerCache, Kept, key_of
 from eco_ray.service.encoding import decompressed
 from eco_ray.service.form import Form, Request
@@ -76,27 +76,30 @@ class Inferences:
         self._runtime, self._books, self._limits = runtime, books, limits
         caches = runtime.deterministic and limits.cache_bytes > 0
         self._cache = AnswerCache(limits.cache_bytes, limits.cache_entries) if caches else None
+        self._joins = is_open(runtime)
         self.turns = Turns(self._round)
         self._batcher = batching(self._compute) if batching else None
 
     async def answer(self, form: Form, headers: Headers, tenant: str, body: bytes) -> Answer:
         """The answer to a request. Raises TimeoutError."""
         job = _Job(form, headers, tenant, body, self._limits.answer_s)
-        async with asyncio.timeout(self._limits.answer_s):
-            answer: Answer | None = await self.turns.do(job)
-            if answer is None:
-                assert self._batcher is not None  # noqa: S101  # without one, a round computes all that it reads
-                assert job.item is not None  # noqa: S101
-                job.outcome = await self._batcher(job.item)
-                answer = await self.turns.do(job)
+        if not self.turns.at_once(job) or job.answer is None:
+            async with asyncio.timeout(self._limits.answer_s):
+                if job.item is None:
+                    await self.turns.do(job)
+                if job.answer is None and self._batcher is not None and job.item is not None:
+                    job.outcome = await self._batcher(job.item)
+                    await self.turns.do(job)
+        answer: Answer = job.answer
         return answer
 
     async def _compute(self, items: list[Item]) -> list[Outcome]:
         """For a batcher."""
-        outcomes: list[Outcome] = await self.turns.do(
-            Job(self._limits.answer_s, work=lambda: together(self._runtime, items, self._limits.batch))
-        )
+        outcomes: list[Outcome] = await self.turns.do(Job(self._limits.answer_s, work=lambda: self._together(items)))
         return outcomes
+
+    def _together(self, items: list[Item]) -> list[Outcome]:
+        return together(self._runtime, items, self._limits.batch, self._joins)
 
     def _round(self, jobs: Iterator[Job]) -> None:
         """Read what waits, compute it, and write the answers."""
@@ -113,7 +116,7 @@ class Inferences:
             if rows >= self._limits.batch or size >= _ROUND_BYTES:
                 break
         items = [job.item for job in read if job.item is not None]
-        for job, outcome in zip(read, together(self._runtime, items, self._limits.batch), strict=True):
+        for job, outcome in zip(read, self._together(items), strict=True):
             self._finish(job, outcome)
 
     def _read(self, job: _Job) -> bool:

@@ -19,6 +19,8 @@ from typing import Any
 #: jobs are done in the event loop once so many small ones in a row took no longer than so [s]; for how long a round
 #: there takes further ones [s]
 _QUICK_TIMES, _QUICK_S = 10, 0.02
+#: after so many looks that found nobody waiting, only each so many-th job has one
+_ALONE_TIMES = 8
 
 
 class Job:
@@ -56,6 +58,8 @@ class Turns:
         self._looks: asyncio.AbstractEventLoop | None = None
         #: small jobs in a row that were quick
         self._quick = 0
+        #: looks in a row that found nobody, and jobs since the last look: each one is a turn of the loop
+        self._alone = self._unlooked = 0
         #: until when what is done now has its time; None: nothing is
         self._until_s: float | None = None
 
@@ -65,28 +69,38 @@ class Turns:
         until_s = self._until_s
         return until_s is not None and time.perf_counter() > until_s
 
+    def at_once(self, job: Job) -> bool:
+        """Do a job in the event loop now, if that is where it belongs and nobody else waits; sets its answer."""
+        if self._quick < _QUICK_TIMES or not job.small or self._busy or self._waiting:
+            return False
+        loop = asyncio.get_running_loop()
+        if self._looks is loop:
+            return False
+        # those that came together with this one wait until a look; where there were none of late, few looks do
+        self._unlooked += 1
+        if self._alone < _ALONE_TIMES or self._unlooked >= _ALONE_TIMES:
+            self._look_soon(loop)
+        self._round(deque((job,)), in_loop=True)
+        if isinstance(job.answer, Exception):
+            raise job.answer
+        return True
+
     async def do(self, job: Job) -> Any:
         """The job's answer, when it had its turn. Who is cancelled before it leaves the line."""
         self._loop = loop = asyncio.get_running_loop()
-        looks = self._busy or self._looks is loop
-        if not looks:
+        if not self._busy and self._looks is not loop:
             self._look_soon(loop)
-        if self._quick >= _QUICK_TIMES and job.small and not (looks or self._waiting):
-            job.done = None
-            self._round(deque((job,)), in_loop=True)  # those that came together with it wait until that look
-            if isinstance(job.answer, Exception):
-                raise job.answer
-            return job.answer
         job.done = loop.create_future()
         self._waiting.append(job)
         return await job.done
 
     def _look_soon(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._looks = loop
+        self._looks, self._unlooked = loop, 0
         loop.call_soon(self._look)
 
     def _look(self) -> None:
         self._looks = None
+        self._alone = 0 if self._waiting else self._alone + 1
         if not self._waiting or self._busy:
             return
         if self._quick >= _QUICK_TIMES and all(job.small for job in self._waiting):

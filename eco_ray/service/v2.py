@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -54,11 +53,11 @@ def explain(runtime: Runtime, limits: Limits) -> Form | None:
             detail = f"target is {shown(target)}; use the number of a class, from 0, or leave it out"
             raise Problem(400, "wrong parameters", detail)
         compute = partial(runtime.explain, target=target)
-        return replace(request, compute=compute, what=f"explain {target}")
+        return request._replace(compute=compute, what=f"explain {target}")
 
     def write(request: Request, arrays: Arrays, footprint: Footprint) -> Answer:
         found = tuple(wanted for wanted in request.outputs if wanted.tensor.name in arrays)
-        return _answer(runtime, replace(request, outputs=found), arrays, footprint)
+        return _answer(runtime, request._replace(outputs=found), arrays, footprint)
 
     return Form("v2 explain", parse, write, quick=False)
 
@@ -151,7 +150,7 @@ def _head_bytes(told: bytes | None, body_bytes: int) -> int | None:
 
 def _spec(told: object, specs: Mapping[str, Tensor], seen: Mapping[str, Any], what: str) -> Tensor:
     name = told.get("name") if isinstance(told, dict) else told
-    spec = specs.get(name) if isinstance(name, str) else None
+    spec = specs.get(name) if isinstance(told, dict) and isinstance(name, str) else None
     if spec is None:
         names = ", ".join(map(repr, specs))
         raise Problem(400, f"no such {what}", f"{shown(name)} is no {what} of the model; it has {names}")

@@ -71,6 +71,8 @@ APP = make()
         ("PUT", "/livez", b"", 405, "use GET, HEAD, OPTIONS"),
         ("GET, HEAD", "/livez", b"", 405, "use GET"),
         ("POST", INFER, b"{", 400, "not JSON"),
+        ("POST", INFER, b'{"inputs": ["x"]}', 400, "is no input of the model"),
+        ("POST", INFER, X[:-1] + b', "outputs": ["y"]}', 400, "is no output of the model"),
     ],
 )  # fmt: skip
 def test_each_request_gets_its_status_reason_and_footprint(

@@ -18,7 +18,7 @@ from eco_ray.core.requests import ServiceUse
 from eco_ray.core.tensors import Tensor
 from eco_ray.errors import UsageError
 from eco_ray.service.app import ModelApp
-from eco_ray.service.batches import Batcher, Compute, Item, Outcome, together
+from eco_ray.service.batches import Batcher, Compute, Item, Outcome, is_open, together
 from eco_ray.service.limits import Limits
 
 
@@ -133,14 +133,14 @@ def test_a_model_with_a_fixed_size_computes_each_alone(inputs: tuple[int, ...], 
     runtime.outputs = (Tensor("y", "FP32", outputs),)
     values = np.ones([2] * len(inputs), np.float32)
     items = [Item({"x": values}, {"x": "FP32"}, 2 if inputs == (-1,) else 1)] * 2
-    assert [one.share for one in together(runtime, items, 100)] == [1.0, 1.0]
+    assert [one.share for one in together(runtime, items, 100, is_open(runtime))] == [1.0, 1.0]
 
 
 def test_datatypes_do_not_mix() -> None:
     runtime = Rows()
     ones = np.ones((1, 2), np.uint16)
     items = [Item({"x": ones}, {"x": name}, 1) for name in ("UINT16", "BF16", "UINT16")]
-    assert [one.share for one in together(runtime, items, 100)] == [0.5, 1.0, 0.5]
+    assert [one.share for one in together(runtime, items, 100, is_open(runtime))] == [0.5, 1.0, 0.5]
 
 
 def test_a_batcher_of_another_make_collects_and_the_worker_computes() -> None:
