@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from eco_ray.core.footprint import Footprint
 from eco_ray.core.split import integers, split_exact
 from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError
@@ -48,6 +49,8 @@ class ServiceUse:
     service_s: float
     #: its rows among the rows of its batch, in (0, 1]; 1: it was served alone
     batch_share: float = 1.0
+    #: what its answer told; None: nothing
+    estimate: Footprint | None = None
 
     @property
     def weight(self) -> float:

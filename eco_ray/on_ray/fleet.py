@@ -26,6 +26,8 @@ log = logging.getLogger("eco_ray.agent")
 
 NAMESPACE = "eco_ray"
 CONTROLLER_NAME = "eco_controller"
+#: of the names of agents
+AGENT_PREFIX = "eco_agent:"
 #: watts of a node that nothing is known of (Cloud Carbon Footprint's averages over CPU families are of this order)
 _UNKNOWN_IDLE_W_PER_CPU, _UNKNOWN_MAX_W_PER_CPU = 0.74, 3.5
 
@@ -79,7 +81,7 @@ class Fleet:
         """The agent of a node, started if it is not there."""
         key = f"{node.name}/{node.ray_node_id}"
         if key not in self._agents:
-            name = f"eco_agent:{node.name}:{(node.ray_node_id or '')[:12]}"
+            name = f"{AGENT_PREFIX}{node.name}:{(node.ray_node_id or '')[:12]}"
             config = self._config
             agent_config = AgentConfig(
                 node=node.name,

@@ -24,11 +24,13 @@ from eco_ray.core.ledger import MAX_LENGTH_S, GpuSample, Sample
 from eco_ray.core.ports import CpuUse, EnergyMeter, Reading
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import MJ_PER_J, Nature
+from eco_ray.core.usage import Found
 from eco_ray.on_ray.attempt_files import read_report, read_reports, read_reserved, write_reserved
 from eco_ray.on_ray.examine import examine_node
 from eco_ray.on_ray.gpu_use import Holding, gpu_samples
 from eco_ray.on_ray.last_seen import LastSeen
 from eco_ray.on_ray.owners import Owner, OwnerFinder
+from eco_ray.on_ray.request_log import LOG_NAME, RequestLog
 from eco_ray.on_ray.served import ServedReader, holdings, usages
 from eco_ray.on_ray.spool import Spool
 from eco_ray.power.composite import open_meter
@@ -100,6 +102,7 @@ class NodeAgent:
         self._spool = Spool(config.spool_dir)
         self._unsent = self._spool.load()
         self._served = ServedReader(config.served_dir, self._unsent, config.cpus, config.gpus)
+        self._requests = RequestLog(config.served_dir / LOG_NAME)
         if root_pid is None and config.shares_machine:
             root_pid = os.getppid()  # an actor is a child of its raylet
         self._owners = OwnerFinder(self._table, replica_of=self._served.replica_of)
@@ -196,6 +199,10 @@ class NodeAgent:
             return []
         source = f"{self.failed_rounds} rounds of the agent failed, the last one by {self._last_failure}"
         return [asdict(Finding("agent", "missing", source, better="see the agent's log in Ray's logs"))]
+
+    def request_row(self, tenant: str, request_id: str) -> Found | None:
+        """What is known here of a tenant's request; None: nothing. Raises EcoRayError where the log cannot be read."""
+        return self._requests.find(tenant, request_id)
 
     def ping(self) -> str:
         """Answer with the boot id."""
@@ -310,6 +317,9 @@ class NodeAgent:
         )
 
     def _keep(self, sample: Sample) -> None:
+        # before the sample: one that is lost then leaves a take that no row of the ledger confirms
+        self._requests.note(self._served.takes(sample))
+        self._requests.flush()
         self._unsent.append(sample)
         if len(self._unsent) > _MEMORY_LIMIT:
             del self._unsent[:-_MEMORY_LIMIT]

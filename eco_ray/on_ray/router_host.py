@@ -1,4 +1,4 @@
-"""The replica that answers what is no model's own: the common `/v1`, health, the list of models."""
+"""The replica that answers what is no model's own: the common `/v1`, health, the list of models, usage."""
 
 from __future__ import annotations
 
@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
+from eco_ray.core.store_port import Store
 from eco_ray.on_ray.doorkeeper import Doorkeeper
 from eco_ray.on_ray.hosting import AppResponse
+from eco_ray.on_ray.usage import UsageLookup
 from eco_ray.service.gate import named_tenant
 from eco_ray.service.router import Router
+from eco_ray.service.usage import PREFIX, UsageApp
+from eco_ray.store import open_store
 
 if TYPE_CHECKING:
     from ray import serve
@@ -46,7 +51,9 @@ class RouterHost:
         needs_keys = "pepper_file" in told
         self._doorkeeper = Doorkeeper(told["pepper_file"], Path(told["state_dir"])) if needs_keys else None
         gate = self._doorkeeper.gate if self._doorkeeper else named_tenant
-        self._answer = AppResponse(Router(lambda: self._models, resolve=self._resolve, gate=gate))
+        self._router = Router(lambda: self._models, resolve=self._resolve, gate=gate)
+        self._usage = UsageApp(UsageLookup(_open_store()), gate=gate)
+        self._answer = AppResponse(self._app)
         self._look()
         threading.Thread(target=self._follow, daemon=True).start()
 
@@ -55,6 +62,10 @@ class RouterHost:
         if self._doorkeeper:
             self._doorkeeper.apply_news()
         return self._answer
+
+    async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._usage if scope.get("path", "").startswith(PREFIX) else self._router
+        await app(scope, receive, send)
 
     def _resolve(self, reference: str) -> tuple[str, str] | None:
         """`name`, `name:VERSION` that is served, or `name@alias` that it follows."""
@@ -83,3 +94,12 @@ class RouterHost:
             return
         self._served = {row["model"]: row for row in served}
         self._models = dict.fromkeys(self._served, self._base)
+
+
+def _open_store() -> Store:
+    """The cluster's; its URL may hold a password, which has no place in Serve's configuration."""
+    import ray
+
+    from eco_ray.on_ray.connection import controller_handle
+
+    return open_store(ray.get(controller_handle().places.remote(), timeout=30.0)["store_url"])

@@ -18,8 +18,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from eco_ray.core.footprint import Footprint
 from eco_ray.core.ledger import Sample, Served, Usage
 from eco_ray.core.requests import ServiceUse
+from eco_ray.core.usage import Counted, Take
 from eco_ray.json_file import read_json
 from eco_ray.on_ray.gpu_use import Holding
 from eco_ray.on_ray.owners import Owner
@@ -34,6 +36,7 @@ from eco_ray.on_ray.replica_file import (
     process_start,
     read_counts,
 )
+from eco_ray.on_ray.request_log import LOG_NAME, RequestLog
 
 #: how often a busy replica writes its counts [s]
 _WRITE_S = 0.1
@@ -58,11 +61,13 @@ class Tally:
     ) -> None:
         """`model`: `name:version` that the replica runs; by the time of booking, its app may have another one."""
         pid = os.getpid()
+        self._model, self._replica = model, replica
         self._told = {
             **{"app": app, "model": model, "replica": replica, "pid": pid, "start_ticks": process_start(pid)},
             **{"cpus": cpus, "gpus": gpus, "devices": list(devices)},
         }
         self._path: Path | None = None
+        self._log: RequestLog | None = None
         self._counts: Counts = {}
         self._changed = threading.Event()
         self._lock = threading.Lock()
@@ -72,29 +77,47 @@ class Tally:
         with self._lock:
             known = use.tenant in self._counts or len(self._counts.keys() - {""}) < MAX_TENANTS
             tenant = use.tenant if known else ""
-            requests, all_items, service_s = self._counts.get(tenant, (0, 0, 0.0))
-            self._counts[tenant] = requests + 1, all_items + items, service_s + use.weight
+            requests, all_items, service_s = self._counts.get(tenant, _NONE)
+            after_s = service_s + use.weight
+            self._counts[tenant] = requests + 1, all_items + items, after_s
+        if self._log is not None and use.estimate is not None:
+            self._log.add(self._counted(use, use.estimate, tenant, requests + 1, service_s, after_s))
         self._changed.set()
+
+    def _counted(
+        self, use: ServiceUse, estimate: Footprint, tenant: str, ordinal: int, before_s: float, after_s: float
+    ) -> Counted:
+        signal = estimate.signal
+        return Counted(
+            *(use.tenant, use.request, self._model, self._replica, tenant, ordinal, before_s, after_s),
+            *(estimate.energy_j, estimate.carbon_g, signal.zone, signal.intensity_g_per_kwh, estimate.nature.value),
+            time.time(),
+        )
 
     def keep_in(self, folder: Path) -> None:
         """Write the counts to this folder from now on, at once when they change and not more often than need be.
 
+        The requests go to the folder's log.
+
         A process that ends in order writes the last ones then.
         """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._path = folder / f"{self._told['replica']}{SUFFIX}"
+        self._path = folder / f"{self._replica}{SUFFIX}"
+        self._log = RequestLog(folder / LOG_NAME)
         self.write()
         atexit.register(self.write)
         threading.Thread(target=self._keep_on, name="tally", daemon=True).start()
 
     def write(self) -> None:
-        """Write the counts now. A disk that is full keeps the old ones, which is what will be made up for later."""
+        """Write counts and log now. A disk that is full keeps the old ones, which is what will be made up for later."""
         if self._path is None:
             return
         with self._lock, suppress(OSError):
             part = self._path.with_suffix(".part")
             part.write_text(json.dumps({**self._told, "counts": self._counts}))
             part.replace(self._path)
+        if self._log is not None and not self._log.flush():
+            self._changed.set()
 
     def _keep_on(self) -> None:
         while True:
@@ -124,6 +147,8 @@ class ServedReader:
         self._before: tuple[dict[str, Counts], set[str]] = {}, set()
         #: what was odd in the counts at the last call of `take`
         self.flags: tuple[str, ...] = ()
+        #: by replica and tenant, the counts before and after the last call of `take`, where they grew
+        self._growth: list[tuple[str, str, Count, Count]] = []
         self._noted: Any = None
         self._ended: set[str] = set()
         if not self._load(unsent):  # nobody knows what was counted: from now on
@@ -151,19 +176,29 @@ class ServedReader:
         }
         self._by_process = _by_process(self.replicas.values())
         self.flags = ()
+        self._growth = []
         served: list[Served] = []
         for name, (replica, counts) in found.items():
-            grown = _grown(counts, self._taken.get(name, {}))
+            before = self._taken.get(name, {})
+            grown = _grown(counts, before)
             self._taken[name] = counts
             if grown is None:
                 self.flags = (COUNTS_FELL,)
                 continue  # without a row its requests are not known
             rows = [Served(replica.owner.id, name, tenant, *grown[tenant]) for tenant in sorted(grown)]
             served += rows or [Served(replica.owner.id, name, "", 0, 0, 0.0)]
+            self._growth += [(name, tenant, before.get(tenant, _NONE), counts[tenant]) for tenant in grown]
         # of a file that cannot be read now, what was taken is remembered
         there = self._files.names
         self._taken = {name: counts for name, counts in self._taken.items() if name in there}
         return tuple(served)
+
+    def takes(self, sample: Sample) -> list[Take]:
+        """What the last call of `take` found grown, as it is in the sample."""
+        return [
+            Take(name, tenant, old[0], new[0], old[2], new[2], sample.start_s, sample.end_s)
+            for name, tenant, old, new in self._growth
+        ]
 
     def put_back(self) -> None:
         """There will be no sample with what was taken: it comes with the next one."""

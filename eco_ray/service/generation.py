@@ -176,7 +176,9 @@ class _Work:
         spent_s = time.thread_time() - cpu_s
         footprint = self._books.footprint(spent_s, time.perf_counter() - wall_s, 1.0)
         if prompt:
-            self._books.count(ServiceUse("", self._admission.tenant, spent_s), tokens)
+            request_id = self._headers[http.REQUEST_ID].decode()
+            use = ServiceUse(request_id, self._admission.tenant, spent_s, estimate=footprint)
+            self._books.count(use, tokens)
             self._books.metrics.inferred(footprint)
         usage = {"prompt_tokens": prompt, "completion_tokens": tokens, "total_tokens": prompt + tokens}
         self._tell(_Ended(usage, footprint, problem))

@@ -26,6 +26,8 @@ Send = Callable[[Message], Awaitable[None]]
 
 #: header with the length of the JSON before binary tensors [bytes]
 HEAD_LENGTH = b"inference-header-content-length"
+#: of each answer, and of each request below `serve`: its own, or a new one
+REQUEST_ID = b"x-request-id"
 #: what is not read to its end must not be taken for the next request
 CLOSE: Header = (b"connection", b"close")
 JSON: Header = (b"content-type", b"application/json")
@@ -42,7 +44,7 @@ _ONCE = frozenset((
 ))  # fmt: skip
 #: what is echoed: https://www.w3.org/TR/trace-context/, and ids without anything that could end a header
 _TRACE = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._~:/+=-]{1,128}")
+_ID = re.compile(rb"[A-Za-z0-9._~:/+=-]{1,128}")
 _FAILED = Problem(500, "failed", "the service failed; its log says why. Try again later")
 _LOG = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ async def serve(
     pairs: list[Header] = scope["headers"]
     headers = dict(pairs)
     twice = len(headers) != len(pairs)
-    headers[b"x-request-id"] = request_id(headers)
+    headers[REQUEST_ID] = request_id(headers)  # for those who count the request, and for its answer
     try:
         if twice:
             _refuse_twice(pairs)
@@ -116,7 +118,7 @@ async def serve(
 
 async def send_answer(answer: Answer, headers: Headers, send: Send, head: bool = False) -> None:
     """Send an answer with what belongs to its request; `headers` with the request's id."""
-    answer.headers.append((b"x-request-id", headers[b"x-request-id"]))
+    answer.headers.append((REQUEST_ID, headers[REQUEST_ID]))
     if (trace := headers.get(b"traceparent")) and _TRACE.fullmatch(trace):
         answer.headers.append((b"traceparent", trace))
     start = {"type": "http.response.start", "status": answer.status, "headers": answer.headers}
@@ -148,8 +150,13 @@ async def gone(receive: Receive) -> None:
 
 def request_id(headers: Headers) -> bytes:
     """The id that the request has, if it can be echoed, else a new one."""
-    told = headers.get(b"x-request-id", b"")
-    return told if _REQUEST_ID.fullmatch(told) else os.urandom(16).hex().encode()
+    told = headers.get(REQUEST_ID, b"")
+    return told if _ID.fullmatch(told) else os.urandom(16).hex().encode()
+
+
+def is_request_id(told: str) -> bool:
+    """Whether an answer may have it."""
+    return told.isascii() and _ID.fullmatch(told.encode()) is not None
 
 
 def fixed(content: Mapping[str, Any], *, guarded: bool = False) -> Page:

@@ -171,7 +171,8 @@ class Inferences:
         footprint = self._books.footprint(outcome.cpu_s, outcome.wall_s, outcome.share)
         if job.key and kept is None and self._cache is not None:
             self._cache.put(job.key, arrays, footprint.energy_j)
-        use = ServiceUse(request.id or "", job.tenant, outcome.cpu_s, outcome.share)
+        request_id = headers[http.REQUEST_ID].decode()
+        use = ServiceUse(request_id, job.tenant, outcome.cpu_s, outcome.share, footprint)
         self._books.count(use, request.rows)
         self._books.metrics.inferred(footprint)
         told = [http.footprint_header(footprint), http.VARY]

@@ -157,6 +157,30 @@ def test_one_address_knows_all_models(served: Cluster) -> None:
     assert httpx.post(f"{BASE}/v1/embeddings", json={"model": "none", "input": "x"}).status_code == 404
 
 
+def test_what_a_request_cost_is_settled_by_the_ledger_and_told_to_its_tenant(served: Cluster) -> None:
+    headers = {"Eco-Tenant": "vision", "Cache-Control": "no-store"}
+    body = {"inputs": [{**IMAGE, "data": [0.5] * 784}]}
+    ids = [httpx.post(INFER, json=body, headers=headers).headers.get_list("x-request-id") for _ in range(5)]
+    assert [len(told) for told in ids] == [1] * 5
+    url = f"{BASE}/api/v1/usage/{ids[0][0]}"
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        told = httpx.get(url, headers={"Eco-Tenant": "vision"})
+        if told.status_code == 200 and told.json()["state"] == "settled":
+            break
+        time.sleep(0.5)
+    usage = told.json()
+    assert (usage["state"], usage["model"], usage["grid_zone"]) == ("settled", "mnist:1", row_zone(served))
+    assert usage["energy_joules"] > 0
+    assert httpx.get(url, headers={"Eco-Tenant": "health"}).status_code == 404
+    assert httpx.get(url).status_code == 404
+
+
+def row_zone(cluster: Cluster) -> str:
+    node = deployments(cluster)[0]["places"][0]["node"]
+    return node.partition("-")[0].upper()
+
+
 def test_a_canary_gets_its_share_and_its_end_is_no_loss(served: Cluster) -> None:
     row = json.loads(served.cli("model", "deploy", "mnist:2", "--canary", "30", "-o", "json").stdout)
     assert (row["version"], row["canary"], row["canary_percent"]) == (1, 2, 30)

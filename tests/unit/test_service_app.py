@@ -140,11 +140,14 @@ def test_a_name_that_would_not_be_one_part_of_a_path_is_refused() -> None:
 def test_each_inference_is_counted_for_its_tenant(tenant: str) -> None:
     seen: list[Any] = []
     app = make(count=lambda use, rows: seen.append((use, rows)))
-    ask(app, "POST", INFER, request([1.0, 2.0], id="r1"), {"Eco-Tenant": tenant})
+    got = ask(app, "POST", INFER, request([1.0, 2.0], id="r1"), {"Eco-Tenant": tenant})
     ask(app, "POST", INFER, b"{", {"Eco-Tenant": tenant})
-    ((use, rows),) = seen
-    assert (use.request, use.tenant, use.batch_share, rows) == ("r1", tenant, 1.0, 2)
+    ask(app, "POST", INFER, X, {"Eco-Tenant": tenant, "x-request-id": "mine"})
+    (use, rows), (named, _) = seen
+    assert (use.request, use.tenant, use.batch_share, rows) == (got.headers["x-request-id"], tenant, 1.0, 2)
     assert 0 < use.weight < 5
+    assert use.estimate.to_header() == got.headers["eco-footprint"]
+    assert named.request == "mine"
 
 
 @pytest.mark.parametrize("tenant", ["x" * 64, "a b", "-a", "ü", "a\nb", "a/b", "x" * 10_000])

@@ -136,6 +136,7 @@ def test_chat_is_answered_with_usage_and_energy(base: str) -> None:
     assert f"energy-j={got.json['energy']['energy_joules']:.6g}" in got.headers["eco-footprint"]
     ((use, tokens),) = uses
     assert (use.tenant, tokens) == ("t", 3)
+    assert (len(use.request), use.estimate is not None) == (32, True)
     plain = post(app, f"{base}/completions", {"model": "echo", "prompt": ["a b"], "max_tokens": 1})
     assert (plain.json["object"], plain.json["choices"][0]["text"]) == ("text_completion", "a ")
     assert plain.json["choices"][0]["finish_reason"] == "length"
