@@ -17,6 +17,10 @@ class Signal:
     zone: str
     intensity_g_per_kwh: float | None
     source: str
+    #: average or marginal; empty: unknown
+    kind: str = ""
+    #: of the intensity; None: unknown
+    nature: Nature | None = None
 
 
 @dataclass(frozen=True, slots=True)

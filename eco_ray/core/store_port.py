@@ -1,4 +1,4 @@
-"""What a store has to do: jobs, the ledger, keys, and what was moved. `store/` has the adapters."""
+"""What a store has to do: jobs, the ledger, keys, what was moved and what was avoided. `store/` has the adapters."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from eco_ray.core.audit import AuditEntry
+from eco_ray.core.avoided import Avoided
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.keys import ApiKey
@@ -150,6 +151,14 @@ class Store(TransferLedger, Protocol):
 
     def transfers(self, start_s: float | None = None, end_s: float | None = None) -> list[Transfer]:
         """What was moved in [start_s, end_s), oldest first."""
+        ...
+
+    def add_avoided(self, rows: Iterable[Avoided]) -> int:
+        """Append what caches avoided; ids that are already there are left out. Returns how many were new."""
+        ...
+
+    def avoided(self, start_s: float | None = None, end_s: float | None = None) -> list[Avoided]:
+        """What caches avoided, of rows that start in [start_s, end_s), oldest first."""
         ...
 
     def save_keys(

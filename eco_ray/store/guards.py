@@ -10,7 +10,7 @@ from collections.abc import Container
 from sqlalchemy import Connection
 
 #: what of the ledger is only ever appended to
-GUARDED = ("intervals", "shares", "corrections", "correction_shares", "transfers")
+GUARDED = ("intervals", "shares", "corrections", "correction_shares", "transfers", "avoided")
 _SAYS = "rows of the ledger are never changed or deleted: add a correction (eco-ray ledger correct)"
 _FUNCTION = "eco_ray_append_only"
 AUDIT = "audit"

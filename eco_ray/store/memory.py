@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from eco_ray.core.audit import AuditEntry
+from eco_ray.core.avoided import Avoided
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.keys import ApiKey
@@ -29,6 +30,7 @@ class MemoryStore(MemoryLedger):
         self._log: dict[str, list[LogEntry]] = {}
         #: by id
         self._transfers: dict[str, Row] = {}
+        self._avoided: dict[str, Row] = {}
         #: by id
         self._keys: dict[str, Row] = {}
         self._audit: list[Row] = []
@@ -111,6 +113,21 @@ class MemoryStore(MemoryLedger):
             found = [rows.transfer_of(row) for row in self._transfers.values()]
         after, before = -math.inf if start_s is None else start_s, math.inf if end_s is None else end_s
         return sorted((one for one in found if after <= one.time_s < before), key=lambda one: (one.time_s, one.id))
+
+    def add_avoided(self, rows_: Iterable[Avoided]) -> int:
+        """Append what caches avoided; ids that are already there are left out. Returns how many were new."""
+        given = {one.id: rows.avoided_row(one) for one in rows_}
+        with self._lock:
+            new = {key: row for key, row in given.items() if key not in self._avoided}
+            self._avoided.update(new)
+        return len(new)
+
+    def avoided(self, start_s: float | None = None, end_s: float | None = None) -> list[Avoided]:
+        """What caches avoided, of rows that start in [start_s, end_s), oldest first."""
+        with self._lock:
+            found = [rows.avoided_of(row) for row in self._avoided.values()]
+        after, before = -math.inf if start_s is None else start_s, math.inf if end_s is None else end_s
+        return sorted((one for one in found if after <= one.start_s < before), key=lambda one: (one.start_s, one.id))
 
     def save_keys(
         self, keys: Iterable[ApiKey], *, was: Iterable[ApiKey] = (), audit: Iterable[AuditEntry] = ()

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from eco_ray.core.avoided import Avoided
 from eco_ray.core.intensity import SignalKind
 from eco_ray.core.ledger import MAX_ERROR_REL, MAX_G_PER_KWH, MAX_PUE, MAX_TIME_S, OWNER_KINDS, check_times
 from eco_ray.core.transfers import DIRECTIONS, Transfer
@@ -86,11 +87,6 @@ def interval_rows(interval: Interval) -> tuple[Row, list[Row]]:
             f"the shares of {what} sum to {charged_mj} mJ, limit {energy_mj} mJ, the energy of the node: "
             "attribute the interval again, no more than it has"
         )
-    pue = _finite(interval.pue, f"PUE of {what}")
-    if not 1.0 <= pue <= MAX_PUE:
-        raise EcoRayError(
-            f"the PUE of {what} is {pue:g}, limit >= 1 and <= {MAX_PUE:g}: mend `pue` of the node in the cluster file"
-        )
     intensity, age_s = interval.intensity_g_per_kwh, interval.intensity_age_s
     row = {
         "node": key(sample.node, "node name"),
@@ -109,7 +105,7 @@ def interval_rows(interval: Interval) -> tuple[Row, list[Row]]:
         "flags": to_json(list(sample.flags), f"flags of {what}"),
         "intensity": None if intensity is None else _positive(intensity, f"intensity of {what}", MAX_G_PER_KWH),
         "intensity_source": shown(interval.intensity_source),
-        "pue": pue,
+        "pue": _pue(interval.pue, what),
         "gpu_mj": gpu_mj,
         "intensity_kind": _signal_kind(interval.intensity_kind, what),
         "intensity_nature": interval.intensity_nature.value if interval.intensity_nature else "",
@@ -176,6 +172,39 @@ def transfer_row(transfer: Transfer) -> Row:
 def transfer_of(row: Mapping[str, Any]) -> Transfer:
     """The transfer of a row."""
     return Transfer(**{**row, "nature": Nature(row["nature"])})
+
+
+def avoided_row(avoided: Avoided) -> Row:
+    """A row of `avoided`."""
+    what = f"avoided energy {avoided.id!r:.80}"
+    start_s = _positive(avoided.start_s, f"start_s of {what}", MAX_TIME_S)
+    end_s = _positive(avoided.end_s, f"end_s of {what}", MAX_TIME_S)
+    if end_s < start_s:
+        raise EcoRayError(f"{what} ends at {end_s:.3f} s, before its start at {start_s:.3f} s: check the clock")
+    intensity = avoided.intensity_g_per_kwh
+    return {
+        "id": key(avoided.id, "id of avoided energy"),
+        "start_s": start_s,
+        "end_s": end_s,
+        "node": key(avoided.node, f"node of {what}"),
+        "model": key(avoided.model, f"model of {what}"),
+        "tenant": shown(avoided.tenant),
+        "hits": _integer(avoided.hits, f"hits of {what}", MAX_MJ, ""),
+        "energy_mj": _energy(avoided.energy_mj, f"energy of {what}"),
+        "zone": key(avoided.zone, f"zone of {what}"),
+        "intensity_g_per_kwh": (
+            None if intensity is None else _positive(intensity, f"intensity of {what}", MAX_G_PER_KWH)
+        ),
+        "intensity_kind": _signal_kind(avoided.intensity_kind, what),
+        "pue": _pue(avoided.pue, what),
+        "nature": Nature(avoided.nature).value,
+        "source": shown(avoided.source),
+    }
+
+
+def avoided_of(row: Mapping[str, Any]) -> Avoided:
+    """The avoided energy of a row."""
+    return Avoided(**{**row, "nature": Nature(row["nature"])})
 
 
 def series_rows(series: IntensitySeries) -> list[Row]:
@@ -246,6 +275,15 @@ def _positive(value: float, what: str, limit: float = math.inf) -> float:
         upper = "" if math.isinf(limit) else f" and <= {limit:g}"
         raise EcoRayError(f"{what} is {value}, limit >= 0{upper}: mend the meter or source that gave it")
     return float(value) + 0.0
+
+
+def _pue(value: float, what: str) -> float:
+    pue = _finite(value, f"PUE of {what}")
+    if not 1.0 <= pue <= MAX_PUE:
+        raise EcoRayError(
+            f"the PUE of {what} is {pue:g}, limit >= 1 and <= {MAX_PUE:g}: mend `pue` of the node in the cluster file"
+        )
+    return pue
 
 
 def _signal_kind(kind: str, what: str) -> str:

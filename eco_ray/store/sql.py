@@ -11,6 +11,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from eco_ray.core.audit import AuditEntry
+from eco_ray.core.avoided import Avoided
 from eco_ray.core.intensity import IntensitySeries
 from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.keys import ApiKey
@@ -193,16 +194,7 @@ class SqlStore:
 
     def add_transfers(self, transfers: Iterable[Transfer]) -> int:
         """Append what was moved; ids that are already there are left out. Returns how many were new."""
-        given = {transfer.id: rows.transfer_row(transfer) for transfer in transfers}
-        if not given:
-            return 0
-        t = tables.transfers.c
-        insert = self._insert(tables.transfers).on_conflict_do_nothing(index_elements=["id"])
-        with self._database.writing() as connection:
-            there = set(connection.execute(select(t.id).where(t.id.in_(given))).scalars())
-            new = [row for row in given.values() if row["id"] not in there]
-            self._insert_many(connection, insert, new, t.id)
-        return len(new)
+        return self._append(tables.transfers, {one.id: rows.transfer_row(one) for one in transfers})
 
     def transfers(self, start_s: float | None = None, end_s: float | None = None) -> list[Transfer]:
         """What was moved in [start_s, end_s), oldest first."""
@@ -210,6 +202,17 @@ class SqlStore:
         query = _in_span(select(tables.transfers), t.time_s, start_s, end_s).order_by(t.time_s, t.id)
         with self._database.reading() as connection:
             return [rows.transfer_of(dict(row)) for row in connection.execute(query).mappings()]
+
+    def add_avoided(self, rows_: Iterable[Avoided]) -> int:
+        """Append what caches avoided; ids that are already there are left out. Returns how many were new."""
+        return self._append(tables.avoided, {one.id: rows.avoided_row(one) for one in rows_})
+
+    def avoided(self, start_s: float | None = None, end_s: float | None = None) -> list[Avoided]:
+        """What caches avoided, of rows that start in [start_s, end_s), oldest first."""
+        t = tables.avoided.c
+        query = _in_span(select(tables.avoided), t.start_s, start_s, end_s).order_by(t.start_s, t.id)
+        with self._database.reading() as connection:
+            return [rows.avoided_of(dict(row)) for row in connection.execute(query).mappings()]
 
     def save_keys(
         self, keys: Iterable[ApiKey], *, was: Iterable[ApiKey] = (), audit: Iterable[AuditEntry] = ()
@@ -309,6 +312,17 @@ class SqlStore:
 
     def _insert(self, table: Table) -> Insert:
         return sqlite.insert(table) if self._database.is_sqlite else postgresql.insert(table)
+
+    def _append(self, table: Table, given: dict[str, Row]) -> int:
+        """Rows by id, without those that are there; how many were new."""
+        if not given:
+            return 0
+        insert = self._insert(table).on_conflict_do_nothing(index_elements=["id"])
+        with self._database.writing() as connection:
+            there = set(connection.execute(select(table.c.id).where(table.c.id.in_(given))).scalars())
+            new = [row for row in given.values() if row["id"] not in there]
+            self._insert_many(connection, insert, new, table.c.id)
+        return len(new)
 
     def _insert_many(
         self, connection: Connection, insert: Insert, given: list[Row], column: ColumnElement[Any]

@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 #: what this code reads and writes; kept in `meta` under SCHEMA_KEY
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 SCHEMA_KEY = "schema_version"
 #: key of the ledger's head in `meta`: how many entries, id and hash of the last one
 HEAD_KEY = "ledger_head"
@@ -217,6 +217,27 @@ audit = Table(
     Column("object", Text, nullable=False),
     Column("detail", Text, nullable=False),
     sqlite_autoincrement=True,
+)
+
+#: new in schema 7
+avoided = Table(
+    "avoided",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("start_s", Double, nullable=False, index=True),
+    Column("end_s", Double, nullable=False),
+    Column("node", Text, nullable=False),
+    Column("model", Text, nullable=False),
+    Column("tenant", Text, nullable=False),
+    Column("hits", BigInteger, nullable=False),
+    Column("energy_mj", BigInteger, nullable=False),
+    Column("zone", Text, nullable=False),
+    #: NULL: unknown
+    Column("intensity_g_per_kwh", Double),
+    Column("intensity_kind", Text, nullable=False),
+    Column("pue", Double, nullable=False),
+    Column("nature", Text, nullable=False),
+    Column("source", Text, nullable=False),
 )
 
 series = Table(

@@ -24,7 +24,11 @@ _NEW_COLUMNS: dict[int, dict[Table, tuple[str, ...]]] = {
     2: {tables.shares: ("part", "requests", "items"), tables.correction_shares: ("part",)},
 }
 #: by the schema that they came with
-_NEW_TABLES: dict[int, tuple[Table, ...]] = {5: (tables.transfers,), 6: (tables.api_keys, tables.audit)}
+_NEW_TABLES: dict[int, tuple[Table, ...]] = {
+    5: (tables.transfers,),
+    6: (tables.api_keys, tables.audit),
+    7: (tables.avoided,),
+}
 #: rows whose hashes are written at once
 _BATCH = 5_000
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from eco_ray.core.avoided import Avoided
 from eco_ray.core.cluster import Resources
 from eco_ray.core.intensity import IntensitySeries, SignalKind
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobSpec, JobState, Plan, Reason, Segment, SuspendRule, Workers
@@ -46,6 +47,15 @@ def a_job(job_id: str = "train-1", **changes: Any) -> Job:
         metrics={"accuracy": 0.1 + 0.2, "steps": 2**40, "classes": [1, 2]},
     )
     return replace(job, **changes)
+
+
+def an_avoided(number: int = 1, **changes: Any) -> Avoided:
+    """Of 90 J at 400 g/kWh, with a PUE of 1.2."""
+    whole = Avoided(
+        *(f"r1/{number}", T0_S + number, T0_S + number + 60.0, "n1", "mnist:3", "vision", 12, 90_000, "DE"),
+        *(400.0, "average-lifecycle", 1.2, Nature.MODELLED, "first computation less the hit; intensity: profile"),
+    )
+    return replace(whole, **changes)
 
 
 def an_interval(

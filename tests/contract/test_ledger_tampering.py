@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import Connection
-from store_samples import T0_S, a_batch, an_interval
+from store_samples import T0_S, a_batch, an_avoided, an_interval
 
 from eco_ray.core.ledger import Correction, Share
 from eco_ray.core.store_port import Store
@@ -37,6 +37,7 @@ def filled(url: str) -> Store:
     store.add_corrections([Correction("n1", "boot", 3, "why", "ann", T0_S, shares=(Share("job", "a", 1, -1),))])
     store.add_intervals(a_batch(1, "boot"))
     store.add_transfers([transferred("a", T0_S, "m:1", "push", "s3://models", 9, 0, remote=True)])
+    store.add_avoided([an_avoided()])
     assert store.verify_chain().ok
     return store
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from postgres_server import PostgresServer
 from sqlalchemy import inspect
-from store_samples import T0_S, an_interval
+from store_samples import T0_S, an_avoided, an_interval
 
 from eco_ray.core.audit import AuditEntry
 from eco_ray.core.ledger import Correction, Share
@@ -143,7 +143,7 @@ def test_a_ledger_of_schema_2_keeps_its_hashes_and_takes_replicas(shared_url: st
         for table, column in [("shares", "part"), ("shares", "requests"), ("shares", "items"),
                               ("correction_shares", "part")]:  # fmt: skip
             connection.exec_driver_sql(f"ALTER TABLE {table} DROP COLUMN {column}")
-        for table in ("transfers", "api_keys", "audit"):
+        for table in ("transfers", "api_keys", "audit", "avoided"):
             connection.exec_driver_sql(f"DROP TABLE {table}")
         connection.exec_driver_sql("UPDATE meta SET value = '2' WHERE key = 'schema_version'")
     store.close()
@@ -161,7 +161,7 @@ def test_a_ledger_of_schema_3_keeps_its_hashes_and_finds_lives_by_its_new_index(
     head = store.verify_chain().head
     with store._database.writing() as connection:  # type: ignore[attr-defined]
         connection.exec_driver_sql("DROP INDEX ix_intervals_node_end_s")
-        for table in ("transfers", "api_keys", "audit"):
+        for table in ("transfers", "api_keys", "audit", "avoided"):
             connection.exec_driver_sql(f"DROP TABLE {table}")
         connection.exec_driver_sql("UPDATE meta SET value = '3' WHERE key = 'schema_version'")
     store.close()
@@ -177,7 +177,7 @@ def test_a_ledger_of_schema_4_takes_transfers(shared_url: str) -> None:
     store.add_intervals([an_interval()])
     head = store.verify_chain().head
     with store._database.writing() as connection:  # type: ignore[attr-defined]
-        for table in ("transfers", "api_keys", "audit"):
+        for table in ("transfers", "api_keys", "audit", "avoided"):
             connection.exec_driver_sql(f"DROP TABLE {table}")
         connection.exec_driver_sql("UPDATE meta SET value = '4' WHERE key = 'schema_version'")
     store.close()
@@ -188,6 +188,23 @@ def test_a_ledger_of_schema_4_takes_transfers(shared_url: str) -> None:
     assert again.transfers() == [moved]
     with pytest.raises(EcoRayError, match="never changed"), again._database.writing() as connection:  # type: ignore[attr-defined]
         connection.exec_driver_sql("UPDATE transfers SET energy_mj = 0")
+    again.close()
+
+
+def test_a_ledger_of_schema_6_takes_what_was_avoided(shared_url: str) -> None:
+    store = open_store(shared_url)
+    store.add_intervals([an_interval()])
+    head = store.verify_chain().head
+    with store._database.writing() as connection:  # type: ignore[attr-defined]
+        connection.exec_driver_sql("DROP TABLE avoided")
+        connection.exec_driver_sql("UPDATE meta SET value = '6' WHERE key = 'schema_version'")
+    store.close()
+    again = open_store(shared_url, create=False)
+    assert again.verify_chain().head == head
+    assert again.add_avoided([an_avoided()]) == 1
+    assert again.avoided() == [an_avoided()]
+    with pytest.raises(EcoRayError, match="never changed"), again._database.writing() as connection:  # type: ignore[attr-defined]
+        connection.exec_driver_sql("UPDATE avoided SET energy_mj = 0")
     again.close()
 
 

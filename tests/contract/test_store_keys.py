@@ -152,7 +152,7 @@ def test_a_ledger_of_schema_4_or_5_takes_keys_and_audit_rows(shared_url: str, sc
     store.add_transfers([moved])
     head = store.verify_chain().head
     with store._database.writing() as connection:  # type: ignore[attr-defined]
-        for table in ("api_keys", "audit", "transfers")[: 2 if schema == 5 else 3]:
+        for table in ("avoided", "api_keys", "audit", "transfers")[: 3 if schema == 5 else 4]:
             connection.exec_driver_sql(f"DROP TABLE {table}")
         if not shared_url.startswith("sqlite"):  # schema 5 had no such function
             connection.exec_driver_sql("DROP FUNCTION eco_ray_audit_append_only")

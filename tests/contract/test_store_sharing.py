@@ -182,8 +182,8 @@ def test_a_database_of_a_newer_schema_is_refused(shared_url: str) -> None:
 
     outside = Database(_sql_url(shared_url), create=False)
     with outside.writing() as connection:
-        connection.exec_driver_sql("UPDATE meta SET value = '7' WHERE key = 'schema_version'")
-    with pytest.raises(EcoRayError, match=r"has schema 7, this eco-ray knows up to 6: upgrade eco-ray, or give"):
+        connection.exec_driver_sql("UPDATE meta SET value = '8' WHERE key = 'schema_version'")
+    with pytest.raises(EcoRayError, match=r"has schema 8, this eco-ray knows up to 7: upgrade eco-ray, or give"):
         open_store(shared_url)
     with outside.writing() as connection:
         connection.exec_driver_sql("DELETE FROM meta")
