@@ -21,9 +21,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from eco_ray.core.avoided import Avoided
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.footprint import Footprint, ReplicaPower, Signal, request_footprint
+from eco_ray.core.units import Nature
 from eco_ray.on_ray.accounts import metered_cpus
+from eco_ray.on_ray.avoided import AvoidedLog
 from eco_ray.on_ray.connection import controller_handle
 from eco_ray.on_ray.doorkeeper import Doorkeeper
 from eco_ray.on_ray.local_cluster import NODE_LABEL
@@ -90,11 +93,13 @@ class Host:
         runtime = load_version(deployment, version, state_dir)
         smoke(runtime)
         self._tally = _tally(deployment, version, served_dir(state_dir, node.name))
+        of = _replica_id(), node.name, deployment.reference(version)
+        self._avoided = AvoidedLog(*of, self._power, self._signal, facts["clock"], time.time())
         self._doorkeeper: Doorkeeper | None = None
         if "pepper_file" in told:  # keys are needed
             self._doorkeeper = Doorkeeper(told["pepper_file"], state_dir, deployment.model, int(told["replicas"]))
         gate = self._doorkeeper.gate if self._doorkeeper else named_tenant
-        app = ModelApp(runtime, self._footprint, gate=gate, count=self._tally.add)
+        app = ModelApp(runtime, self._footprint, gate=gate, count=self._tally.add, avoided=self._avoided.add)
         here = f"/v2/models/{deployment.model}/versions/"
         self._canary = CanaryApp(app, str(told["canary"]), here) if "canary" in told else None
         self._answer = AppResponse(self._canary or BesideApp(app, f"{CANARY}/{deployment.model}", version))
@@ -128,11 +133,26 @@ class Host:
                 now = ray.get(controller_handle().signal.remote(zone), timeout=5.0)
             except Exception:  # the controller may be restarting; an unknown intensity is said to be unknown
                 now = None
-            value, source = (now["intensity_g_per_kwh"], now["source"]) if now else (None, "unknown")
-            self._signal = Signal(zone, value, source)
+            self._signal = _signal(zone, now)
+            self._avoided.send(time.time(), self._signal, _write_avoided)
             if self._doorkeeper:
                 self._doorkeeper.look()
             time.sleep(_FOLLOW_S)
+
+
+def _signal(zone: str, now: Mapping[str, Any] | None) -> Signal:
+    """What the controller says of a zone."""
+    if now is None or now["intensity_g_per_kwh"] is None:
+        return Signal(zone, None, "unknown")
+    return Signal(zone, now["intensity_g_per_kwh"], now["source"], now["kind"], Nature(now["nature"]))
+
+
+def _write_avoided(rows: list[Avoided]) -> None:
+    import ray
+
+    from eco_ray.on_ray.ray_serve import deployer_handle
+
+    ray.get(deployer_handle().add_avoided.remote(rows), timeout=5.0)
 
 
 def stay_on_loopback() -> None:
@@ -162,6 +182,12 @@ def _facts() -> Any:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.2)
+
+
+def _replica_id() -> str:
+    from ray import serve
+
+    return str(serve.get_replica_context().replica_id.unique_id)
 
 
 def _tally(deployment: Deployment, version: int, folder: Path) -> Tally:

@@ -12,6 +12,7 @@ from ray import serve
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from eco_ray.core.audit import AuditEntry
+from eco_ray.core.avoided import Avoided
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.replica_places import Room
 from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError
@@ -134,6 +135,10 @@ class DeployerActor(Deployer):
     def audit(self, action: str, object_: str, detail: str) -> None:
         """Write down what happened at a replica."""
         self._store.add_audit([AuditEntry(time.time(), "service", action, object_, detail)])
+
+    def add_avoided(self, rows: list[Avoided]) -> None:
+        """Write down what the cache of a replica avoided."""
+        self._store.add_avoided(rows)
 
 
 def deployer(config: ServingConfig) -> Any:
