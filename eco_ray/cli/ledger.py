@@ -1,4 +1,4 @@
-"""`eco-ray ledger query | verify | correct | export | transfers`: the energy ledger."""
+"""`eco-ray ledger query | verify | correct | export | transfers | avoided`: the energy ledger."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import click
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
 from eco_ray.config import Settings
+from eco_ray.core.avoided import AVOIDED_BY, avoided_sums
 from eco_ray.core.clock import Clock
 from eco_ray.core.intensity import SignalKind
 from eco_ray.core.ledger import Correction
@@ -206,6 +207,31 @@ def transfers(start_s: float | None, end_s: float | None, settings: Settings) ->
         for one in found
     ]
     emit(settings, rows, rows, "nothing was pushed or pulled")
+
+
+@ledger.command()
+@click.option("--by", type=click.Choice(AVOIDED_BY), default="tenant", show_default=True)
+@_span()
+@common_options
+def avoided(by: str, start_s: float | None, end_s: float | None, settings: Settings) -> None:
+    """Energy and carbon that caches of answers avoided, summed: an estimate, in no other sum."""
+    from eco_ray.store import open_store
+
+    _check_span(start_s, end_s)
+    found = open_store(settings.store_url, create=False).avoided(start_s, end_s)
+    rows = [
+        {
+            by: line.key,
+            "hits": line.hits,
+            "energy_j": line.energy_mj / MJ_PER_J,
+            "operational_g": line.operational_g,
+            "nature": line.nature.value,
+            "intensity_kinds": list(line.intensity_kinds),
+            "sources": list(line.sources),
+        }
+        for line in avoided_sums(found, by)
+    ]
+    emit(settings, rows, [_shown(row) for row in rows], "no cache avoided anything")
 
 
 def _check_span(start_s: float | None, end_s: float | None) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from click.testing import CliRunner, Result
 from codecarbon.output_methods.emissions_data import EmissionsData
 from planning_cases import hourly
@@ -21,6 +22,7 @@ from planning_cases import hourly
 from eco_ray.cli.main import cli
 from eco_ray.cli.output import emit
 from eco_ray.config import Settings
+from eco_ray.core.avoided import Avoided
 from eco_ray.core.intensity import SignalKind
 from eco_ray.core.ledger import Interval, Sample, Share
 from eco_ray.core.transfers import transferred
@@ -295,3 +297,43 @@ def test_transfers_are_listed_with_their_estimate(state: Path) -> None:
         "source": "3600 J/GB, Cloud Carbon Footprint",
     }  # fmt: skip
     assert json.loads(run(state, "transfers", "--to", "2025-11-22T08:00Z", "-o", "json").output) == []
+
+
+def test_what_caches_avoided_is_summed_and_in_no_other_sum(state: Path) -> None:
+    before = sums(state, "--by", "tenant")
+    assert "no cache avoided anything" in run(state, "avoided").output
+    store = open_store(str(state / "eco_ray.db"))
+    row = Avoided(
+        *(
+            "r1/1",
+            T0,
+            T0 + 60,
+            "n1",
+            "m:1",
+            "vision",
+            10,
+            36_000,
+            "DE",
+            400.0,
+            KIND,
+            1.5,
+            Nature.MODELLED,
+            "by CPU time",
+        )
+    )
+    unknown = replace(row, id="r1/3", start_s=T0 + 60, tenant="", zone="FR", intensity_g_per_kwh=None)
+    store.add_avoided([row, replace(row, id="r1/2", start_s=T0 + 60, hits=1, energy_mj=1), unknown])
+    store.close()
+    nobody, vision = json.loads(run(state, "avoided", "-o", "json").output)
+    assert vision == {
+        "tenant": "vision", "hits": 11, "energy_j": 36.001, "operational_g": pytest.approx(36.001 / 3.6e6 * 400 * 1.5),
+        "nature": "modelled", "intensity_kinds": [KIND], "sources": ["by CPU time"],
+    }  # fmt: skip
+    assert (nobody["tenant"], nobody["operational_g"]) == ("", None)
+    assert [one["zone"] for one in yaml.safe_load(run(state, "avoided", "--by", "zone", "-o", "yaml").output)] == [
+        "DE", "FR",
+    ]  # fmt: skip
+    (model,) = json.loads(run(state, "avoided", "--by", "model", "--to", "2025-11-22T08:01Z", "-o", "json").output)
+    assert (model["model"], model["hits"]) == ("m:1", 10)
+    assert "(none)" in run(state, "avoided").output
+    assert sums(state, "--by", "tenant") == before
