@@ -18,7 +18,7 @@ from eco_ray.report.holds import ai_act_rows, sci_rows
 from eco_ray.report.jobs import Setting, job_doc, ray_job_doc
 from eco_ray.report.models import grams_of, model_rows
 from eco_ray.report.steps import Steps, iso
-from eco_ray.report.words import GAP, duration
+from eco_ray.report.words import CARBON, ENERGY, GAP, Scale, duration
 
 #: how much of the series is shown while there is no job [s]
 EMPTY_SPAN_S = 86_400.0
@@ -65,7 +65,12 @@ def build_report(store: Store, now_s: float) -> dict[str, Any]:
         "residual_mj": store.check_ledger().residual_mj,
         "sources": [_source(row, now_s, hours) for row in sources.values()],
         "model": model,
-        "notes": [*_notes(speed, home_zone, bool(at_home), setting.home_pue), *_mixed(hours), *map(str, overlaps)],
+        "notes": [
+            *_notes(speed, home_zone, bool(at_home), setting.home_pue),
+            *_mixed(hours),
+            *_avoided(store),
+            *map(str, overlaps),
+        ],
         "cluster": cluster.get("name"),
         "generated": iso(now_s),
         "version": __version__,
@@ -246,6 +251,17 @@ def _mixed(hours: Iterable[HourlyEnergy]) -> list[str]:
         f"Intensities of different kinds were used ({', '.join(kinds)}): the sums of grams here mean neither. "
         "`eco-ray ledger query --by kind` tells them apart."
     ]
+
+
+def _avoided(store: Store) -> list[str]:
+    """What caches avoided: in words, as it is in no sum."""
+    rows = store.avoided()
+    if not rows:
+        return []
+    energy_j, carbon_g = sum(row.energy_mj for row in rows) / MJ_PER_J, _sum_known([row.operational_g for row in rows])
+    energy, carbon = Scale.of([energy_j], ENERGY).text(energy_j), Scale.of([carbon_g], CARBON).co2e(carbon_g)
+    told = f"Avoided by caches of answers (an estimate, in no sum here): {energy}, carbon {carbon}"
+    return [f"{told}; hits: {sum(row.hits for row in rows)}.".replace(GAP, " ")]
 
 
 def _notes(speed: float, home_zone: str | None, has_home_node: bool, home_pue: float) -> list[str]:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from report_cases import KG_1000, T0, H, Meter, attempt, demo_store, job, many_store, series, world
 
+from eco_ray.core.avoided import Avoided
 from eco_ray.core.emissions import baseline_g
 from eco_ray.core.jobs import AttemptState, JobState, Reason
 from eco_ray.core.units import Nature
@@ -310,6 +312,26 @@ def test_a_modelled_signal_that_is_old_is_not_shown_as_new():
     assert only_job(store)[1]["sources"][0]["age_s"] == 90_000
     meter.charge("a", "DE", T0 + H, T0 + H + 60, 10, "j", 100.0, intensity_age_s=120.0)
     assert only_job(store)[1]["sources"][0]["age_s"] == 120  # the newest hour tells
+
+
+def test_what_caches_avoided_is_told_and_in_no_total():
+    store = world()
+    store.add_series(series("DE", [100] * 4))
+    store.save_jobs([job("j", T0, [attempt(1, "a", "DE", T0, T0 + H)])])
+    Meter(store).charge("a", "DE", T0, T0 + 60, 10, "j", 100.0)
+    before = only_job(store)[1]
+    assert not any("Avoided" in note for note in before["notes"])
+    row = Avoided(
+        *("r1/1", T0, T0 + 60, "a", "m:1", "", 10, 36_000, "DE", 100.0, "average-lifecycle"),
+        *(1.5, Nature.MODELLED, "by CPU time"),
+    )
+    store.add_avoided([row, replace(row, id="r1/2")])
+    after = only_job(store)[1]
+    told = "Avoided by caches of answers (an estimate, in no sum here): 72.00 J, carbon 3.000 mg CO₂e; hits: 20."
+    assert told in after["notes"]
+    assert {**after, "notes": before["notes"]} == before
+    store.add_avoided([replace(row, id="r1/3", intensity_g_per_kwh=None)])
+    assert any("108.0 J, carbon unknown; hits: 30" in note for note in only_job(store)[1]["notes"])
 
 
 def test_grams_of_different_kinds_in_one_sum_are_told():
