@@ -229,7 +229,7 @@ def test_serving_goes_on_with_deployer_and_controller_dead(served: Cluster) -> N
 
 
 def test_a_replica_that_is_killed_loses_no_request_that_it_had_not_answered(served: Cluster) -> None:
-    served.cli("model", "deploy", "mnist@prod", "--min", "2")
+    served.cli("model", "deploy", "mnist@prod", "--min", "2", "--batch-wait", "2ms")
     files = sorted(
         (served.settings.state_dir / "served").glob("*/*.replica.json"), key=lambda path: path.stat().st_mtime
     )
