@@ -52,6 +52,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str | None
 @click.option(
     "--gpu-memory", "gpu_memory_gb", callback=_memory, metavar="SIZE", help="That each replica takes, such as 6GB."
 )
+@click.option("--batch-wait", "batch_wait_s", callback=_seconds, metavar="TIME", help="For others to be computed with.")
 @click.option("--zone", "zones", multiple=True, help="Grid zones that replicas may be in; repeatable [all].")
 @click.option(
     "--routing", type=click.Choice(["default", "round-robin"]), help="Who gets a request [fewest connections]."
@@ -163,5 +164,6 @@ def _with_options(wanted: Deployment, options: dict[str, Any]) -> Deployment:
         max_replicas=most,
         demand=demand,
         slo_p95_s=given.get("slo_p95_s", wanted.slo_p95_s),
+        batch_wait_s=given.get("batch_wait_s", wanted.batch_wait_s),
         round_robin=given["routing"] == "round-robin" if "routing" in given else wanted.round_robin,
     )

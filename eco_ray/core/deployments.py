@@ -38,6 +38,8 @@ class Deployment:
     demand: Resources = Resources(1.0)  # noqa: RUF009  # frozen
     #: promised 95th percentile of the latency [s]; None: nothing was promised
     slo_p95_s: float | None = None
+    #: how long a request waits for others to be computed with [s]; None: it is computed with those that wait anyway
+    batch_wait_s: float | None = None
     #: replicas in turn, instead of the one with the fewest connections
     round_robin: bool = False
     #: nodes that replicas may be on, in the order in which they are filled; empty: all of the cluster

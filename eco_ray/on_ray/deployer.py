@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.replica_places import Room, plan_replicas
 from eco_ray.core.store_port import Store
@@ -147,9 +148,8 @@ class Deployer:
         if unknown := set(zones) - {room.node.zone for room in rooms}:
             here = ", ".join(sorted({room.node.zone for room in rooms}))
             raise NotFoundError(f"no node is in zone {min(unknown)!r:.40}; nodes are in {here}")
-        allowed = [room for room in rooms if not zones or room.node.zone in zones]
-        least = 0 if known is not None else max(1, wanted.min_replicas)  # its own replicas hold some of the room
-        plan = plan_replicas(allowed, wanted.demand, least, wanted.max_replicas)
+        allowed = [_without(room, known) for room in rooms if not zones or room.node.zone in zones]
+        plan = plan_replicas(allowed, wanted.demand, max(1, wanted.min_replicas), wanted.max_replicas)
         return replace(wanted, nodes=plan.nodes, demand=plan.demand, places=plan.places)
 
     def _check(self, wanted: Deployment, known: Deployment | None) -> None:
@@ -234,3 +234,11 @@ class Deployer:
     def _unknown(self, model: str, known: Sequence[Deployment]) -> NotFoundError:
         names = ", ".join(one.model for one in known) or "none"
         return NotFoundError(f"no model {model!r:.120} is deployed; those that are: {names}")
+
+
+def _without(room: Room, known: Deployment | None) -> Room:
+    """A node without what a deployment holds there, for the replicas that take its place."""
+    if known is None:
+        return room
+    own = known.demand * sum(place.node == room.node.name for place in known.places)
+    return replace(room, held=Resources(*(max(0.0, amount) for amount in (room.held - own).amounts)))

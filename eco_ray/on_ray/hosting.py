@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ from eco_ray.on_ray.serve_config import CANARY, REPLICA
 from eco_ray.on_ray.served import Tally, served_dir
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.service.app import ModelApp
+from eco_ray.service.batches import Batcher, Compute
 from eco_ray.service.canary import BesideApp, CanaryApp
 from eco_ray.service.gate import named_tenant
 
@@ -46,6 +48,8 @@ log = logging.getLogger("eco_ray.serving")
 
 #: how often a replica asks for the intensity of its zone [wall s]
 _FOLLOW_S = 1.0
+#: requests in one batch that is waited for
+_BATCH = 64
 #: for the controller, which may be restarting, when a replica starts [s]
 _FACTS_S = 30.0
 
@@ -99,7 +103,13 @@ class Host:
         if "pepper_file" in told:  # keys are needed
             self._doorkeeper = Doorkeeper(told["pepper_file"], state_dir, deployment.model, int(told["replicas"]))
         gate = self._doorkeeper.gate if self._doorkeeper else named_tenant
+<<<<<<< HEAD
         app = ModelApp(runtime, self._footprint, gate=gate, count=self._tally.add, avoided=self._avoided.add)
+=======
+        wait_s = deployment.batch_wait_s
+        batching = None if wait_s is None else partial(_waiting_batches, wait_s)
+        app = ModelApp(runtime, self._footprint, gate=gate, count=self._tally.add, batching=batching)
+>>>>>>> main
         here = f"/v2/models/{deployment.model}/versions/"
         self._canary = CanaryApp(app, str(told["canary"]), here) if "canary" in told else None
         self._answer = AppResponse(self._canary or BesideApp(app, f"{CANARY}/{deployment.model}", version))
@@ -140,6 +150,7 @@ class Host:
             time.sleep(_FOLLOW_S)
 
 
+<<<<<<< HEAD
 def _signal(zone: str, now: Mapping[str, Any] | None) -> Signal:
     """What the controller says of a zone."""
     if now is None or now["intensity_g_per_kwh"] is None:
@@ -153,6 +164,14 @@ def _write_avoided(rows: list[Avoided]) -> None:
     from eco_ray.on_ray.ray_serve import deployer_handle
 
     ray.get(deployer_handle().add_avoided.remote(rows), timeout=5.0)
+=======
+def _waiting_batches(wait_s: float, compute: Compute) -> Batcher:
+    """Serve's own batches, for which requests wait."""
+    from ray import serve
+
+    batcher: Batcher = serve.batch(compute, max_batch_size=_BATCH, batch_wait_timeout_s=wait_s)
+    return batcher
+>>>>>>> main
 
 
 def stay_on_loopback() -> None:

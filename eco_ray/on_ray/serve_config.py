@@ -121,7 +121,14 @@ def _keys(config: ServingConfig) -> dict[str, str]:
 def _of_replicas(one: Deployment) -> Deployment:
     """What replicas have to be started anew for, when it changes."""
     return Deployment(
-        one.model, 0, registry=one.registry, path=one.path, demand=one.demand, slo_p95_s=one.slo_p95_s, nodes=one.nodes
+        one.model,
+        0,
+        registry=one.registry,
+        path=one.path,
+        demand=one.demand,
+        slo_p95_s=one.slo_p95_s,
+        batch_wait_s=one.batch_wait_s,
+        nodes=one.nodes,
     )
 
 

@@ -16,7 +16,6 @@ from eco_ray.service.http import JSON, Answer, Headers, Page, Receive, Scope, Se
 from eco_ray.service.problems import Header, Problem, shown
 
 PREFIX = "/api/v1/usage/"
-_GET = b"GET, HEAD, OPTIONS"
 #: a replica writes its log so much after an answer, at most, while its disk takes it [s]
 _WRITTEN_S = 0.3
 #: lookups at once, and for one of them [s]
@@ -47,8 +46,8 @@ class UsageApp:
         path = scope["path"]
         if not path.startswith(PREFIX):
             raise Problem(404, "no such path", f"no path {shown(path)}; use {PREFIX}REQUEST_ID")
-        if not http.allowed(scope["method"], _GET):
-            return Answer(204, [(b"allow", _GET)])
+        if not http.allowed(scope["method"], http.GET):
+            return Answer(204, [(b"allow", http.GET)])
         admission = self._gate(headers, keys.Scope.READ)
         request_id = path.removeprefix(PREFIX)
         usage = await self._look(admission.tenant, request_id) if http.is_request_id(request_id) else None

@@ -6,9 +6,11 @@ import asyncio
 import json
 import os
 import signal
+import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -181,6 +183,53 @@ def row_zone(cluster: Cluster) -> str:
     return node.partition("-")[0].upper()
 
 
+def raw(request: bytes, timeout_s: float = 20.0) -> bytes:
+    """What comes back on a connection until it is closed, or nothing comes for a second after something has."""
+    with socket.create_connection(("127.0.0.1", 8000), timeout=timeout_s) as connection:
+        connection.sendall(request)
+        answer = b""
+        try:
+            while part := connection.recv(65536):
+                answer += part
+                connection.settimeout(1.0)
+        except TimeoutError:
+            pass
+        return answer
+
+
+POST = b"POST /v2/models/mnist/infer HTTP/1.1\r\nHost: x\r\n"
+HOSTILE = [
+    b"GET /v2/models/mnist/../../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /v2/models/%2e%2e%2fmnist HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /models/mnist%0d%0aX-A:1/v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
+    b"GET /models/" + b"m" * 9000 + b"/v1/models HTTP/1.1\r\nHost: x\r\n\r\n",
+    POST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    POST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    POST + b"X-Bad\x00: 1\r\nContent-Length: 2\r\n\r\n{}",
+    POST + b"Content-Length: 2\r\n\r\n\xff\xfe",
+    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03",
+    b"GET / HTTP/9.9\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("request_", HOSTILE)
+def test_hostile_requests_are_refused_and_hurt_nobody(served: Cluster, request_: bytes) -> None:
+    answer = raw(request_)
+    status = int(answer.split(b" ", 2)[1]) if answer.startswith(b"HTTP/") else 0
+    assert status == 0 or 400 <= status < 500, answer[:300]
+    assert b"Traceback" not in answer
+    assert httpx.get(f"{BASE}/v2/models/mnist/ready").status_code == 200
+
+
+def test_a_head_and_a_body_that_do_not_end_are_cut_off(served: Cluster) -> None:
+    began = time.monotonic()
+    halves = POST + b"X-Slow: ", POST + b"Content-Length: 100\r\n\r\n{"
+    with ThreadPoolExecutor(2) as pool:
+        answers = list(pool.map(raw, halves))
+    assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in answers), answers
+    assert time.monotonic() - began < 18
+
+
 def test_a_canary_gets_its_share_and_its_end_is_no_loss(served: Cluster) -> None:
     row = json.loads(served.cli("model", "deploy", "mnist:2", "--canary", "30", "-o", "json").stdout)
     assert (row["version"], row["canary"], row["canary_percent"]) == (1, 2, 30)
@@ -229,7 +278,7 @@ def test_serving_goes_on_with_deployer_and_controller_dead(served: Cluster) -> N
 
 
 def test_a_replica_that_is_killed_loses_no_request_that_it_had_not_answered(served: Cluster) -> None:
-    served.cli("model", "deploy", "mnist@prod", "--min", "2")
+    served.cli("model", "deploy", "mnist@prod", "--min", "2", "--batch-wait", "2ms")
     files = sorted(
         (served.settings.state_dir / "served").glob("*/*.replica.json"), key=lambda path: path.stat().st_mtime
     )

@@ -25,6 +25,7 @@ class FakeServing:
 
     def __init__(self):
         self.told, self.checked, self.accounted = {}, [], []
+        self.held = Resources()
         self.fail_check, self.fail_start, self.raise_apply = set(), set(), None
 
     def apply(self, config):
@@ -54,7 +55,7 @@ class FakeServing:
     def rooms(self):
         curve = PowerCurve((0, 1), (50, 100), "test")
         clean, dirty = (Node(name, name.upper(), Resources(2.0), curve) for name in ("fr", "de"))
-        return [Room(dirty, Resources(), 400.0), Room(clean, Resources(), 50.0)]
+        return [Room(dirty, self.held, 400.0), Room(clean, self.held, 50.0)]
 
     @property
     def versions(self):
@@ -196,6 +197,16 @@ def test_replicas_go_where_they_add_the_fewest_grams_and_stay_there(deployer, se
         deployer.deploy(MNIST, ["GB"])
     with pytest.raises(InfeasibleError, match="there is room for 8"):
         deployer.deploy(replace(MNIST, model="other", min_replicas=9, max_replicas=9))
+
+
+def test_a_model_that_holds_all_the_room_can_change_and_not_grow(deployer, serving):
+    whole = replace(MNIST, demand=Resources(2.0), min_replicas=2, max_replicas=2)
+    deployer.deploy(whole)
+    serving.held = Resources(2.0)
+    assert deployer.deploy(replace(whole, demand=Resources(1.0)))["state"] == "running"
+    serving.held = Resources(1.0)
+    with pytest.raises(InfeasibleError, match="room for 3"):
+        deployer.deploy(replace(whole, demand=Resources(1.0), min_replicas=5, max_replicas=5), ["FR", "DE"])
 
 
 def test_what_hangs_can_be_undeployed_and_is_told(store, serving, meant):

@@ -1,0 +1,66 @@
+"""`eco-ray model deploy`: what its words mean, without a cluster."""
+
+from __future__ import annotations
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from eco_ray.cli.main import cli
+from eco_ray.cli.model_serve import _memory, _seconds, _with_options
+from eco_ray.core.cluster import Resources
+from eco_ray.core.deployments import Deployment
+from eco_ray.errors import NoClusterError, UsageError
+
+ONE = Deployment("m", 1, demand=Resources(0.5), min_replicas=2, max_replicas=4, slo_p95_s=0.2)
+OPTION = click.Option(["--x"])
+
+
+@pytest.mark.parametrize(
+    ("text", "gb"), [("6GB", 6.0), ("512MB", 0.512), ("1.5 GB", 1.5), ("1GiB", 1.073741824), ("2", 2.0), (None, None)]
+)
+def test_sizes(text, gb):
+    assert _memory(None, OPTION, text) == (None if gb is None else pytest.approx(gb))
+
+
+@pytest.mark.parametrize("text", ["6TB", "GB", "-1GB", "1e3GB", "6 G"])
+def test_what_is_no_size(text):
+    with pytest.raises(click.BadParameter, match="write 6GB or 512MB"):
+        _memory(None, OPTION, text)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("200ms", 0.2), ("2.5ms", 0.0025), ("1s", 1.0), ("2m", 120.0)])
+def test_times(text, seconds):
+    assert _seconds(None, OPTION, text) == pytest.approx(seconds)
+
+
+def options(**given):
+    names = ("min_replicas", "max_replicas", "cpus", "gpus", "memory_gb", "gpu_memory_gb", "slo_p95_s", "batch_wait_s")
+    return {**dict.fromkeys((*names, "routing")), **given}
+
+
+def test_what_is_left_out_stays():
+    assert _with_options(ONE, options()) == ONE
+    assert _with_options(ONE, options(cpus=1.0)).demand == Resources(1.0)
+
+
+def test_min_alone_is_a_number_of_replicas_and_max_a_range():
+    assert (_with_options(ONE, options(min_replicas=3)).max_replicas) == 3
+    assert (_with_options(ONE, options(min_replicas=0)).max_replicas) == 1
+    changed = _with_options(ONE, options(max_replicas=8))
+    assert (changed.min_replicas, changed.max_replicas) == (2, 8)
+    with pytest.raises(UsageError, match="--max 1 is less than --min 2"):
+        _with_options(ONE, options(max_replicas=1))
+
+
+def test_routing_is_kept_unless_it_is_told():
+    turns = _with_options(ONE, options(routing="round-robin"))
+    assert turns.round_robin
+    assert _with_options(turns, options()).round_robin
+    assert not _with_options(turns, options(routing="default")).round_robin
+
+
+@pytest.mark.parametrize("command", [["deployments"], ["deploy", "m@prod"], ["undeploy", "m"]])
+def test_without_a_cluster_it_is_said(tmp_path, command):
+    done = CliRunner().invoke(cli, ["model", *command, "--state-dir", str(tmp_path)])
+    assert isinstance(done.exception, NoClusterError)
