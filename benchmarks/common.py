@@ -21,7 +21,7 @@ from eco_ray.cluster_file import load_cluster_file
 from eco_ray.config import load_settings
 from eco_ray.on_ray import bootstrap
 from eco_ray.on_ray.client import Client
-from eco_ray.on_ray.local_cluster import ClusterRecord, start_ticks
+from eco_ray.on_ray.local_cluster import ClusterRecord, _with_descendants, free_port, start_ticks
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
@@ -32,11 +32,12 @@ def cluster(num_cpus: float | None = None, speed: float = 1.0, store_url: str | 
     """The cluster of cluster/laptop.yaml in a state directory of its own; ended and checked to be gone.
 
     `num_cpus` are the CPUs that each node offers, instead of those of the file; `speed`: grid seconds per wall second;
-    `store_url`: of the database, if it is not to be in the state directory.
+    `store_url`: of the database, if it is not to be in the state directory. Served models have a port that was free.
     """
     state_dir = Path(tempfile.mkdtemp(prefix="eco-bench-"))
     settings = load_settings({"state_dir": str(state_dir), **({"store_url": store_url} if store_url else {})})
     described = load_cluster_file(ROOT / "cluster" / "laptop.yaml", settings)
+    described = described.model_copy(update={"serve": described.serve.model_copy(update={"port": free_port()})})
     if num_cpus is not None:
         nodes = [node.model_copy(update={"num_cpus": num_cpus}) for node in described.nodes]
         described = described.model_copy(update={"nodes": nodes})
@@ -53,6 +54,18 @@ def cluster(num_cpus: float | None = None, speed: float = 1.0, store_url: str | 
     left = [pid for pid, ticks in record.processes if start_ticks(pid) == ticks]
     if left:
         raise RuntimeError(f"processes {left} of the benchmark's cluster are still there; end them by hand")
+
+
+def processes(client: Client, title: str) -> list[int]:
+    """Processes of the cluster whose title, as Ray gives it, begins so."""
+    roots = [pid for pid, ticks in client.record.processes if start_ticks(pid) == ticks]
+    return [pid for pid, _ in sorted(_with_descendants(roots)) if _title(pid).startswith(title)]
+
+
+def _title(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    return ""
 
 
 @contextlib.contextmanager

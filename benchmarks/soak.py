@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from common import ROOT, cluster, describe_run, saved_output, table
+from common import ROOT, cluster, describe_run, processes, saved_output, table
 from soak_checks import Check, Witness, command_checks, job_checks, ledger_checks
 from soak_database import Database, away_s, database
 from soak_serving import APP, Traffic, kill_one
@@ -33,7 +33,6 @@ from eco_ray.core.jobs import Job
 from eco_ray.errors import EcoRayError
 from eco_ray.job_file import job_from_flags
 from eco_ray.on_ray.client import Client
-from eco_ray.on_ray.local_cluster import _with_descendants, start_ticks
 
 #: grid seconds per wall second
 SPEED = 60.0
@@ -46,9 +45,9 @@ PATIENCE_S = 300.0
 #: no job is submitted so shortly before the end [wall s]
 LAST_S = 30.0
 VICTIMS = {
-    "controller": b"ray::ControllerActor",
-    "agent": b"ray::AgentActor",
-    "replica": f"ray::ServeReplica:model.{APP}:".encode(),
+    "controller": "ray::ControllerActor",
+    "agent": "ray::AgentActor",
+    "replica": f"ray::ServeReplica:model.{APP}:",
 }
 #: what happens before any of it happens again, in an order that is drawn each time
 DEEDS = [*["controller"] * 3, *["agent"] * 3, "replica", "database", "nothing"]
@@ -169,9 +168,7 @@ class Soak:
         self.suspended += 1
 
     def _pids(self, victim: str) -> list[int]:
-        """Processes of the cluster that Ray gave the victim's title."""
-        roots = [pid for pid, ticks in self.client.record.processes if start_ticks(pid) == ticks]
-        return [pid for pid, _ in sorted(_with_descendants(roots)) if _title(pid).startswith(VICTIMS[victim])]
+        return processes(self.client, VICTIMS[victim])
 
     def deeds(self) -> Iterator[Check]:
         """What was done, and how often."""
@@ -181,13 +178,6 @@ class Soak:
         yield "kills of a replica", self.traffic.kills, False
         yield f"outages of the database ({self.database.words})", self.kills["database"], False
         yield "suspended and resumed by request", self.suspended, False
-
-
-def _title(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
 
 
 def soak(minutes: float, seed: int, postgres: bool) -> bool:

@@ -103,13 +103,10 @@ class Host:
         if "pepper_file" in told:  # keys are needed
             self._doorkeeper = Doorkeeper(told["pepper_file"], state_dir, deployment.model, int(told["replicas"]))
         gate = self._doorkeeper.gate if self._doorkeeper else named_tenant
-<<<<<<< HEAD
-        app = ModelApp(runtime, self._footprint, gate=gate, count=self._tally.add, avoided=self._avoided.add)
-=======
         wait_s = deployment.batch_wait_s
         batching = None if wait_s is None else partial(_waiting_batches, wait_s)
-        app = ModelApp(runtime, self._footprint, gate=gate, count=self._tally.add, batching=batching)
->>>>>>> main
+        count, avoided = self._tally.add, self._avoided.add
+        app = ModelApp(runtime, self._footprint, gate=gate, count=count, avoided=avoided, batching=batching)
         here = f"/v2/models/{deployment.model}/versions/"
         self._canary = CanaryApp(app, str(told["canary"]), here) if "canary" in told else None
         self._answer = AppResponse(self._canary or BesideApp(app, f"{CANARY}/{deployment.model}", version))
@@ -150,7 +147,6 @@ class Host:
             time.sleep(_FOLLOW_S)
 
 
-<<<<<<< HEAD
 def _signal(zone: str, now: Mapping[str, Any] | None) -> Signal:
     """What the controller says of a zone."""
     if now is None or now["intensity_g_per_kwh"] is None:
@@ -164,14 +160,14 @@ def _write_avoided(rows: list[Avoided]) -> None:
     from eco_ray.on_ray.ray_serve import deployer_handle
 
     ray.get(deployer_handle().add_avoided.remote(rows), timeout=5.0)
-=======
+
+
 def _waiting_batches(wait_s: float, compute: Compute) -> Batcher:
     """Serve's own batches, for which requests wait."""
     from ray import serve
 
     batcher: Batcher = serve.batch(compute, max_batch_size=_BATCH, batch_wait_timeout_s=wait_s)
     return batcher
->>>>>>> main
 
 
 def stay_on_loopback() -> None:
