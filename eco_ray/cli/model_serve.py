@@ -18,7 +18,8 @@ from eco_ray.core.deployments import Deployment
 from eco_ray.errors import NotFoundError, UsageError
 from eco_ray.times import parse_duration
 
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?) ?(GB|MB|GiB|MiB)?")
+_MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(GB|MB|GiB|MiB)?")
+_MILLISECONDS = re.compile(r"([0-9]+(?:\.[0-9]+)?)ms")
 _GB = {None: 1.0, "GB": 1.0, "MB": 1e-3, "GiB": 1.073741824, "MiB": 0.001048576}
 
 
@@ -32,15 +33,17 @@ def _memory(_context: click.Context, _option: click.Parameter, text: str | None)
 def _seconds(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
     if text is None:
         return None
-    if text.endswith("ms") and text[:-2].replace(".", "", 1).isdigit():
-        return float(text[:-2]) / 1000
+    if found := _MILLISECONDS.fullmatch(text):
+        return float(found[1]) / 1000
     return parse_duration(text)
 
 
 @click.command()
 @click.argument("reference", metavar="NAME:V|NAME@ALIAS|FILE")
 @click.option("--name", help="In URLs, of a FILE that is served without a registry.")
-@click.option("--canary", type=click.IntRange(1, 99), metavar="PERCENT", help="So many requests get this version.")
+@click.option(
+    "--canary", type=click.IntRange(0, 99), metavar="PERCENT", help="So many requests get this version; 0 ends it."
+)
 @click.option(
     "--slo-p95", "slo_p95_s", callback=_seconds, metavar="TIME", help="Promised 95th percentile, such as 200ms."
 )
@@ -80,11 +83,13 @@ def deploy(
     if canary is not None:
         if before is None:
             raise NotFoundError(f"no model {wanted.model!r} is deployed; deploy it without --canary first")
-        wanted = replace(before, canary=wanted.version, canary_percent=canary)
+        if (wanted.registry, wanted.path) != (before.registry, before.path) or before.path:
+            raise UsageError(f"the canary of {before.model} is another version from {before.registry or 'a registry'}")
+        wanted = replace(before, canary=wanted.version if canary else None, canary_percent=canary)
     elif before is not None:
         kept = {key: getattr(wanted, key) for key in ("version", "follows", "registry", "path")}
         wanted = replace(before.promoted(wanted.version), **kept)
-    row = client.deploy(_with_options(wanted, options), options["zones"])
+    row = client.deploy(_with_options(wanted, options), before)
     client.audit(audited("deploy-model", f"{row['model']}:{row['canary'] or row['version']}", row["url"]))
     emit(settings, row)
 
@@ -148,6 +153,8 @@ def _with_options(wanted: Deployment, options: dict[str, Any]) -> Deployment:
     """With what was asked for; what was not, stays as it was."""
     given = {key: value for key, value in options.items() if value is not None}
     demand = wanted.demand
+    if "gpu_memory_gb" in given and "gpus" not in given:
+        demand = replace(demand, gpus=0.0)  # by the memory
     demand = Resources(
         given.get("cpus", demand.cpus),
         given.get("gpus", demand.gpus),
@@ -165,5 +172,6 @@ def _with_options(wanted: Deployment, options: dict[str, Any]) -> Deployment:
         demand=demand,
         slo_p95_s=given.get("slo_p95_s", wanted.slo_p95_s),
         batch_wait_s=given.get("batch_wait_s", wanted.batch_wait_s),
+        zones=tuple(given["zones"]) if given.get("zones") else wanted.zones,
         round_robin=given["routing"] == "round-robin" if "routing" in given else wanted.round_robin,
     )

@@ -42,6 +42,8 @@ class Deployment:
     batch_wait_s: float | None = None
     #: replicas in turn, instead of the one with the fewest connections
     round_robin: bool = False
+    #: grid zones that replicas may be in; empty: all
+    zones: tuple[str, ...] = ()
     #: nodes that replicas may be on, in the order in which they are filled; empty: all of the cluster
     nodes: tuple[str, ...] = ()
     #: where replicas go by the plan, in the order in which they start
@@ -59,7 +61,12 @@ class Deployment:
     def from_json(cls, told: Mapping[str, Any]) -> Deployment:
         """What `to_json` gave."""
         places = (Place(one["node"], _tuple(one["devices"])) for one in told["places"])
-        kept = {"demand": Resources(**told["demand"]), "nodes": tuple(told["nodes"]), "places": tuple(places)}
+        kept = {
+            "demand": Resources(**told["demand"]),
+            "nodes": tuple(told["nodes"]),
+            "zones": tuple(told["zones"]),
+            "places": tuple(places),
+        }
         return cls(**{**told, **kept})
 
     def reference(self, version: int) -> str:
@@ -67,8 +74,8 @@ class Deployment:
         return f"{self.model}:{version}"
 
     def promoted(self, version: int) -> Deployment:
-        """With another version for all requests; a canary that becomes it ends."""
-        ends = self.canary == version
+        """With a version for all requests; a canary ends that becomes it, or that the live version is chosen over."""
+        ends = version in (self.canary, self.version)
         return replace(
             self,
             version=version,

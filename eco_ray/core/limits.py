@@ -64,6 +64,10 @@ class Spend:
         """The sum, or with -1 the difference; nothing in it is negative."""
         return Spend(max(0.0, self.energy_j + sign * other.energy_j), max(0.0, self.carbon_g + sign * other.carbon_g))
 
+    def most(self, other: Spend) -> Spend:
+        """The larger of both, each by itself."""
+        return Spend(max(self.energy_j, other.energy_j), max(self.carbon_g, other.carbon_g))
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:
@@ -87,6 +91,16 @@ class Usage:
         month_s = month_start(now_s)
         month = (self.month_s, self.month) if month_s <= self.month_s else (month_s, Spend())
         return Usage(day_s, month[0], Spend(), month[1])
+
+    def most(self, other: Usage) -> Usage:
+        """The larger of both, period by period; of an older period nothing."""
+        latest = Usage(max(self.day_s, other.day_s), max(self.month_s, other.month_s))
+        for one in (self, other):
+            if one.day_s == latest.day_s:
+                latest = replace(latest, day=latest.day.most(one.day))
+            if one.month_s == latest.month_s:
+                latest = replace(latest, month=latest.month.most(one.month))
+        return latest
 
     def plus(self, spend: Spend, sign: int = 1) -> Usage:
         """With what a request uses, or with -1 without it."""
@@ -230,8 +244,12 @@ class Limiter:
             self._usage.put(tenant, usage.at(now_s).plus(estimate, -1).plus(actual))
 
     def learn(self, tenant: str, usage: Usage) -> None:
-        """Take what a tenant used so far from elsewhere: other servers let it in too."""
-        self._usage.put(tenant, usage)
+        """Take what a tenant used so far from elsewhere: other servers let it in too.
+
+        It may be older than what this one has let in since, so the larger of both holds.
+        """
+        known = self._usage.get(tenant)
+        self._usage.put(tenant, usage if known is None else known.most(usage))
 
     def _new_bucket(self, limits: TenantLimits, now_s: float) -> Bucket:
         """Full; once buckets are forgotten, this may have been one: it was empty then, for all that is known."""

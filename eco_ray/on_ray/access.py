@@ -17,8 +17,8 @@ from eco_ray.limits_file import load_limits
 
 #: how old an answer may be: keys that are revoked are refused so long at most, and a second more [s]
 _KEYS_S = 1.0
-#: the same for what tenants used [s]
-_USAGE_S = 10.0
+#: the ledger is asked so often for what tenants used [s], and at most a tenth of the time
+_USAGE_S, _SPARING = 10.0, 9.0
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,10 @@ class AccessSource:
         self._limits = load_limits(limits_file) if limits_file else Limits()
         self._lock = threading.Lock()
         self._keys: tuple[float, Mapping[str, ApiKey]] | None = None
-        self._usage: tuple[float, Mapping[str, Usage]] | None = None
+        self._usage: Mapping[str, Usage] = {}
+        self._quotas = any(map(_has_quota, [*self._limits.tenants.values(), self._limits.default]))
+        if self._quotas:
+            self.look_at_usage()
 
     def access(self) -> Access:
         """What holds now. Raises EcoRayError where the store is away and nothing is known yet."""
@@ -53,21 +56,33 @@ class AccessSource:
                 except EcoRayError:
                     if self._keys is None:
                         raise
-            if self._usage is None or now_s - self._usage[0] >= _USAGE_S:
-                self._usage = now_s, self._used(now_s)
-            return Access(self._keys[1], self._limits, self._usage[1])
+            return Access(self._keys[1], self._limits, self._usage)
+
+    def follow_usage(self) -> None:
+        """Look at the ledger again and again, if there are quotas; it may take seconds, so that nobody waits for it."""
+
+        def run() -> None:
+            while True:
+                began_s = time.monotonic()
+                self.look_at_usage()
+                time.sleep(max(_USAGE_S, _SPARING * (time.monotonic() - began_s)))
+
+        if self._quotas:
+            threading.Thread(target=run, name="usage", daemon=True).start()
+
+    def look_at_usage(self) -> None:
+        """Take what tenants used from the ledger."""
+        self._usage = self._used(self._now())
 
     def _used(self, now_s: float) -> Mapping[str, Usage]:
         """By the ledger, of tenants with a quota; a store that is away leaves what was known."""
-        if not any(map(_has_quota, [*self._limits.tenants.values(), self._limits.default])):
-            return {}
         day_s = day_start(now_s)
         day: dict[str, Spend] = {}
         month: dict[str, Spend] = {}
         try:
             rows = self._store.hourly(month_start(now_s), now_s)
         except EcoRayError:
-            return self._usage[1] if self._usage else {}
+            return self._usage
         for row in rows:
             if row.owner_kind == "model" and row.tenant and _has_quota(self._limits.of(row.tenant)):
                 spent = Spend(row.energy_mj / MJ_PER_J, row.operational_g or 0.0)

@@ -17,12 +17,14 @@ from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.replica_places import Room, plan_replicas
 from eco_ray.core.store_port import Store
-from eco_ray.errors import EcoRayError, NotFoundError, UsageError
+from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError, UsageError
 from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
 
 log = logging.getLogger("eco_ray.serving")
 
 _KEY = "deployments"
+#: the last of each model that answered
+_ANSWERED = "deployments_answered"
 _LATENCIES = "deployment_latency_s"
 #: how often aliases are looked at [wall s]
 _FOLLOW_S = 2.0
@@ -73,19 +75,27 @@ class Deployer:
         self._store, self._serving, self._resolve = store, serving, resolve
         self._config, self._pause = config, pause
         self._lock = threading.Lock()
+        #: models of which a change is under way
+        self._changing: set[str] = set()
         self._stopped = threading.Event()
 
-    def deploy(self, wanted: Deployment, zones: Sequence[str] = ()) -> dict[str, Any]:
+    def deploy(self, wanted: Deployment, before: Deployment | None = None) -> dict[str, Any]:
         """Serve a model, or change how it is served; when it answers, what is served.
 
-        `zones`: where replicas may be; empty: wherever there is room, and for a model that is there, where it is.
-        Raises EcoRayError where its version fails, and what was served before is served on.
+        `before`: what the change is one of; None: the model was not served. Raises EcoRayError where that is another
+        one by now, or its version fails: what was served before is served on.
         """
         with self._lock:
-            known = {one.model: one for one in self.deployments()}
-            wanted = self._placed(wanted, known.get(wanted.model), zones)
-        self._check(wanted, known.get(wanted.model))  # takes as long as the model: others go on meanwhile
-        self._change(wanted)
+            known = self._known(wanted.model)
+            if _essence(known) != _essence(before):
+                raise EcoRayError(f"{wanted.model} was changed meanwhile; see `eco-ray model deployments`, try again")
+            wanted = self._placed(wanted, known)
+            self._begin(wanted.model)
+        try:
+            self._check(wanted, known)  # takes as long as the model: others go on meanwhile
+            self._change(wanted, known)
+        finally:
+            self._changing.discard(wanted.model)
         return self._row(wanted)
 
     def undeploy(self, model: str) -> None:
@@ -108,25 +118,55 @@ class Deployer:
     def follow_once(self) -> None:
         """Serve what aliases mean now; a version that fails is written down, and not tried again until it moves."""
         for one in self.deployments():
-            version = self._resolve(one) if one.follows else None
-            if version in (None, one.version, one.refused_version):
-                if version == one.version and one.refused:
-                    self._save(one, replace(one, refused="", refused_version=None))
-                continue
             try:
-                wanted = one.promoted(version)
-                self._check(wanted, one)
-                self._change(wanted)
-                log.info("%s serves version %d now, as %s does", one.model, version, one.follows)
-            except EcoRayError as error:
-                log.warning("%s stays at version %d: %s", one.model, one.version, error)
-                self._save(one, replace(one, refused=str(error), refused_version=version))
+                version = self._resolve(one) if one.follows else None
+                self._follow(one, version)
+            except EcoRayError as error:  # its registry is away; the others are not
+                log.warning("%s cannot be followed now: %s", one.model, error)
+
+    def _follow(self, one: Deployment, version: int | None) -> None:
+        if version in (None, one.version, one.refused_version):
+            if version == one.version and one.refused:
+                self._save(one, replace(one, refused="", refused_version=None))
+            return
+        with self._lock:
+            if self._known(one.model) != one or one.model in self._changing:
+                return  # somebody else is at it
+            self._begin(one.model)
+        try:
+            wanted = one.promoted(version)
+            self._check(wanted, one)
+            self._change(wanted, one)
+            log.info("%s serves version %d now, as %s does", one.model, version, one.follows)
+        except UnreachableError:
+            raise  # tried again
+        except EcoRayError as error:
+            log.warning("%s stays at version %d: %s", one.model, one.version, error)
+            self._save(one, replace(one, refused=str(error), refused_version=version))
+        finally:
+            self._changing.discard(one.model)
 
     def resume(self) -> None:
-        """Tell Serve what is deployed: a deployer that was killed may not have come to it."""
+        """Tell Serve what is deployed, and see to what a deployer that was killed did not see the end of."""
         with self._lock:
-            if known := self.deployments():
+            known = self.deployments()
+            if known:
                 self._tell(known)
+        answered = {one.model: one for one in map(Deployment.from_json, self._store.get_meta(_ANSWERED) or [])}
+        for one in known:
+            before = answered.get(one.model)
+            if before is not None and before.version != one.version:
+                threading.Thread(target=self._see_to, args=(one, before), daemon=True).start()
+
+    def _see_to(self, one: Deployment, before: Deployment) -> None:
+        try:
+            self._wait(one)
+        except EcoRayError as error:
+            log.warning("%s goes back to version %d: %s", one.model, before.version, error)
+            with self._lock:
+                if self._known(one.model) == one:
+                    others = [other for other in self.deployments() if other.model != one.model]
+                    self._tell([*others, before])
 
     def follow(self) -> None:
         """Follow aliases in the background."""
@@ -140,10 +180,19 @@ class Deployer:
 
         threading.Thread(target=run, name="follow", daemon=True).start()
 
-    def _placed(self, wanted: Deployment, known: Deployment | None, zones: Sequence[str]) -> Deployment:
+    def _known(self, model: str) -> Deployment | None:
+        return next((one for one in self.deployments() if one.model == model), None)
+
+    def _begin(self, model: str) -> None:
+        if model in self._changing:
+            raise EcoRayError(f"a change of {model} is under way; wait for its end, or undeploy it")
+        self._changing.add(model)
+
+    def _placed(self, wanted: Deployment, known: Deployment | None) -> Deployment:
         """With the nodes on which it adds the fewest grams. Raises InfeasibleError and NotFoundError."""
-        if known is not None and not zones and wanted.demand == known.demand:
+        if known is not None and _needs(wanted) == _needs(known):
             return replace(wanted, nodes=known.nodes, places=known.places)
+        zones = wanted.zones
         rooms = self._serving.rooms()
         if unknown := set(zones) - {room.node.zone for room in rooms}:
             here = ", ".join(sorted({room.node.zone for room in rooms}))
@@ -164,35 +213,46 @@ class Deployer:
             latencies = self._store.get_meta(_LATENCIES) or {}
             self._store.put_meta(_LATENCIES, {**latencies, wanted.reference(version): took_s})
 
-    def _change(self, wanted: Deployment) -> None:
+    def _change(self, wanted: Deployment, known: Deployment | None) -> None:
         """Tell Serve, and wait for it; back to what was where that fails, unless somebody has changed it since."""
         with self._lock:
             before = self.deployments()
-            self._tell([one for one in before if one.model != wanted.model] + [wanted])
+            if self._known(wanted.model) != known:
+                raise EcoRayError(f"{wanted.model} was changed while {wanted.reference(wanted.version)} was tried")
+            others = [one for one in before if one.model != wanted.model]
+            try:
+                self._tell([*others, wanted])
+            except Exception as error:
+                self._put(before)
+                raise EcoRayError(f"Ray Serve does not take {wanted.model}: {error}"[:1000]) from error
         try:
             self._wait(wanted)
         except EcoRayError:
             with self._lock:
-                now = self.deployments()
-                if wanted in now:
-                    was = [one for one in before if one.model == wanted.model]
-                    self._tell([one for one in now if one.model != wanted.model] + was)
+                if self._known(wanted.model) == wanted:
+                    now = [one for one in self.deployments() if one.model != wanted.model]
+                    self._tell([*now, known] if known else now)
             raise
+        with self._lock:
+            told = [one for one in self._store.get_meta(_ANSWERED) or [] if one["model"] != wanted.model]
+            self._store.put_meta(_ANSWERED, [*told, wanted.to_json()])
 
     def _tell(self, deployments: Sequence[Deployment]) -> None:
         for one in deployments:
             self._serving.account(app_name(one), one, one.version)
             if one.canary is not None:
                 self._serving.account(app_name(one, canary=True), one, one.canary)
-        self._store.put_meta(_KEY, [one.to_json() for one in deployments])
+        self._put(deployments)
         latencies = self._store.get_meta(_LATENCIES) or {}
         self._serving.apply(serve_config(deployments, latencies, self._config))
+
+    def _put(self, deployments: Sequence[Deployment]) -> None:
+        self._store.put_meta(_KEY, [one.to_json() for one in deployments])
 
     def _save(self, before: Deployment, after: Deployment) -> None:
         """Write down what Serve need not know, unless somebody has changed it since."""
         with self._lock:
-            told = [after if one == before else one for one in self.deployments()]
-            self._store.put_meta(_KEY, [one.to_json() for one in told])
+            self._put([after if one == before else one for one in self.deployments()])
 
     def _wait(self, wanted: Deployment) -> None:
         deadline = time.monotonic() + _READY_S
@@ -242,3 +302,13 @@ def _without(room: Room, known: Deployment | None) -> Room:
         return room
     own = known.demand * sum(place.node == room.node.name for place in known.places)
     return replace(room, held=Resources(*(max(0.0, amount) for amount in (room.held - own).amounts)))
+
+
+def _essence(one: Deployment | None) -> Deployment | None:
+    """What somebody asked for of it."""
+    return one and replace(one, refused="", refused_version=None, nodes=(), places=())
+
+
+def _needs(one: Deployment) -> tuple[object, ...]:
+    """What its places depend on."""
+    return one.demand, one.zones, one.min_replicas, one.max_replicas

@@ -5,6 +5,7 @@
 Serve (2.60) writes the configuration and starts the binary with it. Here a copy of it is changed first:
 
 - `/models/NAME/v1/...` reaches the replicas of NAME: Serve knows one prefix per application, which is `/v2/models/NAME`
+- ids that are none, and headers by which a client could steer Serve, are taken off
 - metrics and statistics listen on loopback, and the admin socket is the owner's: both are open to everybody
 - a request's head has to come within 10 s, and its first 32 kB: there is no limit otherwise
 - a request is there, so far, before it is sent on: only such a one can be sent again when its replica has died
@@ -33,16 +34,30 @@ _PROBLEMS = {
     504: ("Gateway Timeout", "too slow", "no replica answered in time; ask again later, or send fewer rows"),
 }
 _DEFAULTS = f"    timeout http-request {HEAD_S}s\n    option http-buffer-request"
-_OPENAI = r"http-request replace-path ^/models/([^/]+)/v1(/.*)?$ /v2/models/\1/openai/v1\2 if { path_beg /models/ }"
+_RULES = (
+    r"http-request replace-path ^/models/([^/]+)/v1(/.*)?$ /v2/models/\1/openai/v1\2 if { path_beg /models/ }",
+    # Serve would answer 500 to one that is no UTF-8, and tell one that is not counted
+    r"http-request del-header x-request-id unless { req.hdr(x-request-id) -m reg ^[A-Za-z0-9._~:/+=-]{1,128}$ }",
+    *(
+        f"http-request del-header {name}"
+        for name in (
+            "serve_multiplexed_model_id",
+            "serve-multiplexed-model-id",
+            "x-request-timeout-seconds",
+            "x-request-disconnect-disabled",
+        )
+    ),
+)
 
 
 def edited(config: str, errors: Path) -> str:
     """The configuration with the changes; `errors`: folder of the answers by status. Raises ValueError."""
+    rules = "\n".join(f"    {rule}" for rule in _RULES)
     changes: Mapping[str, tuple[str, str, int]] = {  # pattern, what takes its place, how often it is there at least
         "the admin socket": (r"(?m)^(\s*stats socket .*) mode \d+", r"\1 mode 600", 1),
         "defaults": (r"(?m)^defaults$", f"defaults\n{_DEFAULTS}", 1),
-        "its answers": (r"(?m)^(\s*errorfile) (50[234]) .*$", rf"\1 \2 {errors}/\2.http", 3),
-        "the frontend": (r"(?m)^(frontend http_frontend\n\s*bind .*)$", r"\1\n    " + _OPENAI.replace("\\", r"\\"), 1),
+        "its answers": (r"(?m)^(\s*errorfile) (50[234]) .*$", rf"\1 \2 {_literal(str(errors))}/\2.http", 3),
+        "the frontend": (r"(?m)^(frontend http_frontend\n\s*bind .*)$", rf"\1\n{_literal(rules)}", 1),
         "metrics": (r"(?m)^(frontend prometheus|listen stats)\n(\s*bind )[*]?:", r"\1\n\g<2>127.0.0.1:", 0),
         "models": (rf"(?m)^(backend http-(?:model|canary){ROUND_ROBIN}\..*)$", r"\1\n    balance roundrobin", 0),
     }
@@ -51,6 +66,11 @@ def edited(config: str, errors: Path) -> str:
         if found < times:
             raise ValueError(f"Ray Serve's configuration of HAProxy has {what} {found} times, not {times}: {pattern}")
     return config
+
+
+def _literal(text: str) -> str:
+    """A text in what takes the place of a pattern."""
+    return text.replace("\\", r"\\")
 
 
 def answers() -> Mapping[int, str]:

@@ -108,7 +108,7 @@ class Host:
         count, avoided = self._tally.add, self._avoided.add
         app = ModelApp(runtime, self._footprint, gate=gate, count=count, avoided=avoided, batching=batching)
         here = f"/v2/models/{deployment.model}/versions/"
-        self._canary = CanaryApp(app, str(told["canary"]), here) if "canary" in told else None
+        self._canary = CanaryApp(app, str(told["canary"]), here, gate) if "canary" in told else None
         self._answer = AppResponse(self._canary or BesideApp(app, f"{CANARY}/{deployment.model}", version))
         threading.Thread(target=self._follow, daemon=True).start()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,11 @@ class RayServing:
 
     def account(self, app: str, deployment: Deployment, version: int) -> None:
         """Energy of the application's replicas is the version's."""
-        asked = controller_handle().put_model.remote(app, deployment.reference(version), deployment.demand)
-        ray.get(asked, timeout=60.0)
+        try:
+            asked = controller_handle().put_model.remote(app, deployment.reference(version), deployment.demand)
+            ray.get(asked, timeout=60.0)
+        except (RayError, GetTimeoutError) as error:
+            raise UnreachableError(f"the controller does not answer: {error}"[:300]) from None
 
     def rooms(self) -> list[Room]:
         """What each node has, holds and emits now."""
@@ -115,11 +119,22 @@ class DeployerActor(Deployer):
 
         store = open_store(config.store_url)
         self._access = AccessSource(store, config.limits_file)
+        self._access.follow_usage()
         if config.needs_keys:
             find_pepper(config.pepper_file, config.state_dir, make=not store.list_keys())
         super().__init__(store, RayServing(config), resolve, config)
-        self.resume()
+        threading.Thread(target=self._resume_at_last, daemon=True).start()
         self.follow()
+
+    def _resume_at_last(self) -> None:
+        while True:
+            try:
+                self.resume()
+            except Exception:  # the controller or Serve may be away: an actor that fails to start is not started again
+                log.exception("could not go on yet; trying again")
+                time.sleep(2.0)
+            else:
+                return
 
     def ping(self) -> None:
         """Answers once it is there."""

@@ -19,8 +19,8 @@ REPLICA = "replica"
 CANARY = "/canary"
 #: requests at one replica, working or waiting: the application has its own limits, which answer properly
 _ONGOING = 1000
-#: for requests that a replica still works at when it has to go [s]
-_GRACE_S = 60.0
+#: for requests that a replica still works at when it has to go: streams may take 300 s [s]
+_GRACE_S = 310.0
 
 
 def app_name(one: Deployment, *, canary: bool = False) -> str:
@@ -45,6 +45,8 @@ class ServingConfig:
     @property
     def base_url(self) -> str:
         """Of the proxy, for a process on its machine."""
+        if ":" in self.host and self.host != "::":
+            return f"http://[{self.host}]:{self.port}"
         here = self.host if self.host not in ("0.0.0.0", "::", "*") else "127.0.0.1"  # noqa: S104  # compared
         return f"http://{here}:{self.port}"
 
@@ -126,7 +128,6 @@ def _of_replicas(one: Deployment) -> Deployment:
         registry=one.registry,
         path=one.path,
         demand=one.demand,
-        slo_p95_s=one.slo_p95_s,
         batch_wait_s=one.batch_wait_s,
         nodes=one.nodes,
     )

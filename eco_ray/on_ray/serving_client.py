@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
 from typing import Any
 
 from eco_ray.config import Settings
@@ -39,9 +38,13 @@ class ServingClient:
             )
         )
 
-    def deploy(self, wanted: Deployment, zones: Sequence[str] = ()) -> dict[str, Any]:
-        """Serve a model, or change how; what is served then. Raises EcoRayError."""
-        row: dict[str, Any] = self._ask(self._deployer.deploy.remote(wanted, tuple(zones)), _DEPLOY_S)
+    def deploy(self, wanted: Deployment, before: Deployment | None) -> dict[str, Any]:
+        """Serve a model, or change how; what is served then. Raises EcoRayError.
+
+        `before`: as `deployments` told it; where it is another one by now, nothing is changed.
+        """
+        deploy = self._deployer.deploy.options(max_task_retries=0)
+        row: dict[str, Any] = self._ask(deploy.remote(wanted, before), _DEPLOY_S)
         return row
 
     def undeploy(self, model: str) -> None:

@@ -160,14 +160,15 @@ class ModelApp:
             **{path: Page(lambda: self._health("ready")) for path in ("/readyz", "/v2/health/ready")},
             **{base: http.fixed(describe.model(runtime), guarded=True) for base in bases},
             **{f"{base}/ready": Page(self._model_ready) for base in bases},
-            "/metrics": Page(lambda: Answer(200, [_TEXT], self._metrics.text())),
         }
+        metrics = Page(lambda: Answer(200, [_TEXT], self._metrics.text()))
+        pages |= dict.fromkeys(("/metrics", f"{bases[0]}/metrics"), metrics)
         for prefix in self._openai:
             pages[f"{prefix}/models"] = http.fixed({"object": "list", "data": [model]}, guarded=True)
             for name in (runtime.name, openai.served(runtime)):
                 pages[f"{prefix}/models/{name}"] = http.fixed(describe.openai_id(name), guarded=True)
         described = describe.openapi(runtime, self._limits, sorted(self._posts), pages)
-        return {**pages, "/openapi.json": http.fixed(described)}
+        return {**pages, **dict.fromkeys(("/openapi.json", f"{bases[0]}/openapi.json"), http.fixed(described))}
 
     def _no_path(self, path: str) -> Problem:
         runtime = self._runtime

@@ -12,9 +12,11 @@ from typing import Any
 
 from yarl import URL
 
+from eco_ray.core import keys
 from eco_ray.service import http
 from eco_ray.service.body import Held, read_body
 from eco_ray.service.forward import Forwarder
+from eco_ray.service.gate import Gate, named_tenant
 from eco_ray.service.http import GoneError, Receive, Scope, Send
 from eco_ray.service.limits import Limits
 from eco_ray.service.problems import Problem
@@ -23,6 +25,8 @@ from eco_ray.service.problems import Problem
 VERSION_HEADER = b"eco-model-version"
 #: status of an answer from which on the other version has failed; this one may not
 _FAILED = 500
+#: what it says to who names the version here
+_NOT_HERE = 404
 
 
 class CanaryApp:
@@ -33,11 +37,13 @@ class CanaryApp:
         app: Callable[[Scope, Receive, Send], Awaitable[None]],
         base: str,
         version: str,
+        gate: Gate = named_tenant,
         limits: Limits = Limits(),  # noqa: B008  # frozen
         chance: Callable[[], float] = random.random,
     ) -> None:
         """`base`: URL before the path of the other version; `version`: path of the one here, which is asked by name."""
         self._app, self._base, self._here, self._limits, self._chance = app, base, version, limits, chance
+        self._gate = gate
         self._forwarder, self._held = Forwarder(limits), Held()
         #: of the requests [%]
         self.percent = 0
@@ -59,6 +65,11 @@ class CanaryApp:
         headers = dict(scope["headers"])
         headers[b"x-request-id"] = http.request_id(headers)
         try:
+            self._gate(headers, keys.Scope.READ)  # no body is read for who may not ask; the other version charges
+        except Problem:
+            await self._app(scope, receive, send)  # says so
+            return
+        try:
             body = await read_body(receive, headers.get(b"content-length"), self._held, self._limits)
         except GoneError:
             return
@@ -74,7 +85,12 @@ class CanaryApp:
             pass  # it is away
         finally:
             self._held.bytes -= len(body)
-        if found is not None and found.status < _FAILED and VERSION_HEADER in dict(found.headers):
+        if (
+            found is not None
+            and found.status < _FAILED
+            and found.status != _NOT_HERE
+            and VERSION_HEADER in dict(found.headers)
+        ):
             await http.send_answer(found, headers, send)
             return
         if found is not None and found.stream:

@@ -61,7 +61,7 @@ class Router:
         """
         self._models, self._gate, self._limits = models, gate, limits
         self._resolve = resolve or self._by_name
-        self._held = Held()
+        self._held, self._parsing = Held(), asyncio.Lock()
         self._forwarder = Forwarder(limits)
         self._registry = CollectorRegistry()
         self._answered = Counter("eco_router_requests", "Answered requests", ["status"], registry=self._registry)
@@ -69,6 +69,9 @@ class Router:
         self._pages: dict[str, Page] = {
             "/livez": http.fixed({"live": True}),
             "/readyz": http.fixed({"ready": True}),
+            "/v2": http.fixed(describe.SERVER),
+            "/v2/health/live": http.fixed({"live": True}),
+            "/v2/health/ready": http.fixed({"ready": True}),
             "/metrics": Page(lambda: Answer(200, [text], generate_latest(self._registry))),
             "/v1/models": Page(self._list, guarded=True),
             "/openapi.json": http.fixed(describe.router(ROUTED, limits)),
@@ -101,6 +104,7 @@ class Router:
         elif own is None:
             detail = f"no path {shown(path)}; use {', '.join(ROUTED)}, /v1/models or /models/NAME/v1/..."
             raise Problem(404, "no such path", detail)
+        self._gate(headers, KeyScope.READ)  # no body is read for who may not ask; the model's own gate charges
         place = self._at(own["name"]) if own else None
         body = await read_body(receive, headers.get(b"content-length"), self._held, self._limits)
         try:
@@ -118,7 +122,8 @@ class Router:
         """The model that a body names."""
         coding = headers.get(b"content-encoding", b"")
         if coding or len(body) > _SMALL_BYTES:
-            return await asyncio.to_thread(_model_of, coding, body, self._limits)
+            async with self._parsing:
+                return await asyncio.to_thread(_model_of, coding, body, self._limits)
         return _model_of(coding, body, self._limits)
 
     def _at(self, reference: str) -> Place:

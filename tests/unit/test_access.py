@@ -76,6 +76,7 @@ def test_without_the_database_what_is_known_goes_on(store, clock, tmp_path):
     assert access.access().keys == {}
     store.away = True
     clock[0] += 100
+    access.look_at_usage()
     assert access.access().keys == {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.deployments import Deployment, ongoing_target
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.replica_places import Place, Room
-from eco_ray.errors import EcoRayError, InfeasibleError, NotFoundError, UsageError
+from eco_ray.errors import EcoRayError, InfeasibleError, NotFoundError, UnreachableError, UsageError
 from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
 from eco_ray.store import open_store
@@ -62,6 +63,12 @@ class FakeServing:
         return {name: app["args"]["version"] for name, app in self.told.items()}
 
 
+def deploy(deployer, wanted, zones=()):
+    """As the command line does: a change of what is there."""
+    before = next((one for one in deployer.deployments() if one.model == wanted.model), None)
+    return deployer.deploy(replace(wanted, zones=tuple(zones) or (before.zones if before else ())), before)
+
+
 @pytest.fixture
 def serving():
     return FakeServing()
@@ -91,12 +98,12 @@ def deployer(store, serving, meant):
 
 
 def test_a_model_is_tried_then_told_and_accounted(deployer, serving):
-    row = deployer.deploy(MNIST)
+    row = deploy(deployer, MNIST)
     assert serving.checked == [1]
     assert serving.versions == {"model.mnist": 1}
     assert serving.accounted == [("model.mnist", "mnist:1")]
     assert (row["state"], row["url"]) == ("running", "http://127.0.0.1:8000/v2/models/mnist")
-    deployer.deploy(replace(MNIST, min_replicas=2, max_replicas=4))
+    deploy(deployer, replace(MNIST, min_replicas=2, max_replicas=4))
     assert serving.checked == [1]  # it answers already
     (told,) = serving.told["model.mnist"]["deployments"]
     assert told["autoscaling_config"]["max_replicas"] == 4
@@ -108,21 +115,21 @@ def test_a_model_is_tried_then_told_and_accounted(deployer, serving):
 
 @pytest.mark.parametrize("how", ["check", "start"])
 def test_a_version_that_fails_leaves_what_was_served(deployer, serving, how):
-    deployer.deploy(MNIST)
+    deploy(deployer, MNIST)
     other = replace(MNIST, model="other")
     (serving.fail_check if how == "check" else serving.fail_start).add(2)
     with pytest.raises(EcoRayError, match=r"mnist:2 .*(not finite|no memory)") as failed:
-        deployer.deploy(MNIST.promoted(2))
+        deploy(deployer, MNIST.promoted(2))
     assert "\n" not in str(failed.value)
     with pytest.raises(EcoRayError):
-        deployer.deploy(replace(other, version=2))
+        deploy(deployer, replace(other, version=2))
     assert serving.versions == {"model.mnist": 1}
     assert [one.version for one in deployer.deployments()] == [1]
     assert deployer.rows()[0]["state"] == "running"
 
 
 def test_an_alias_is_followed_and_a_version_that_fails_is_tried_once(deployer, serving, meant):
-    deployer.deploy(MNIST)
+    deploy(deployer, MNIST)
     meant["mnist"] = 2
     deployer.follow_once()
     assert serving.versions == {"model.mnist": 2}
@@ -142,38 +149,39 @@ def test_an_alias_is_followed_and_a_version_that_fails_is_tried_once(deployer, s
 
 
 def test_a_fixed_version_follows_nothing(deployer, serving, meant):
-    deployer.deploy(replace(MNIST, follows=""))
+    deploy(deployer, replace(MNIST, follows=""))
     meant["mnist"] = 2
     deployer.follow_once()
     assert serving.versions == {"model.mnist": 1}
 
 
 def test_a_canary_is_beside_and_its_share_is_told_without_new_replicas(deployer, serving):
-    deployer.deploy(MNIST)
+    deploy(deployer, MNIST)
     before = serving.told["model.mnist"]
-    deployer.deploy(replace(MNIST, canary=2, canary_percent=10))
+    deploy(deployer, replace(MNIST, canary=2, canary_percent=10))
     after = serving.told["model.mnist"]
     assert before["args"] == after["args"]
     assert after["deployments"][0]["user_config"]["canary_percent"] == 10
     assert serving.versions == {"model.mnist": 1, "canary.mnist": 2}
     assert serving.told["canary.mnist"]["route_prefix"] == "/canary/mnist"
     promoted = MNIST.promoted(2)
-    deployer.deploy(promoted)
+    deploy(deployer, promoted)
     assert serving.versions == {"model.mnist": 2}
     with pytest.raises(UsageError, match="a canary is another version"):
-        deployer.deploy(replace(promoted, canary=2, canary_percent=5))
+        deploy(deployer, replace(promoted, canary=2, canary_percent=5))
 
 
 def test_a_canary_that_is_promoted_ends_and_another_one_stays():
     both = replace(MNIST, canary=2, canary_percent=10)
     assert (both.promoted(2).canary, both.promoted(2).canary_percent) == (None, 0)
     assert (both.promoted(3).canary, both.promoted(3).canary_percent) == (2, 10)
+    assert both.promoted(1).canary is None  # the live one was chosen over it
 
 
 def test_what_is_deployed_outlives_the_deployer(deployer, store, serving, meant):
-    serving.raise_apply = ConnectionError("killed")
-    with pytest.raises(ConnectionError):
-        deployer.deploy(MNIST)
+    serving.raise_apply = SystemExit("killed")
+    with pytest.raises(SystemExit):
+        deploy(deployer, MNIST)
     serving.raise_apply = None
     again = Deployer(
         store,
@@ -189,24 +197,24 @@ def test_what_is_deployed_outlives_the_deployer(deployer, store, serving, meant)
 
 
 def test_replicas_go_where_they_add_the_fewest_grams_and_stay_there(deployer, serving):
-    row = deployer.deploy(MNIST)
+    row = deploy(deployer, MNIST)
     assert row["nodes"] == ["fr", "de"]
-    assert deployer.deploy(MNIST.promoted(2))["nodes"] == ["fr", "de"]
-    assert deployer.deploy(MNIST.promoted(2), ["DE"])["nodes"] == ["de"]
+    assert deploy(deployer, MNIST.promoted(2))["nodes"] == ["fr", "de"]
+    assert deploy(deployer, MNIST.promoted(2), ["DE"])["nodes"] == ["de"]
     with pytest.raises(NotFoundError, match="no node is in zone 'GB'; nodes are in DE, FR"):
-        deployer.deploy(MNIST, ["GB"])
+        deploy(deployer, MNIST, ["GB"])
     with pytest.raises(InfeasibleError, match="there is room for 8"):
-        deployer.deploy(replace(MNIST, model="other", min_replicas=9, max_replicas=9))
+        deploy(deployer, replace(MNIST, model="other", min_replicas=9, max_replicas=9))
 
 
 def test_a_model_that_holds_all_the_room_can_change_and_not_grow(deployer, serving):
     whole = replace(MNIST, demand=Resources(2.0), min_replicas=2, max_replicas=2)
-    deployer.deploy(whole)
+    deploy(deployer, whole)
     serving.held = Resources(2.0)
-    assert deployer.deploy(replace(whole, demand=Resources(1.0)))["state"] == "running"
+    assert deploy(deployer, replace(whole, demand=Resources(1.0)))["state"] == "running"
     serving.held = Resources(1.0)
     with pytest.raises(InfeasibleError, match="room for 3"):
-        deployer.deploy(replace(whole, demand=Resources(1.0), min_replicas=5, max_replicas=5), ["FR", "DE"])
+        deploy(deployer, replace(whole, demand=Resources(1.0), min_replicas=5, max_replicas=5), ["FR", "DE"])
 
 
 def test_what_hangs_can_be_undeployed_and_is_told(store, serving, meant):
@@ -216,9 +224,97 @@ def test_what_hangs_can_be_undeployed_and_is_told(store, serving, meant):
     hanging = Deployer(store, serving, lambda one: meant[one.model], CONFIG, pause=undeploy)
     serving.answers = lambda *_, **__: False
     with pytest.raises(EcoRayError, match="mnist was changed again before mnist:1 answered"):
-        hanging.deploy(MNIST)
+        deploy(hanging, MNIST)
     assert serving.told == {}
     assert hanging.deployments() == []
+
+
+def test_what_serve_does_not_take_is_not_kept(deployer, serving):
+    deploy(deployer, MNIST)
+    serving.raise_apply = ValueError("no such option")
+    with pytest.raises(EcoRayError, match="Ray Serve does not take mnist: no such option"):
+        deploy(deployer, MNIST.promoted(2))
+    assert [one.version for one in deployer.deployments()] == [1]
+
+
+def test_a_change_of_what_is_no_more_is_refused(deployer, serving, meant):
+    deploy(deployer, MNIST)
+    (read,) = deployer.deployments()
+    meant["mnist"] = 2
+    deployer.follow_once()
+    with pytest.raises(EcoRayError, match="mnist was changed meanwhile"):
+        deployer.deploy(replace(read, canary=3, canary_percent=10), read)
+    assert serving.versions == {"model.mnist": 2}
+
+
+def test_undeploying_while_a_version_is_tried_holds(deployer, serving):
+    deploy(deployer, MNIST)
+    check = serving.check
+
+    def check_and_undeploy(deployment, version):
+        deployer.undeploy("mnist")
+        return check(deployment, version)
+
+    serving.check = check_and_undeploy
+    with pytest.raises(EcoRayError, match="mnist was changed while mnist:2 was tried"):
+        deploy(deployer, MNIST.promoted(2))
+    assert serving.told == {}
+
+
+def test_one_change_of_a_model_at_a_time(store, serving, meant):
+    said = []
+
+    def another(_s):
+        with pytest.raises(EcoRayError, match="a change of mnist is under way") as refused:
+            deploy(first, MNIST.promoted(3))
+        said.append(str(refused.value))
+        serving.answers = FakeServing.answers.__get__(serving)
+
+    first = Deployer(store, serving, lambda one: meant[one.model], CONFIG, pause=another)
+    serving.answers = lambda *_, **__: False
+    deploy(first, MNIST)
+    assert len(said) == 1
+    assert serving.versions == {"model.mnist": 1}
+
+
+def test_a_registry_that_is_away_stops_no_other_model_and_is_asked_again(store, serving, meant):
+    away = [True]
+
+    def resolve(one):
+        if one.model == "mnist" and away[0]:
+            raise UnreachableError("the registry is away")
+        return meant[one.model]
+
+    meant["other"] = 1
+    made = Deployer(store, serving, resolve, CONFIG, pause=lambda _s: None)
+    deploy(made, MNIST)
+    deploy(made, replace(MNIST, model="other"))
+    meant.update(mnist=2, other=2)
+    made.follow_once()
+    assert serving.versions == {"model.mnist": 1, "model.other": 2}
+    away[0] = False
+    made.follow_once()
+    assert serving.versions == {"model.mnist": 2, "model.other": 2}
+
+
+def test_a_deployer_killed_in_a_change_that_fails_goes_back(deployer, store, serving, meant):
+    deploy(deployer, MNIST)
+    serving.fail_start.add(2)
+    serving.state, state = lambda app: 1 / 0, serving.state  # the deployer dies while it waits
+    with pytest.raises(ZeroDivisionError):
+        deploy(deployer, MNIST.promoted(2))
+    serving.state = state
+    again = Deployer(store, serving, lambda one: meant[one.model], CONFIG, pause=lambda _s: None)
+    again.resume()
+    deadline = time.monotonic() + 5
+    while serving.versions != {"model.mnist": 1} and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert serving.versions == {"model.mnist": 1}
+
+
+def test_zones_stay_when_something_else_changes(deployer):
+    assert deploy(deployer, MNIST, ["DE"])["nodes"] == ["de"]
+    assert deploy(deployer, replace(MNIST, demand=Resources(0.7)))["nodes"] == ["de"]
 
 
 def test_names_of_applications_are_apart():

@@ -242,3 +242,24 @@ def test_a_rest_of_nothing_is_told_exactly_where_the_next_is_refused(limits, ask
         nothing_left = any(";r=0;" in item for item in headers(decision)["RateLimit"].split(", "))
         assert nothing_left == (not limiter.ask("a", T0, Spend()).allowed)
         assert math.isfinite(decision.wait_s)
+
+
+def test_what_was_let_in_is_not_forgotten_for_a_ledger_that_lags():
+    limiter = Limiter(Limits(default=TenantLimits(energy_j_per_day=100.0)))
+    let_in = 0
+    for second in range(40):
+        limiter.learn("a", Usage.of(second, Spend(), Spend()))  # the ledger has none of it yet
+        let_in += bool(limiter.ask("a", second, Spend(10.0)))
+    assert let_in == 10
+    limiter.learn("a", Usage.of(DAY_S + 1, Spend(5.0), Spend(105.0)))
+    assert sum(bool(limiter.ask("a", DAY_S + 1, Spend(10.0))) for _ in range(40)) == 10
+
+
+def test_the_larger_of_two_usages_holds_period_by_period():
+    earlier, later = (
+        Usage.of(10.0, Spend(9.0, 1.0), Spend(50.0, 2.0)),
+        Usage.of(DAY_S + 10, Spend(1.0), Spend(40.0, 3.0)),
+    )
+    assert earlier.most(later) == later.most(earlier)
+    assert earlier.most(later) == Usage(DAY_S, 0.0, Spend(1.0), Spend(50.0, 3.0))
+    assert earlier.most(Usage.of(20.0, Spend(3.0, 4.0), Spend())).day == Spend(9.0, 4.0)

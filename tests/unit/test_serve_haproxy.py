@@ -52,7 +52,7 @@ def test_what_is_open_to_all_is_closed_and_heads_have_to_come_in_time(tmp_path):
     assert [line.split()[2] for line in lines if "errorfile" in line] == [
         f"{tmp_path}/{status}.http" for status in (502, 503, 504)
     ]
-    assert len(lines) == len(CONFIG.splitlines()) + 4
+    assert len(lines) == len(CONFIG.splitlines()) + 9
 
 
 def test_replicas_of_applications_that_ask_for_it_get_requests_in_turn(tmp_path):

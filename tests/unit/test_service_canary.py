@@ -14,6 +14,7 @@ from service_server import Server
 
 from eco_ray.service.canary import BesideApp, CanaryApp
 from eco_ray.service.limits import Limits
+from eco_ray.service.problems import Problem
 
 
 class App:
@@ -105,6 +106,28 @@ def test_a_version_that_cannot_answer_loses_nothing(how: str) -> None:
         front.stop()
         if how != "is gone":
             broken.stop()
+
+
+def test_who_names_the_version_here_is_answered_here() -> None:
+    other = Server(BesideApp(App("other", 404), "", 2))
+    front, _ = serving(other.url, 100)
+    try:
+        assert httpx.post(f"{front.url}/v2/models/m/openai/v1/completions").json()["who"] == "here"
+    finally:
+        front.stop()
+        other.stop()
+
+
+def test_who_may_not_ask_is_told_so_here(other: Server) -> None:
+    def closed(headers: Any, scope: Any) -> Any:
+        raise Problem(401, "no valid key", "send one")
+
+    front, app = serving(other.url, 100, gate=closed)
+    try:  # the application here has a gate of its own, which reads no body
+        assert httpx.post(f"{front.url}/v2/models/m/infer", content=b"x").json()["who"] == "here"
+        assert app._held.bytes == 0
+    finally:
+        front.stop()
 
 
 def test_what_the_other_version_refuses_is_its_answer() -> None:

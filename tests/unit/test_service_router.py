@@ -19,6 +19,7 @@ from service_server import Server
 
 from eco_ray.service.app import ModelApp
 from eco_ray.service.limits import Limits
+from eco_ray.service.problems import Problem
 from eco_ray.service.router import Place, Router
 
 
@@ -295,3 +296,27 @@ def test_a_model_app_has_the_same_paths_behind_a_rewriting_proxy() -> None:
         assert {f"{base}/chat/completions", f"{base}/completions", f"{base}/models"} <= paths.keys()
     assert "/v2/models/echo/explain" not in paths
     assert "/models/echo/v1/embeddings" not in ask(ModelApp(Echo(), footprint), "GET", "/openapi.json").json["paths"]
+
+
+def test_no_body_is_read_of_who_may_not_ask() -> None:
+    def closed(headers: Any, scope: Any) -> Any:
+        raise Problem(401, "no valid key", "send one", ((b"www-authenticate", b"Bearer"),))
+
+    front = Server(Router(lambda: {"m": "http://127.0.0.1:1"}, gate=closed))
+    try:
+        for path in ("/v1/completions", "/models/m/v1/completions"):
+            with front.connect() as client:
+                client.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode())
+                assert client.recv(65536).startswith(b"HTTP/1.1 401 ")  # and nothing of the body was sent
+    finally:
+        front.stop()
+
+
+def test_the_server_in_the_v2_protocol_answers() -> None:
+    front = Server(Router(lambda: {}))
+    try:
+        assert httpx.get(f"{front.url}/v2").json()["name"] == "eco_ray"
+        assert httpx.get(f"{front.url}/v2/health/live").json() == {"live": True}
+        assert httpx.get(f"{front.url}/v2/health/ready").json() == {"ready": True}
+    finally:
+        front.stop()
