@@ -104,7 +104,7 @@ def load_while(work) -> Counter[tuple[int, str]]:
 def wait_for_version(version: str, timeout_s: float = 90.0) -> None:
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if httpx.get(f"{BASE}/v2/models/mnist").json()["versions"] == [version]:
+        if httpx.get(f"{BASE}/v2/models/mnist", timeout=timeout_s).json()["versions"] == [version]:
             return
         time.sleep(0.2)
     raise AssertionError(f"version {version} did not come")
