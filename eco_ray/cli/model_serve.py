@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -87,7 +88,7 @@ def deploy(
             raise UsageError(f"the canary of {before.model} is another version from {before.registry or 'a registry'}")
         wanted = replace(before, canary=wanted.version if canary else None, canary_percent=canary)
     elif before is not None:
-        kept = {key: getattr(wanted, key) for key in ("version", "follows", "registry", "path")}
+        kept = {key: getattr(wanted, key) for key in ("version", "follows", "registry", "path", "sha256")}
         wanted = replace(before.promoted(wanted.version), **kept)
     row = client.deploy(_with_options(wanted, options), before)
     client.audit(audited("deploy-model", f"{row['model']}:{row['canary'] or row['version']}", row["url"]))
@@ -140,13 +141,24 @@ def _wanted(reference: str, name: str | None, registry: str | None, settings: Se
             raise NotFoundError(f"no model at {path}")
         if name is None:
             raise UsageError(f"{path} has no name in a registry: give it one for URLs with --name")
-        return Deployment(checked_name(name), 1, path=str(path.absolute()))
+        return Deployment(checked_name(name), 1, path=str(path.absolute()), sha256=_digest(path))
     if name is not None:
         raise UsageError(f"--name is for files; {reference} has its name in the registry")
     where = open_registry(settings, registry)
     model, version = where.resolve(reference)
     _, meant = parse_reference(reference)
     return Deployment(model, version, meant if isinstance(meant, str) else "", registry=where.url)
+
+
+def _digest(path: Path) -> str:
+    """SHA-256 of a file, or of all files of a folder with their names."""
+    whole = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256")
+            whole.update(f"{file.relative_to(path)} {digest.hexdigest()}\n".encode())
+    return whole.hexdigest()
 
 
 def _with_options(wanted: Deployment, options: dict[str, Any]) -> Deployment:

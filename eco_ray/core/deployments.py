@@ -27,8 +27,9 @@ class Deployment:
     follows: str = ""
     #: where versions are; empty: `path` is the model
     registry: str = ""
-    #: a local file or folder
+    #: a local file or folder, and the SHA-256 of what is in it
     path: str = ""
+    sha256: str = ""
     #: another version that gets some of the requests
     canary: int | None = None
     canary_percent: int = 0

@@ -89,6 +89,11 @@ class Deployer:
             known = self._known(wanted.model)
             if _essence(known) != _essence(before):
                 raise EcoRayError(f"{wanted.model} was changed meanwhile; see `eco-ray model deployments`, try again")
+            if known is not None and known.round_robin != wanted.round_robin:
+                raise UsageError(
+                    f"the routing of {wanted.model} cannot change while it is served: Ray Serve would end it before it "
+                    "starts anew; undeploy it first"
+                )
             wanted = self._placed(wanted, known)
             self._begin(wanted.model)
         try:
@@ -205,7 +210,7 @@ class Deployer:
         """Try those versions that do not answer already."""
         if wanted.canary == wanted.version:
             raise UsageError(f"{wanted.reference(wanted.version)} is served already; a canary is another version")
-        here = {known.version, known.canary} if known else set()
+        here = {known.version, known.canary} if known and known.sha256 == wanted.sha256 else set()
         for version in [wanted.version] + ([wanted.canary] if wanted.canary is not None else []):
             if version in here:
                 continue

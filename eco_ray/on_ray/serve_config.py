@@ -127,6 +127,7 @@ def _of_replicas(one: Deployment) -> Deployment:
         0,
         registry=one.registry,
         path=one.path,
+        sha256=one.sha256,
         demand=one.demand,
         batch_wait_s=one.batch_wait_s,
         nodes=one.nodes,

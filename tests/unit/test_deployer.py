@@ -312,6 +312,21 @@ def test_a_deployer_killed_in_a_change_that_fails_goes_back(deployer, store, ser
     assert serving.versions == {"model.mnist": 1}
 
 
+def test_a_file_that_was_overwritten_is_tried_and_started_anew(deployer, serving):
+    file = replace(MNIST, follows="", registry="", path="/m.safetensors", sha256="a")
+    deploy(deployer, file)
+    before = serving.told["model.mnist"]["args"]
+    deploy(deployer, replace(file, sha256="b"))
+    assert serving.checked == [1, 1]
+    assert serving.told["model.mnist"]["args"] != before
+
+
+def test_the_routing_of_what_is_served_stays(deployer):
+    deploy(deployer, MNIST)
+    with pytest.raises(UsageError, match="undeploy it first"):
+        deploy(deployer, replace(MNIST, round_robin=True))
+
+
 def test_zones_stay_when_something_else_changes(deployer):
     assert deploy(deployer, MNIST, ["DE"])["nodes"] == ["de"]
     assert deploy(deployer, replace(MNIST, demand=Resources(0.7)))["nodes"] == ["de"]

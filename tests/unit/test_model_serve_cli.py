@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from eco_ray.cli.main import cli
-from eco_ray.cli.model_serve import _memory, _seconds, _with_options
+from eco_ray.cli.model_serve import _digest, _memory, _seconds, _with_options
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
 from eco_ray.errors import NoClusterError, UsageError
@@ -58,6 +58,16 @@ def test_routing_is_kept_unless_it_is_told():
     assert turns.round_robin
     assert _with_options(turns, options()).round_robin
     assert not _with_options(turns, options(routing="default")).round_robin
+
+
+def test_the_digest_of_a_folder_is_that_of_its_names_and_bytes(tmp_path):
+    (tmp_path / "f").mkdir()
+    (tmp_path / "f" / "a").write_bytes(b"1")
+    first = _digest(tmp_path / "f")
+    (tmp_path / "f" / "b").write_bytes(b"2")
+    assert len({first, _digest(tmp_path / "f"), _digest(tmp_path / "f" / "a")}) == 3
+    (tmp_path / "f" / "b").unlink()
+    assert _digest(tmp_path / "f") == first
 
 
 @pytest.mark.parametrize("command", [["deployments"], ["deploy", "m@prod"], ["undeploy", "m"]])
