@@ -163,6 +163,9 @@ class Inferences:
                 detail = "the model failed on these inputs; the log of the service says why"
                 problem = Problem(500, "model failed", detail)
         footprint = self._books.footprint(outcome.cpu_s, outcome.wall_s, outcome.share)
+        # refused, and yet it took time: uncounted, that would be charged to those who asked in the same interval
+        request_id = job.headers[http.REQUEST_ID].decode()
+        self._books.count(ServiceUse(request_id, job.tenant, outcome.cpu_s, outcome.share, footprint), 0)
         job.answer = http.with_footprint(http.refused(problem, job.form.openai), footprint)
 
     def _written(self, job: _Job, arrays: Arrays, outcome: Outcome) -> Answer:

@@ -150,6 +150,22 @@ def test_a_version_that_fails_its_smoke_request_gets_no_traffic(served: Cluster)
     assert [row["model"] for row in deployments(served)] == ["mnist"]
 
 
+def test_tritons_client_runs_against_it(served: Cluster) -> None:
+    import numpy as np
+    from tritonclient import http as triton
+
+    client = triton.InferenceServerClient("127.0.0.1:8000")
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("mnist")
+    assert client.get_server_metadata()["name"] == "eco_ray"
+    image = triton.InferInput("image", [2, 28, 28], "FP32")
+    image.set_data_from_numpy(np.full((2, 28, 28), 0.5, np.float32), binary_data=True)
+    answer = client.infer("mnist", [image], outputs=[triton.InferRequestedOutput("probabilities", binary_data=True)])
+    assert answer.as_numpy("probabilities").shape == (2, 10)
+    assert "eco_energy_joules_total" in httpx.get(f"{BASE}/v2/models/mnist/metrics").text
+
+
 def test_one_address_knows_all_models(served: Cluster) -> None:
     assert [one["id"] for one in httpx.get(f"{BASE}/v1/models").json()["data"]] == ["mnist"]
     assert httpx.get(f"{BASE}/readyz").status_code == 200

@@ -143,7 +143,8 @@ def test_each_inference_is_counted_for_its_tenant(tenant: str) -> None:
     got = ask(app, "POST", INFER, request([1.0, 2.0], id="r1"), {"Eco-Tenant": tenant})
     ask(app, "POST", INFER, b"{", {"Eco-Tenant": tenant})
     ask(app, "POST", INFER, X, {"Eco-Tenant": tenant, "x-request-id": "mine"})
-    (use, rows), (named, _) = seen
+    (use, rows), (refused, no_rows), (named, _) = seen
+    assert (refused.tenant, no_rows) == (tenant, 0)  # it took time, which is nobody else's
     assert (use.request, use.tenant, use.batch_share, rows) == (got.headers["x-request-id"], tenant, 1.0, 2)
     assert 0 < use.weight < 5
     assert use.estimate.to_header() == got.headers["eco-footprint"]
