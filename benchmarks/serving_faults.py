@@ -53,6 +53,8 @@ DEAD_S = 10.0
 UNWRITTEN_S = 0.1
 #: for a version to be served [s]
 CHANGE_S = 90.0
+#: between two deeds at least [s]
+PAUSE_S = 5.0
 Check = tuple[str, float, float | None]
 
 
@@ -262,10 +264,10 @@ def run(client: Client, folder: Path, minutes: float) -> bool:
     faults, done = Faults(client, load), [(0.0, "all is well")]
     try:
         for part, what, deed in faults.deeds():
-            time.sleep(max(0.0, load.began_s + part * minutes * 60 - time.monotonic()))
+            time.sleep(max(PAUSE_S, load.began_s + part * minutes * 60 - time.monotonic()))
             done.append((time.monotonic() - load.began_s, what))
             deed()
-        time.sleep(max(0.0, load.began_s + minutes * 60 - time.monotonic()))
+        time.sleep(max(PAUSE_S, load.began_s + minutes * 60 - time.monotonic()))
     finally:
         load.stop()
     time.sleep(5.0)  # agents take what replicas counted last
@@ -291,6 +293,8 @@ def _show_deeds(load: Load, done: list[tuple[float, str]]) -> None:
         words = "; ".join(f"{count} x {name}" for name, count in sorted(other.items()))
         shown.append([f"{at:5.0f} s  {what}", f"{len(sent)}", *times, words])
     table(["from then on", "requests", "p50 [ms]", "p95 [ms]", "slowest [ms]", "not 200"], shown)
+    for one in (one for one in load.outcomes if one.status != 200):
+        print(f"sent at {one.sent_s - load.began_s:.2f} s, {one.waited_s * 1000:.0f} ms later: {one.status} {one.what}")
 
 
 def request_checks(load: Load, faults: Faults) -> Iterator[Check]:
