@@ -173,8 +173,11 @@ def deploy(client: Client, files: dict[str, Path]) -> None:
 
 def load(port: int, clients: int, seconds: float, file: Path) -> dict[str, float]:
     """What clients in a process of their own saw."""
-    command = [sys.executable, str(ROOT / "benchmarks" / "serving_load.py"), str(port), str(clients), str(seconds)]
-    done = subprocess.run([*command, str(file)], check=False, capture_output=True, text=True, timeout=seconds + 120)
+    program = "from serving_load import main; main()"
+    command = [sys.executable, "-c", program, str(port), str(clients), str(seconds), str(file)]
+    done = subprocess.run(
+        command, check=False, capture_output=True, text=True, timeout=seconds + 120, cwd=ROOT / "benchmarks"
+    )
     if done.returncode:
         raise RuntimeError(done.stderr[-2000:])
     found: dict[str, float] = json.loads(done.stdout)

@@ -1,6 +1,6 @@
 """Clients of a served model, in a process of their own: each sends its next request when it has its answer.
 
-    python benchmarks/serving_load.py PORT CLIENTS SECONDS FILE
+    python -c "from serving_load import main; main()" PORT CLIENTS SECONDS FILE     # as serving.py does
 
 FILE is a pickled list of requests as they go over the wire. Prints requests, requests/s, and the 50th and 95th
 percentile of the latency [ms] as JSON. No HTTP library: what a client costs comes on top of each answer, on the cores
@@ -85,10 +85,7 @@ async def load(port: int, clients: int, seconds: float, requests: Iterator[bytes
 
 
 def main() -> None:
+    """Not a script: `make bench` runs those without arguments."""
     port, clients, seconds, file = sys.argv[1:]
     requests = cycle(pickle.loads(Path(file).read_bytes()))
     print(json.dumps(asyncio.run(load(int(port), int(clients), float(seconds), requests))))
-
-
-if __name__ == "__main__":
-    main()

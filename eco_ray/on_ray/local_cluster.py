@@ -118,8 +118,8 @@ def _haproxy_env(state_dir: Path, folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),
         # a request whose replica ended before it had answered goes to another one: an inference changes nothing
         "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
-        # several replicas are dead at once when a node is lost, and HAProxy takes each away after three errors: with
-        # its own three tries a request may meet dead ones only, and its client is then cut off, unanswered
+        # several replicas are dead at once when a node is lost, and HAProxy takes each away after three errors: of
+        # three tries, its default, all may meet dead ones, and the client gets 503 or is cut off
         "RAY_SERVE_HAPROXY_RETRIES": "10",
         # requests of so many bytes can be sent again
         "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "32768",
