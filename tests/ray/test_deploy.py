@@ -176,14 +176,14 @@ def test_one_address_knows_all_models(served: Cluster) -> None:
 
 
 def test_what_a_request_cost_is_settled_by_the_ledger_and_told_to_its_tenant(served: Cluster) -> None:
-    headers = {"Eco-Tenant": "vision", "Cache-Control": "no-store"}
+    headers = {"Eco-Tenant": "sight", "Cache-Control": "no-store"}
     body = {"inputs": [{**IMAGE, "data": [0.5] * 784}]}
     ids = [httpx.post(INFER, json=body, headers=headers).headers.get_list("x-request-id") for _ in range(5)]
     assert [len(told) for told in ids] == [1] * 5
     url = f"{BASE}/api/v1/usage/{ids[0][0]}"
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        told = httpx.get(url, headers={"Eco-Tenant": "vision"})
+        told = httpx.get(url, headers={"Eco-Tenant": "sight"})
         if told.status_code == 200 and told.json()["state"] == "settled":
             break
         time.sleep(0.5)
@@ -317,7 +317,7 @@ def test_keys_are_asked_for_where_they_are_required(served: Cluster) -> None:
     from eco_ray.on_ray.fleet import NAMESPACE
     from eco_ray.on_ray.ray_serve import DEPLOYER_NAME
 
-    made = json.loads(served.cli("key", "create", "--tenant", "vision", "--scope", "infer", "-o", "json").stdout)
+    made = json.loads(served.cli("key", "create", "--tenant", "sight", "--scope", "infer", "-o", "json").stdout)
     ray.kill(ray.get_actor(DEPLOYER_NAME, namespace=NAMESPACE), no_restart=True)
     served.cli("model", "deploy", "mnist:3", "--min", "1", ECO_RAY_SERVE_KEYS="required")
     body = {"inputs": [{**IMAGE, "data": [0.5] * 784}]}
