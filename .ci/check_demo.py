@@ -32,9 +32,8 @@ STATES = ("queued", "running", "suspended", "succeeded", "failed", "cancelled")
 NATURES = ("measured", "modelled", "assumed")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
 
-#: what the demo is to take at most [wall s]; and where a check of it fails, as machines that run checks are up to 1.8
-#: times slower than those that people have
-BAR_S, LIMIT_S = 120.0, 200.0
+#: what the demo is to take at most [wall s]
+LIMIT_S = 120.0
 #: a job that is launched within this did not wait for the grid [wall s]
 LAUNCH_S = 10.0
 LEAST_RIGHT = 0.9
@@ -57,8 +56,6 @@ def main() -> None:
     for fine, text in checks(doc, args.out, args.state_dir, args.seconds):
         print("ok    " if fine else "FAILED", text)
         failed += not fine
-    if args.seconds > BAR_S:
-        print("note  ", f"MISSED: the demo took {args.seconds:.0f} s, and its bar is {BAR_S:.0f} s")
     for job in doc["jobs"]:  # a deadline is a plan, not a guarantee: a slow machine may overrun it
         late_s = seconds(job["segments"][-1]["end"]) - seconds(job["deadline"]) if job["segments"] else 0.0
         if late_s > 0:
@@ -74,7 +71,7 @@ def checks(doc: dict[str, Any], out: Path, state_dir: Path, took_s: float) -> It
     same = json.loads((out / "report.json").read_text()) == doc
     yield same, f"{out / 'report.json'} is what was printed"
     yield (out / "report.html").stat().st_size > 0, "report.html is there"
-    yield took_s <= LIMIT_S, f"it took {took_s:.0f} s (bar {BAR_S:.0f} s, limit here {LIMIT_S:.0f} s)"
+    yield took_s <= LIMIT_S, f"it took {took_s:.0f} s (limit {LIMIT_S:.0f} s)"
     left = left_behind(state_dir)
     yield not left, f"processes left behind: {'; '.join(left) or 'none'}"
 
