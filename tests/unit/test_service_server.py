@@ -41,7 +41,7 @@ def test_a_slow_client_is_let_go_and_the_others_do_not_notice(server: Server) ->
     with httpx.Client(base_url=server.url) as http:
         for _ in range(5):
             assert http.post(INFER, content=X).status_code == 200
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 1
         for one in slow[:5]:
             one.sendall(b" ")  # a byte now and then does not help
         for one in slow:
@@ -51,7 +51,7 @@ def test_a_slow_client_is_let_go_and_the_others_do_not_notice(server: Server) ->
             assert answer.startswith(b"HTTP/1.1 408 ")
             assert b"send it faster" in answer
             one.close()
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 3
 
 
 def test_a_client_that_sends_too_much_reads_why(server: Server) -> None:
