@@ -12,7 +12,6 @@ from eco_ray.errors import NotFoundError
 from eco_ray.models.crypt import find_key
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.registry import Registry
-from eco_ray.models.runtimes.load import load_runtime
 
 
 def open_registry(url: str, state_dir: Path) -> Registry:
@@ -29,6 +28,9 @@ def open_registry(url: str, state_dir: Path) -> Registry:
 
 def load_version(deployment: Deployment, version: int, state_dir: Path) -> Runtime:
     """A version, ready to answer. Raises EcoRayError."""
+    # torch takes seconds and 200 MB: those who only name a version, as deployer and router do, need none of it
+    from eco_ray.models.runtimes.load import load_runtime
+
     if deployment.path:
         path = Path(deployment.path)
         if not path.exists():

@@ -34,3 +34,13 @@ def test_the_first_joint_plan_imports_nothing_any_more() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "[]"
+
+
+def test_who_only_names_models_imports_no_torch() -> None:
+    """It takes seconds, of which each deployment had three, and memory in the deployer and the router."""
+    imports = "import sys, eco_ray.on_ray.hosting, eco_ray.on_ray.ray_serve, eco_ray.on_ray.router_host"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{imports}; print('torch' in sys.modules)"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "False"
