@@ -1,4 +1,4 @@
-"""The ASGI application that tells what a request cost: GET /api/v1/usage/REQUEST_ID, for the tenant who sent it."""
+"""The ASGI application that tells what a request cost, to its tenant: /api/v1/usage/REQUEST_ID, .../openapi.json."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from collections.abc import Callable
 from eco_ray.core import keys
 from eco_ray.core.usage import State, Usage
 from eco_ray.errors import EcoRayError
-from eco_ray.service import http
+from eco_ray.service import describe, http
 from eco_ray.service.gate import Gate, named_tenant
 from eco_ray.service.http import JSON, Answer, Headers, Page, Receive, Scope, Send
 from eco_ray.service.problems import Header, Problem, shown
 
-PREFIX = "/api/v1/usage/"
+#: all paths of the application begin so
+BASE = "/api/v1/"
+PREFIX = f"{BASE}usage/"
+_OPENAPI = f"{BASE}openapi.json"
 #: a replica writes its log so much after an answer, at most, while its disk takes it [s]
 _WRITTEN_S = 0.3
 #: lookups at once, and for one of them [s]
@@ -37,6 +40,7 @@ class UsageApp:
         """
         self._lookup, self._gate = lookup, gate
         self._looks = 0
+        self._document = http.fixed(describe.usage(PREFIX, _OPENAPI))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -44,10 +48,12 @@ class UsageApp:
 
     async def _answer(self, scope: Scope, headers: Headers) -> Answer:
         path = scope["path"]
-        if not path.startswith(PREFIX):
-            raise Problem(404, "no such path", f"no path {shown(path)}; use {PREFIX}REQUEST_ID")
+        if path != _OPENAPI and not path.startswith(PREFIX):
+            raise Problem(404, "no such path", f"no path {shown(path)}; use {PREFIX}REQUEST_ID, or {_OPENAPI}")
         if not http.allowed(scope["method"], http.GET):
             return Answer(204, [(b"allow", http.GET)])
+        if path == _OPENAPI:
+            return http.got(self._document, headers)
         admission = self._gate(headers, keys.Scope.READ)
         request_id = path.removeprefix(PREFIX)
         usage = await self._look(admission.tenant, request_id) if http.is_request_id(request_id) else None
