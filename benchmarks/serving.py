@@ -166,7 +166,7 @@ def deploy(client: Client, files: dict[str, Path]) -> None:
 
     serving = ServingClient(client.settings)
     for name, file in files.items():
-        row = serving.deploy(Deployment(name, 1, path=str(file), demand=Resources(CPUS)))
+        row = serving.deploy(Deployment(name, 1, path=str(file), demand=Resources(CPUS)), None)
         bare = bare_app(str(file), name, tuple(row["nodes"]))
         serve.run(bare, name=f"bare-{name}", route_prefix=f"/bare/{name}")
 

@@ -258,7 +258,8 @@ def run(client: Client, folder: Path, minutes: float) -> bool:
     push(client, folder)
     registry = str(client.settings.state_dir / "models")
     told = ServingClient(client.settings).deploy(
-        Deployment(MODEL, 1, ALIAS, registry, min_replicas=REPLICAS, max_replicas=REPLICAS, demand=Resources(1.0))
+        Deployment(MODEL, 1, ALIAS, registry, min_replicas=REPLICAS, max_replicas=REPLICAS, demand=Resources(1.0)),
+        None,
     )
     load = Load(f"{told['url']}/infer")
     faults, done = Faults(client, load), [(0.0, "all is well")]

@@ -16,7 +16,7 @@ from eco_ray.cli.output import emit
 from eco_ray.config import Settings
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
-from eco_ray.errors import NotFoundError, UsageError
+from eco_ray.errors import EcoRayError, NotFoundError, UsageError
 from eco_ray.times import parse_duration
 
 _MEMORY = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(GB|MB|GiB|MiB)?")
@@ -90,7 +90,12 @@ def deploy(
     elif before is not None:
         kept = {key: getattr(wanted, key) for key in ("version", "follows", "registry", "path", "sha256")}
         wanted = replace(before.promoted(wanted.version), **kept)
-    row = client.deploy(_with_options(wanted, options), before)
+    version = wanted.reference(wanted.version if wanted.canary is None else wanted.canary)
+    try:
+        row = client.deploy(_with_options(wanted, options), before)
+    except EcoRayError as error:
+        client.audit(audited("refuse-model", version, str(error)[:1000]))
+        raise
     client.audit(audited("deploy-model", f"{row['model']}:{row['canary'] or row['version']}", row["url"]))
     emit(settings, row)
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from eco_ray.core.audit import AuditEntry
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.replica_places import Room, plan_replicas
@@ -143,11 +144,13 @@ class Deployer:
             self._check(wanted, one)
             self._change(wanted, one)
             log.info("%s serves version %d now, as %s does", one.model, version, one.follows)
+            self._audit("follow-model", one.reference(version), f"{one.follows} means it; before: {one.version}")
         except UnreachableError:
             raise  # tried again
         except EcoRayError as error:
             log.warning("%s stays at version %d: %s", one.model, one.version, error)
             self._save(one, replace(one, refused=str(error), refused_version=version))
+            self._audit("refuse-model", one.reference(version), f"{one.version} is served on: {error}")
         finally:
             self._changing.discard(one.model)
 
@@ -172,6 +175,7 @@ class Deployer:
                 if self._known(one.model) == one:
                     others = [other for other in self.deployments() if other.model != one.model]
                     self._tell([*others, before])
+                    self._audit("refuse-model", one.reference(one.version), f"back to {before.version}: {error}")
 
     def follow(self) -> None:
         """Follow aliases in the background."""
@@ -184,6 +188,13 @@ class Deployer:
                     log.exception("aliases could not be followed")
 
         threading.Thread(target=run, name="follow", daemon=True).start()
+
+    def _audit(self, action: str, object_: str, detail: str) -> None:
+        """Write down what nobody asked for in this moment; what is served does not depend on it."""
+        try:
+            self._store.add_audit([AuditEntry(time.time(), "deployer", action, object_, detail[:1000])])
+        except EcoRayError as error:
+            log.warning("%s of %s is not in the audit log: %s", action, object_, error)
 
     def _known(self, model: str) -> Deployment | None:
         return next((one for one in self.deployments() if one.model == model), None)
@@ -215,7 +226,23 @@ class Deployer:
             if version in here:
                 continue
             took_s = self._serving.check(wanted, version)
-            latencies = self._store.get_meta(_LATENCIES) or {}
+            self._keep_latency(wanted, version, took_s)
+
+    def _keep_latency(self, wanted: Deployment, version: int, took_s: float) -> None:
+        """Beside those of what is served or being changed; others are measured again before they are served."""
+        with self._lock:
+            kept = {
+                one.reference(number)
+                for one in (*self.deployments(), wanted)
+                for number in (one.version, one.canary)
+                if number is not None
+            }
+            others = self._changing - {wanted.model}
+            latencies = {
+                reference: seconds
+                for reference, seconds in (self._store.get_meta(_LATENCIES) or {}).items()
+                if reference in kept or reference.rpartition(":")[0] in others
+            }
             self._store.put_meta(_LATENCIES, {**latencies, wanted.reference(version): took_s})
 
     def _change(self, wanted: Deployment, known: Deployment | None) -> None:

@@ -18,7 +18,7 @@ from eco_ray.on_ray.hosting import AppResponse
 from eco_ray.on_ray.usage import UsageLookup
 from eco_ray.service.gate import named_tenant
 from eco_ray.service.router import Router
-from eco_ray.service.usage import PREFIX, UsageApp
+from eco_ray.service.usage import BASE, UsageApp
 from eco_ray.store import open_store
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class RouterHost:
         return self._answer
 
     async def _app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        app = self._usage if scope.get("path", "").startswith(PREFIX) else self._router
+        app = self._usage if scope.get("path", "").startswith(BASE) else self._router
         await app(scope, receive, send)
 
     def _resolve(self, reference: str) -> tuple[str, str] | None:

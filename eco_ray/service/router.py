@@ -37,7 +37,7 @@ ROUTED = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 _OWN = re.compile(
     r"/models/(?P<name>[A-Za-z0-9][A-Za-z0-9._-]{0,99})/v1(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~:@-]{1,200}){1,5}"
 )
-_REFERENCE = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]{0,99})(?:[:@][A-Za-z0-9._-]{1,100})?")
+_REFERENCE = re.compile(describe.REFERENCE)
 #: the model stands in the first bytes as a rule; a larger body is not parsed in the event loop [bytes]
 _HEAD_BYTES, _SMALL_BYTES = 4 << 10, 64 << 10
 #: a model's name, and the base URL of its server

@@ -157,14 +157,17 @@ def _elements(name: str, wanted: int, raw: memoryview) -> Array:
     return array
 
 
+def all_finite(datatype: str, array: Array) -> bool:
+    """Whether no value is NaN or infinite."""
+    if datatype == "BF16":
+        return bool(((array & 0x7F80) != 0x7F80).all())
+    return array.dtype.kind != "f" or bool(np.isfinite(array).all())
+
+
 def _checked(name: str, datatype: str, array: Array, nonfinite: bool) -> Array:
     if nonfinite:
         return array
-    if datatype == "BF16":
-        finite = bool(((array & 0x7F80) != 0x7F80).all())
-    else:
-        finite = array.dtype.kind != "f" or bool(np.isfinite(array).all())
-    if not finite:
+    if not all_finite(datatype, array):
         raise _wrong(f"NaN, infinities or numbers too large for {datatype} in {shown(name)}; send finite ones")
     return array
 

@@ -378,3 +378,34 @@ def test_a_deployment_is_kept_as_it_is():
         refused_version=3,
     )
     assert Deployment.from_json(one.to_json()) == one
+
+
+def test_what_nobody_asked_for_is_in_the_audit_log(deployer, store, serving, meant):
+    deploy(deployer, MNIST)
+    assert store.audit() == []  # whoever deploys says so
+    serving.fail_check.add(3)
+    for version in (2, 3, 1):
+        meant["mnist"] = version
+        deployer.follow_once()
+        deployer.follow_once()
+    assert [(one.actor, one.action, one.object) for one in store.audit()] == [
+        ("deployer", "follow-model", "mnist:2"),
+        ("deployer", "refuse-model", "mnist:3"),
+        ("deployer", "follow-model", "mnist:1"),
+    ]
+    promoted, refused, back = (one.detail for one in store.audit())
+    assert (promoted, back) == ("prod means it; before: 1", "prod means it; before: 2")
+    assert refused == "2 is served on: mnist:3 failed its smoke request: not finite"
+
+
+def test_only_what_is_served_has_a_latency(deployer, store, meant):
+    deploy(deployer, replace(MNIST, model="other", follows=""))
+    deploy(deployer, MNIST)
+    for version in range(2, 30):
+        meant["mnist"] = version
+        deployer.follow_once()
+    told = store.get_meta("deployment_latency_s")
+    assert set(told) == {"other:1", "mnist:28", "mnist:29"}  # the one before may come back
+    deployer.undeploy("mnist")
+    deploy(deployer, replace(MNIST, model="third", follows=""))
+    assert set(store.get_meta("deployment_latency_s")) == {"other:1", "third:1"}

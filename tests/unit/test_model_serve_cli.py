@@ -10,7 +10,8 @@ from eco_ray.cli.main import cli
 from eco_ray.cli.model_serve import _digest, _memory, _seconds, _with_options
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
-from eco_ray.errors import NoClusterError, UsageError
+from eco_ray.errors import EcoRayError, NoClusterError, UsageError
+from eco_ray.on_ray import serving_client
 
 ONE = Deployment("m", 1, demand=Resources(0.5), min_replicas=2, max_replicas=4, slo_p95_s=0.2)
 OPTION = click.Option(["--x"])
@@ -74,3 +75,26 @@ def test_the_digest_of_a_folder_is_that_of_its_names_and_bytes(tmp_path):
 def test_without_a_cluster_it_is_said(tmp_path, command):
     done = CliRunner().invoke(cli, ["model", *command, "--state-dir", str(tmp_path)])
     assert isinstance(done.exception, NoClusterError)
+
+
+def test_a_deployment_that_fails_is_in_the_audit_log(tmp_path, monkeypatch):
+    rows = []
+
+    class Client:
+        def __init__(self, settings):
+            pass
+
+        def deployments(self):
+            return []
+
+        def deploy(self, wanted, before):
+            raise EcoRayError("m:1 failed its smoke request: not finite")
+
+        def audit(self, entry):
+            rows.append((entry.action, entry.object, entry.detail, entry.actor != ""))
+
+    monkeypatch.setattr(serving_client, "ServingClient", Client)
+    (tmp_path / "m.onnx").write_bytes(b"1")
+    words = ["model", "deploy", str(tmp_path / "m.onnx"), "--name", "m", "--state-dir", str(tmp_path)]
+    assert isinstance(CliRunner().invoke(cli, words).exception, EcoRayError)
+    assert rows == [("refuse-model", "m:1", "m:1 failed its smoke request: not finite", True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -23,16 +24,16 @@ SETTLED = settle(Found(ONE, take_of([ONE]), False), [row_of(take_of([ONE]))])
 
 
 class Lookup:
-    """Knows what it is given, after so many questions."""
+    """Knows what it is given, from some moment on."""
 
-    def __init__(self, usage: Usage = SETTLED, late: int = 0) -> None:
-        self.usage, self.late = usage, late
+    def __init__(self, usage: Usage = SETTLED) -> None:
+        self.usage, self.known_from_s = usage, 0.0
         self.asked: list[tuple[str, str]] = []
 
     def __call__(self, tenant: str, request_id: str) -> Usage | None:
         self.asked.append((tenant, request_id))
         one = self.usage.counted
-        known = (tenant, request_id) == (one.tenant, one.request_id) and len(self.asked) > self.late
+        known = (tenant, request_id) == (one.tenant, one.request_id) and time.monotonic() >= self.known_from_s
         return self.usage if known else None
 
 
@@ -81,11 +82,14 @@ def test_an_id_may_have_what_an_answer_may_have() -> None:
     assert get(UsageApp(Lookup(Usage(one, State.ESTIMATE))), one.request_id, Eco_Tenant="vision").status == 200
 
 
-def test_one_that_is_not_yet_written_is_looked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_WRITTEN_S", 0.0)
-    lookup = Lookup(late=1)
-    assert get(UsageApp(lookup), Eco_Tenant="vision").status == 200
-    assert lookup.asked == [("vision", "id-1")] * 2
+def test_one_that_is_on_its_way_to_the_log_is_found_and_nobody_is_asked_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_WRITTEN_S", 0.1)
+    lookup = Lookup()
+    lookup.known_from_s = time.monotonic() + 0.05
+    app = UsageApp(lookup)
+    assert get(app, Eco_Tenant="vision").status == 200
+    assert get(app, "unknown", Eco_Tenant="vision").status == 404
+    assert lookup.asked == [("vision", "id-1"), ("vision", "unknown")]
 
 
 def test_the_key_names_the_tenant() -> None:
@@ -120,8 +124,20 @@ def test_who_cannot_be_asked_now_is_no_404(monkeypatch: pytest.MonkeyPatch) -> N
     assert (got.status, got.json["title"]) == (503, "too slow")
 
 
-def test_only_so_many_are_looked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "_MOST", 2)
+@pytest.mark.parametrize(
+    ("tenants", "most", "of_one", "statuses"),
+    [
+        (["a"] * 5, 9, 2, [200, 200, 503, 503, 503]),
+        (["a", "b", "c", "d", "e"], 2, 9, [200, 200, 503, 503, 503]),
+        (["a", "a", "a", "a", "b"], 9, 3, [200, 200, 200, 200, 503]),
+    ],
+)
+def test_only_so_many_are_looked_for_at_once(
+    monkeypatch: pytest.MonkeyPatch, tenants: list[str], most: int, of_one: int, statuses: list[int]
+) -> None:
+    monkeypatch.setattr(service, "_MOST", most)
+    monkeypatch.setattr(service, "_MOST_OF_ONE", of_one)
+    monkeypatch.setattr(service, "_WRITTEN_S", 0.0)
     go = threading.Event()
 
     def slow(tenant: str, request_id: str) -> Usage:
@@ -130,10 +146,30 @@ def test_only_so_many_are_looked_for_at_once(monkeypatch: pytest.MonkeyPatch) ->
 
     async def many() -> list[int]:
         app = UsageApp(slow)
-        asked = [asyncio.create_task(ask_async(app, "GET", f"{PREFIX}id-1", [])) for _ in range(5)]
+        asked = [
+            asyncio.create_task(ask_async(app, "GET", f"{PREFIX}id-1", [], {"Eco-Tenant": tenant}))
+            for tenant in tenants
+        ]
         await asyncio.sleep(0.05)
         go.set()
-        statuses = [(await one).status for one in asked]
-        return [*statuses, (await ask_async(app, "GET", f"{PREFIX}id-1", [])).status]
+        found = [(await one).status for one in asked]
+        assert (await ask_async(app, "GET", f"{PREFIX}id-1", [], {"Eco-Tenant": "a"})).status == 200
+        return sorted(found)
 
-    assert sorted(asyncio.run(many())) == [200, 200, 200, 503, 503, 503]
+    assert asyncio.run(many()) == statuses
+
+
+def test_a_lookup_that_nobody_waits_for_holds_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "_MOST", 1)
+    monkeypatch.setattr(service, "_LIMIT_S", 0.05)
+    monkeypatch.setattr(service, "_WRITTEN_S", 0.0)
+    go = threading.Event()
+
+    async def two() -> list[str]:
+        app = UsageApp(lambda tenant, request_id: go.wait(5) and None)
+        found = [(await ask_async(app, "GET", f"{PREFIX}id-1", [])).json["title"] for _ in "12"]
+        go.set()
+        await asyncio.sleep(0.2)
+        return [*found, (await ask_async(app, "GET", f"{PREFIX}id-1", [])).json["title"]]
+
+    assert asyncio.run(two()) == ["too slow", "busy", "no such request"]
