@@ -7,14 +7,13 @@ and as many slots as the work needs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
 
 import numpy as np
 
+from eco_ray.core.choice_parts import Bools
 from eco_ray.core.elastic import elastic_segments, power_w
-from eco_ray.core.fastest import fastest_segments
-from eco_ray.core.jobs import Segment, Workers
+from eco_ray.core.jobs import Segment
 from eco_ray.core.situation import Floats, Measure, Situation
 from eco_ray.core.slots import (
     Costs,
@@ -30,11 +29,12 @@ from eco_ray.core.slots import (
 )
 from eco_ray.core.spread import Choice, Stretch, shifts
 from eco_ray.core.task import INSTANT_S, Task
+from eco_ray.core.thorough import thorough_segments
 
 #: slots beyond its work that a job's resumes may take together; with more it runs in one piece
 _MORE_SLOTS = 8
-#: places up to which each is tried by itself for a job that finds no time for its resumes
-_ONE_BY_ONE = 16
+#: up to so many places x slots, plans below a limit of the intensity are the best there are
+_SMALL = 384
 
 Segments = tuple[Segment, ...]
 
@@ -49,23 +49,53 @@ def greenest(task: Task, situation: Situation, cost_g: Costs, intensity: Floats)
     if overdue or (task.current is not None and np.isnan(intensity[task.current, 0])):
         return None  # where it runs is as good as anywhere
     start_g = task.start_g(situation, intensity)
-    choices = [cost_g]
+    limits = [np.ones(intensity.shape, dtype=np.bool_)]
     if spec.max_intensity is not None:
-        with np.errstate(invalid="ignore"):
-            choices.insert(0, np.where(intensity <= spec.max_intensity, cost_g, np.inf))
-    for allowed in choices:
-        if spec.workers.max > spec.workers.min:
-            segments = elastic_segments(task, situation, allowed) or fastest_segments(task, situation, allowed)
-            segments = segments or _steady(task, situation, allowed, start_g)
-        else:
-            # else there is nothing to compute
-            enough = np.isfinite(allowed).any(axis=0).sum() >= task.slots(task.left_s)
-            runs = _choose(task, situation, allowed, start_g) if enough else None
-            segments = task.segments(runs) if runs else _fewer_moves(task, situation, allowed, start_g, enough=enough)
+        limits.insert(0, intensity <= spec.max_intensity)
+    for clean in limits:
+        allowed = np.where(clean, cost_g, np.inf)
+        segments = _quick(task, situation, allowed, start_g)
+        if task.job.pausable and spec.suspend.allow:
+            segments = _better(task, situation, intensity, clean, start_g, segments)
         if segments:
             segments = _spread(task, situation, allowed, start_g, segments)
             return _gated(task, situation, segments, allowed, start_g)
     return None
+
+
+def _quick(task: Task, situation: Situation, cost_g: Costs, start_g: Floats | None) -> Segments | None:
+    """A good choice, or None: not the best one where pauses cost something, nor always in time."""
+    if task.job.spec.workers.max > task.job.spec.workers.min:
+        return elastic_segments(task, situation, cost_g)
+    if np.isfinite(cost_g).any(axis=0).sum() < task.slots(task.left_s):
+        return None
+    runs = _choose(task, situation, cost_g, start_g)
+    return task.segments(runs) if runs else None
+
+
+def _better(
+    task: Task, situation: Situation, intensity: Floats, clean: Bools, start_g: Floats | None, quick: Segments | None
+) -> Segments | None:
+    """The least of all plans in time, where the quick choice will not do, or may not be the least below a limit.
+
+    clean: shape (places, slots), where the intensity is low enough.
+    """
+    spec, rule = task.job.spec, task.job.spec.suspend
+    limited, elastic = spec.max_intensity is not None, spec.workers.max > spec.workers.min
+    pays, below_g = rule.resume_cost_s + task.launch_s + rule.min_run_s > 0, math.inf
+    if quick and quick[-1].end_s > spec.deadline_s + INSTANT_S:
+        if not limited:
+            return quick  # its last slot is not whole: without it there is a quick choice as well
+        quick = None
+    if quick and not task.keeps_min_run(quick):
+        quick = None
+    if quick:
+        if not (limited and pays) or elastic or task.in_doubt or clean.size > _SMALL:
+            return quick
+        below_g = _grams(task, situation, quick, start_g)
+    elif not (elastic or pays or limited):
+        return None  # quick and exact
+    return thorough_segments(task, situation, intensity, clean, start_g, below_g) or quick
 
 
 def ideal_g(task: Task, situation: Situation, cost_g: Costs) -> float:
@@ -117,66 +147,6 @@ def _choose(task: Task, situation: Situation, cost_g: Costs, start_g: Floats | N
     return cheapest_run(priced_g, task.run_s * in_slots, start_g, task.passed_s * in_slots, end)
 
 
-def _fewer_moves(
-    task: Task, situation: Situation, cost_g: Costs, start_g: Floats | None, *, enough: bool
-) -> Segments | None:
-    """The least of what has time for its resumes where the cheapest slots have not; None where nothing has.
-
-    With a whole slot more for each start, on each place by itself, and what ends first.
-    """
-    suspend, slots = task.job.spec.suspend, cost_g.shape[1]
-    resume_s = suspend.resume_cost_s + task.launch_s
-    if not (enough and task.job.pausable and suspend.allow and resume_s + suspend.min_run_s > 0):
-        return None
-    found = [fastest_segments(task, situation, cost_g)]
-    if suspend.min_run_s == 0 and slots > 1:  # else the minimum run takes the time of a start as well
-        whole = SuspendCosts(
-            resume=task.slots(resume_s) if resume_s > 0 else 0,
-            running_on=task.current,
-            fresh=not task.job.has_checkpoint and task.current is None,
-            start_g=start_g,
-        )
-        table = Interruptible(cost_g, _most_work(task, cost_g), whole, None)
-        runs = _enough(task, situation, table.runs, start_g)
-        found.append(task.segments(runs) if runs else None)
-    for row in range(len(task.places)) if 1 < len(task.places) <= _ONE_BY_ONE else ():
-        alone_g = np.where(np.arange(len(cost_g))[:, None] == row, cost_g, np.inf)
-        runs = _choose(task, situation, alone_g, start_g) if task.current in (None, row) else None
-        found.append(task.segments(runs) if runs else None)
-    return _least(task, situation, found, start_g)
-
-
-def _steady(task: Task, situation: Situation, cost_g: Costs, start_g: Floats | None) -> Segments | None:
-    """The least of what an elastic job does with a number of workers that stays, where more choice finds no time."""
-    spec, live, slots = task.job.spec, task.job.live_attempt, cost_g.shape[1]
-    if not (task.job.pausable and spec.suspend.allow):
-        return None
-    found: list[Segments | None] = []
-    for count in range(spec.workers.min, spec.workers.max + 1):
-        if live is not None and live.workers != count:
-            continue
-        more = task.at(count)
-        steady = replace(task.job, spec=replace(spec, workers=Workers(count, count)))
-        more = replace(more, job=steady)
-        fits = situation.calendar.fits(task.places, more.demand, task.first, slots)
-        share = power_w(task, situation, count) / power_w(task, situation, task.workers)
-        some_g = np.where(fits & np.isfinite(cost_g), cost_g * share, np.inf)
-        if np.isfinite(some_g).any(axis=0).sum() < more.slots(more.left_s):
-            continue
-        runs = _choose(more, situation, some_g, start_g)
-        found.append(more.segments(runs) if runs else _fewer_moves(more, situation, some_g, start_g, enough=True))
-    return _least(task, situation, found, start_g)
-
-
-def _least(
-    task: Task, situation: Situation, found: Sequence[Segments | None], start_g: Floats | None
-) -> Segments | None:
-    """The least of those that end in time, by the task's measure."""
-    latest_s = task.job.spec.deadline_s + INSTANT_S
-    in_time = [one for one in found if one and one[-1].end_s <= latest_s]
-    return min(in_time, key=lambda one: _grams(task, situation, one, start_g), default=None)
-
-
 def _stretches(
     task: Task, situation: Situation, priced_g: Costs, start_g: Floats | None, odds: Odds | None
 ) -> list[Run] | None:
@@ -198,7 +168,7 @@ def _stretches(
         table = Interruptible(priced_g, _most_work(task, priced_g), costs, odds)
         runs = _enough(task, situation, table.runs, start_g)
         # the first slot may be a part of one, and a fresh start takes no slots in the table: then it needs longer runs
-        if runs is None or task.keeps_min_run(runs):
+        if runs is None or task.keeps_min_run(task.segments(runs)):
             return runs
     return None
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from eco_ray.core.budget import least_of, with_fewer_pauses, within_budget
 from eco_ray.core.decide import NAMES, Question, decide, resumed, window
 from eco_ray.core.durations import done_so_far_s
-from eco_ray.core.fastest import fastest_segments
 from eco_ray.core.feasible import hours, no_node_takes
 from eco_ray.core.fleet import Fleet, Place
 from eco_ray.core.greenest import Segments, gate, greenest, ideal_g
@@ -29,6 +28,7 @@ from eco_ray.core.situation import Floats, Measure, Mix, NoPlan, PlannerConfig, 
 from eco_ray.core.slots import ROUNDING, Costs, earliest_run
 from eco_ray.core.starts import starts_g
 from eco_ray.core.task import INSTANT_S, Task
+from eco_ray.core.thorough import thorough_segments
 
 __all__ = ["NoPlan", "PlannerConfig", "Situation", "plan_job"]
 
@@ -281,7 +281,10 @@ def _eco(task: Task, situation: Situation, cost_g: Costs, intensity: Floats, lat
     if segments and segments[-1].end_s > latest_s + INSTANT_S:  # the last slot is not whole
         segments = greenest(task, situation, cost_g[:, :-1], intensity[:, :-1]) if cost_g.shape[1] > 1 else None
         # what is left of that slot may be all that it lacks
-        segments = segments or fastest_segments(task, situation, cost_g)
+        if segments is None:
+            anywhere = np.ones(intensity.shape, dtype=np.bool_)
+            start_g = task.start_g(situation, intensity)
+            segments = thorough_segments(task, situation, intensity, anywhere, start_g)
     return segments
 
 

@@ -102,15 +102,16 @@ class Task:
         given_s = sum(self.time_s(end) - self.time_s(start) for _, start, end in runs)
         return self.left_s + resumes * self.job.spec.suspend.resume_cost_s + starts * self.launch_s - given_s
 
-    def keeps_min_run(self, runs: Sequence[Run]) -> bool:
-        """Whether each run before a suspension does as much useful work as it should; the last does what is left."""
-        suspend = self.job.spec.suspend
-        for number, (row, start, end) in enumerate(runs[:-1]):
-            if number == 0 and self.current is not None and (row, start) == (self.current, 0):
+    def keeps_min_run(self, segments: Sequence[Segment]) -> bool:
+        """Whether each run before a suspension does useful work for long enough; the last does what is left."""
+        suspend, now = self.job.spec.suspend, self.job.live_attempt
+        for number, one in enumerate(segments[:-1] if suspend.min_run_s > 0 else ()):
+            here = now is not None and (one.node, one.workers) == (now.node, now.workers)
+            if number == 0 and here and one.start_s <= self.begin_s + INSTANT_S:
                 continue  # when it began is known elsewhere
             resumes = number > 0 or self.job.has_checkpoint or self.current is not None
             start_s = self.launch_s + (suspend.resume_cost_s if resumes else 0.0)
-            if self.time_s(end) - self.time_s(start) - start_s < suspend.min_run_s - INSTANT_S:
+            if one.end_s - one.start_s - start_s < suspend.min_run_s - INSTANT_S:
                 return False
         return True
 

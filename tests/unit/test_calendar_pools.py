@@ -252,3 +252,64 @@ def test_a_pool_says_what_a_table_of_its_nodes_says(promises, foreign, demand, f
     slots_free = room[:, first : first + length].sum(axis=1)
     names = [place.member for place in calendar.roomiest(0, demand, first, length, 5)]
     assert names == sorted(range(FEW), key=lambda member: (-slots_free[member], member))[:5]
+
+
+# -- what changes leave ------------------------------------------------------------------------------------------------
+
+#: kind of change, first slot, how many, and what is taken, or reserved and given back
+changes = st.lists(
+    st.tuples(
+        st.sampled_from(["takes"] * 12 + ["gives back"]),
+        st.integers(0, 4),
+        st.integers(1, 4),
+        st.sampled_from([ONE, Resources(0.5), Resources(2.0), Resources(0.5, 1.0), Resources(1.0, 0.0, 6.0)]),
+    ),
+    max_size=12,
+)
+wants = st.sampled_from([ONE, Resources(1.5), Resources(3.0, 0.0, 2.0), Resources(0.0, 1.0), SIZE, Resources(9.0)])
+
+
+@pytest.mark.parametrize("count", [1, MANY])
+@settings(max_examples=200, deadline=None)
+@given(changes, wants, st.data())
+def test_what_changes_left_is_what_every_one_of_their_slots_had_free(count, many, want, data):
+    """Beside a plain list of slots; all nodes but two are in use by others, so that room is scarce."""
+    calendar, free = a_pool_with_two_free(count)
+    needs, since = calendar.needs(0, want), data.draw(st.integers(0, len(many)))
+    place = calendar.fleet.place_of("n000") if count == 1 else Place(0, None, calendar.fleet.nodes["n000"])
+    held, had, enough, version = np.zeros((8, 4)), np.zeros(8, dtype=bool), True, 0
+    for number, (kind, first, slots, demand) in enumerate(many):
+        if number == since:
+            version, had, enough = calendar.versions[0], (held + want.amounts <= free).all(axis=1), True
+        if kind == "gives back":
+            calendar.reserve(segment(first, first + slots), demand)
+            calendar.release(segment(first, first + slots), demand)
+            enough = False
+        elif calendar.take(0, first * SLOT_S, (first + slots) * SLOT_S, calendar.needs(0, demand)) is not None:
+            taken = np.array(demand.amounts) > 0
+            held[first : first + slots] += demand.amounts
+            left = (free - held[first : first + slots])[:, taken] >= np.array(want.amounts)[taken]
+            enough &= bool(left.all()) and bool((np.array(want.amounts) <= free).all())
+    if since == len(many):
+        version, had, enough = calendar.versions[0], (held + want.amounts <= free).all(axis=1), True
+    assert calendar.left(0, version, needs) is enough
+    if enough:  # whoever wants no more finds as much as before
+        assert calendar.has_room(place, needs, 0, 8).tolist() == had.tolist()
+
+
+def a_pool_with_two_free(count):
+    """A calendar of so many like nodes, of which others use all but two, and what is free in all of them."""
+    calendar = Calendar(SLOT_S, [Node(f"n{i:03}", "DE", SIZE, CURVE) for i in range(count)])
+    for name in NAMES[2:count]:
+        calendar.set_foreign(name, SIZE)
+    return calendar, np.array(SIZE.amounts) * min(count, 2)
+
+
+def test_nobody_remembers_what_very_many_changes_left():
+    calendar, _ = a_pool()
+    for number in range(64):
+        calendar.take(0, number * SLOT_S, (number + 1) * SLOT_S, calendar.needs(0, ONE))
+    assert calendar.left(0, 0, calendar.needs(0, ONE))
+    calendar.take(0, 0.0, SLOT_S, calendar.needs(0, ONE))
+    assert not calendar.left(0, 0, calendar.needs(0, ONE))
+    assert calendar.left(0, 1, calendar.needs(0, ONE))
