@@ -53,7 +53,7 @@ def plan_replicas(rooms: Sequence[Room], demand: Resources, least: int, most: in
     Raises InfeasibleError where there is none for `least` of them.
     """
     demand = with_gpus(demand, [room.node for room in rooms])
-    able = [room for room in rooms if demand.fits_node(room.node.capacity) and _memory_fits(room.node, demand)]
+    able = [room for room in rooms if demand.fits_node(room.node.capacity) and memory_fits(room.node, demand)]
     able.sort(key=lambda room: (added_g_per_h(room, demand), room.node.name))
     places = [place for room in able for place in _places(room, demand)][:most]
     if len(places) < least:
@@ -120,7 +120,7 @@ def with_gpus(demand: Resources, nodes: Sequence[Node]) -> Resources:
     return replace(demand, gpus=float(math.ceil(memory_gb / max(sizes_gb) - 1e-9)))
 
 
-def _memory_fits(node: Node, demand: Resources) -> bool:
+def memory_fits(node: Node, demand: Resources) -> bool:
     """Whether the part of a GPU that is held has the memory that is declared."""
     size_gb = node.capacity.gb_per_gpu
     return demand.gpus >= 1 or demand.gpu_memory_gb <= demand.gpus * size_gb + 1e-9
