@@ -19,6 +19,10 @@ from eco_ray.core.units import MJ_PER_J, grams
 
 #: added at once, where there are few; else as many as there are
 _FEW = 4
+#: with fewer requests than this at each replica they hardly wait for one another, and another replica does not help
+_ALONE = 0.25
+#: of its time, so much a replica may be busy where one is removed: above it a little more means a long queue
+_BUSY = 0.85
 #: of requests, so many may be slower than a 95th percentile
 _SLOWER = 0.05
 
@@ -94,6 +98,8 @@ class Scaling:
     #: how fast a rise, and a fall, of ongoing requests is believed: two thirds of it after so long
     rise_s: float = 2.0
     fall_s: float = 10.0
+    #: a queue that has grown while too few were there is worked off in so long
+    work_off_s: float = 2.0
     #: between two rises of the number
     up_gap_s: float = 5.0
     #: fewer were enough for so long before some are removed
@@ -119,6 +125,8 @@ class ReplicaLoad:
     running: int
     #: what one request takes alone, or a high quantile of it where that varies; 0: unknown
     service_s: float
+    #: of a replica's time that one request takes now, with others in a batch: busy seconds / requests; None: unknown
+    work_s: float | None = None
     #: latency lately; None: unknown, or there were no requests
     p95_s: float | None = None
 
@@ -131,6 +139,8 @@ class ScalingState:
     #: smoothed
     ongoing: float
     requests: int
+    #: that come, smoothed
+    requests_per_s: float = 0.0
     #: of the number of replicas; minus infinity: never
     risen_s: float = -math.inf
     changed_s: float = -math.inf
@@ -183,7 +193,11 @@ def _seen(load: ReplicaLoad, state: ScalingState | None, scaling: Scaling) -> Sc
         over_s = scaling.rise_s if ongoing > state.ongoing else scaling.fall_s
         kept = math.exp(-max(0.0, load.now_s - state.at_s) / over_s)
         ongoing += kept * (state.ongoing - ongoing)
-    came = max(0, load.requests - state.requests)
+    came, passed_s = max(0, load.requests - state.requests), load.now_s - state.at_s
+    per_s = state.requests_per_s
+    if passed_s > 0:
+        over_s = scaling.rise_s if came / passed_s > per_s else scaling.fall_s
+        per_s += (1 - math.exp(-passed_s / over_s)) * (came / passed_s - per_s)
     idle = state.idle_since_s
     if load.ongoing > 0:
         idle = None
@@ -194,6 +208,7 @@ def _seen(load: ReplicaLoad, state: ScalingState | None, scaling: Scaling) -> Sc
         at_s=load.now_s,
         ongoing=ongoing,
         requests=load.requests,
+        requests_per_s=per_s,
         idle_since_s=idle,
         waited=state.waited + (0 if load.running else came),
     )
@@ -211,7 +226,10 @@ def _from_some(load: ReplicaLoad, seen: ScalingState, target: float, scaling: Sc
     now_s, here = load.now_s, load.replicas
     why = f"{seen.ongoing:.3g} requests at a time, {target:.3g} of them for each replica"
     wanted, slow = _enough(seen.ongoing, target), _is_slow(load, seen, scaling)
-    if slow and wanted <= here:
+    if load.work_s:  # a long queue is no reason for more than it takes to work it off
+        busy = seen.requests_per_s * load.work_s / _BUSY + seen.ongoing * load.work_s / scaling.work_off_s
+        wanted = min(wanted, max(1, math.ceil(busy - 1e-9)))
+    if slow and wanted <= here and seen.ongoing > _ALONE * here:
         wanted, why = here + 1, slow
     if wanted > here:
         seen = replace(seen, enough_since_s=None)
@@ -228,7 +246,8 @@ def _perhaps_fewer(
     load: ReplicaLoad, seen: ScalingState, target: float, scaling: Scaling, why: str
 ) -> tuple[int, str, ScalingState]:
     now_s, here = load.now_s, load.replicas
-    fewer = max(_enough(seen.ongoing, target * scaling.spare), here // 2, scaling.min_replicas, 1)
+    busy = math.ceil(seen.requests_per_s * (load.work_s or 0.0) / _BUSY - 1e-9)
+    fewer = max(_enough(seen.ongoing, target * scaling.spare), busy, here // 2, scaling.min_replicas, 1)
     if here == 1:
         return _perhaps_none(load, seen, why, scaling)
     if fewer >= here:
@@ -238,8 +257,7 @@ def _perhaps_fewer(
     left_s = max(since_s, seen.changed_s) + scaling.down_hold_s - now_s
     if left_s > 0:
         return here, f"{why}: {fewer} would do, {_count(here)} for {left_s:.2g} s yet", seen
-    slo_s = math.inf if scaling.slo_p95_s is None else scaling.slo_p95_s
-    quick = next((count for count in range(fewer, here) if _p95_with(load, count) <= slo_s), here)
+    quick = next((count for count in range(fewer, here) if _is_quick(load, seen, scaling, count)), here)
     if quick == here:
         then_ms = _p95_with(load, here - 1) * 1000
         return here, f"{why}: with {here - 1} the p95 would be about {then_ms:.3g} ms: {_count(here)}", seen
@@ -271,6 +289,12 @@ def _is_slow(load: ReplicaLoad, seen: ScalingState, scaling: Scaling) -> str:
     if slo_s is None or load.p95_s is None or load.p95_s <= slo_s or not settled:
         return ""
     return f"the p95 of {load.p95_s * 1000:.3g} ms is above {slo_s * 1000:.3g} ms"
+
+
+def _is_quick(load: ReplicaLoad, seen: ScalingState, scaling: Scaling, replicas: int) -> bool:
+    """Whether fewer replicas keep the promise, or break it no more than these do."""
+    slo_s = scaling.slo_p95_s
+    return slo_s is None or seen.ongoing <= _ALONE * replicas or _p95_with(load, replicas) <= slo_s
 
 
 def _p95_with(load: ReplicaLoad, replicas: int) -> float:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import random
 from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from queue_cases import played
 
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.power import PowerCurve
@@ -98,6 +100,22 @@ def test_none_is_removed_where_the_others_would_be_too_slow():
     assert run([(0, 2.5), (61, 2.5)], replicas=8, p95_s=0.15)[-1].replicas == 6
 
 
+def test_none_is_removed_where_the_others_would_be_busy_all_the_time():
+    """60 requests a second of 50 ms keep three replicas busy, and four with something to spare."""
+
+    def ends_with(work_s):
+        state, count = None, 6
+        for now_s in range(200):
+            load = replace(LOAD, now_s=float(now_s), ongoing=4.0, requests=60 * now_s, replicas=count, running=count)
+            decided, state = next_replicas(replace(load, work_s=work_s), state, SCALING)
+            count = decided.replicas
+        return count
+
+    assert ends_with(0.05) == 4
+    assert ends_with(None) == 3
+    assert ends_with(0.01) == 3  # five at a time
+
+
 def test_those_that_were_asked_for_stay():
     seen = run([(0, 1), (100, 1)], replace(SCALING, min_replicas=2), replicas=2)
     assert [one.replicas for one in seen] == [2, 2]
@@ -108,6 +126,13 @@ def test_those_that_were_asked_for_stay():
 def test_slow_answers_add_one_at_a_time_and_see_what_it_does():
     seen = run([(0, 2), (5, 2), (10, 2), (31, 2)], p95_s=0.3)
     assert [one.replicas for one in seen] == [2, 2, 2, 3]
+
+
+def test_where_requests_do_not_wait_another_replica_does_not_help():
+    """A request alone takes longer than was promised."""
+    seen = run([(at, 0.4) for at in range(0, 300, 31)], p95_s=0.3)
+    assert [one.replicas for one in seen] == [2] * len(seen)
+    assert run([(0, 0.4), (61, 0.4), (122, 0.4)], p95_s=0.3, replicas=4)[-1].replicas == 2
 
 
 def test_to_none_where_a_cold_start_costs_less_than_waiting():
@@ -230,3 +255,43 @@ def test_flapping_load_is_answered_by_its_peaks(every_s, flaps):
     assert changes <= 1 + 2 * loads[-1][0] / SCALING.down_hold_s
     if every_s <= 30:
         assert changes == 0
+
+
+def test_a_queue_keeps_its_promise_with_fewer_than_its_peak_takes():
+    """Ten minutes of few requests and ten of many, in turn; a replica answers 20 a second."""
+    rng, arrivals, now_s = random.Random(1), [], 0.0
+    while now_s < 2400:
+        now_s += rng.expovariate(60.0 if now_s % 1200 > 600 else 4.0)
+        arrivals.append(now_s)
+    scaling, state = Scaling(1, 20, slo_p95_s=0.3), None
+
+    def decide(now_s, ongoing, requests, replicas, running, p95_s):
+        nonlocal state
+        load = ReplicaLoad(now_s, ongoing, requests, replicas, running, 0.05, 0.05, p95_s)
+        decided, state = next_replicas(load, state, scaling)
+        return decided.replicas
+
+    latencies, replica_s, decided = played(arrivals, decide, 0.05)
+    assert len(latencies) == len(arrivals)
+    assert sorted(latencies)[int(0.95 * len(latencies))] <= 0.3
+    assert replica_s <= 4 * now_s  # four all the time would do, if one knew
+    assert max(decided) <= 10
+    assert sum(one != other for one, other in pairwise(decided)) <= 30
+
+
+def test_a_queue_without_replicas_wakes_and_loses_nothing():
+    arrivals = [at + part for at in (10.0, 700.0, 1500.0) for part in (0.0, 0.1, 0.5)]
+    state = None
+
+    def decide(now_s, ongoing, requests, replicas, running, p95_s):
+        nonlocal state
+        load = ReplicaLoad(now_s, ongoing, requests, replicas, running, 0.05, 0.05, p95_s)
+        decided, state = next_replicas(load, state, EAGER)
+        return decided.replicas
+
+    latencies, replica_s, decided = played(arrivals, decide, 0.05)
+    assert len(latencies) == 9
+    assert max(latencies) <= 3 + 2
+    # 300 s each time, which is what a cold start is worth
+    assert replica_s <= 3 * 310
+    assert sum(one == 0 and other > 0 for one, other in pairwise(decided)) == 2
