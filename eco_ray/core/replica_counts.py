@@ -1,6 +1,7 @@
 """How many replicas a deployment needs: as few as keep its latency objective, up quickly, down after a hold.
 
     replicas = ongoing requests, smoothed / requests that one may hold (`deployments.ongoing_target`)
+    at most    requests/s * replica-seconds of each / 0.85 + what it takes to work off the queue, where that is known
 
 A node that is on draws less for one more request than another that is woken, so that the fewest replicas that keep the
 objective emit the fewest grams; where one is added or removed, `replica_places.changed_places` says. A pure function of
@@ -228,7 +229,9 @@ def _from_some(load: ReplicaLoad, seen: ScalingState, target: float, scaling: Sc
     wanted, slow = _enough(seen.ongoing, target), _is_slow(load, seen, scaling)
     if load.work_s:  # a long queue is no reason for more than it takes to work it off
         busy = seen.requests_per_s * load.work_s / _BUSY + seen.ongoing * load.work_s / scaling.work_off_s
-        wanted = min(wanted, max(1, math.ceil(busy - 1e-9)))
+        if (few := max(1, math.ceil(busy - 1e-9))) < wanted:
+            wanted = few
+            why = f"{seen.requests_per_s:.3g} requests/s of {load.work_s * 1000:.3g} ms, {seen.ongoing:.3g} at a time"
     if slow and wanted <= here and seen.ongoing > _ALONE * here:
         wanted, why = here + 1, slow
     if wanted > here:

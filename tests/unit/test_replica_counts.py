@@ -116,6 +116,16 @@ def test_none_is_removed_where_the_others_would_be_busy_all_the_time():
     assert ends_with(0.01) == 3  # five at a time
 
 
+def test_a_queue_asks_for_no_more_than_it_takes_to_work_it_off():
+    """20 requests a second of 50 ms are 1.2 replicas with something to spare; 100 that wait, 2.5 for two seconds."""
+    _, state = next_replicas(replace(LOAD, work_s=0.05, ongoing=100.0), None, SCALING)
+    load = replace(LOAD, now_s=60.0, requests=1200, ongoing=100.0, replicas=3, running=3, work_s=0.05)
+    decided, _ = next_replicas(load, state, SCALING)
+    assert decided.replicas == 4
+    assert "20 requests/s of 50 ms, 100 at a time" in decided.why
+    assert next_replicas(replace(load, work_s=None), state, SCALING)[0].replicas == 6
+
+
 def test_those_that_were_asked_for_stay():
     seen = run([(0, 1), (100, 1)], replace(SCALING, min_replicas=2), replicas=2)
     assert [one.replicas for one in seen] == [2, 2]
