@@ -53,8 +53,8 @@ def plan_replicas(rooms: Sequence[Room], demand: Resources, least: int, most: in
     Raises InfeasibleError where there is none for `least` of them.
     """
     demand = with_gpus(demand, [room.node for room in rooms])
-    able = [room for room in rooms if demand.fits_node(room.node.capacity) and _memory_fits(room.node, demand)]
-    able.sort(key=lambda room: (_grams_per_h(room, demand), room.node.name))
+    able = [room for room in rooms if demand.fits_node(room.node.capacity) and memory_fits(room.node, demand)]
+    able.sort(key=lambda room: (added_g_per_h(room, demand), room.node.name))
     places = [place for room in able for place in _places(room, demand)][:most]
     if len(places) < least:
         names = ", ".join(f"{room.node.name} {_free(room)}" for room in rooms) or "no node"
@@ -63,6 +63,42 @@ def plan_replicas(rooms: Sequence[Room], demand: Resources, least: int, most: in
             "for less, allow more zones, or end something"
         )
     return ReplicaPlan(tuple(room.node.name for room in able), demand, tuple(places))
+
+
+def changed_places(rooms: Sequence[Room], demand: Resources, places: Sequence[Place], count: int) -> tuple[Place, ...]:
+    """The places of `count` replicas, of which those at `places` are there and held in the rooms.
+
+    Another one goes where it adds the fewest grams, and nowhere where there is no room; the one that goes is the one
+    that takes the most grams along, with the idle power of its node where it is the last there and the node sleeps.
+    """
+    if count >= len(places):
+        return (*places, *plan_replicas(rooms, demand, 0, count - len(places)).places)
+    held = {room.node.name: room for room in rooms}
+    demand, left = with_gpus(demand, [room.node for room in rooms]), list(places)
+    while len(left) > count:
+        free = {place.node: without(held[place.node], demand) for place in left}
+        gone = max(left, key=lambda place: (added_g_per_h(free[place.node], demand), place.node))
+        held[gone.node] = free[gone.node]
+        left.reverse()
+        left.remove(gone)
+        left.reverse()
+    return tuple(left)
+
+
+def grams_by_count(rooms: Sequence[Room], demand: Resources, most: int) -> tuple[float, ...]:
+    """Grams per hour that 0, 1, 2, ... replicas add, up to `most` or as many as there is room for."""
+    plan, held, sums = plan_replicas(rooms, demand, 0, most), {room.node.name: room for room in rooms}, [0.0]
+    for place in plan.places:
+        room = held[place.node]
+        sums.append(sums[-1] + added_g_per_h(room, plan.demand))
+        held[place.node] = replace(room, held=room.held + plan.demand)
+    return tuple(sums)
+
+
+def without(room: Room, demand: Resources) -> Room:
+    """A node on which so much is not held any more; what is left by rounding is nothing."""
+    left = (amount if amount > 1e-9 else 0.0 for amount in (room.held - demand).amounts)
+    return replace(room, held=Resources(*left))
 
 
 def with_gpus(demand: Resources, nodes: Sequence[Node]) -> Resources:
@@ -84,13 +120,14 @@ def with_gpus(demand: Resources, nodes: Sequence[Node]) -> Resources:
     return replace(demand, gpus=float(math.ceil(memory_gb / max(sizes_gb) - 1e-9)))
 
 
-def _memory_fits(node: Node, demand: Resources) -> bool:
+def memory_fits(node: Node, demand: Resources) -> bool:
     """Whether the part of a GPU that is held has the memory that is declared."""
     size_gb = node.capacity.gb_per_gpu
     return demand.gpus >= 1 or demand.gpu_memory_gb <= demand.gpus * size_gb + 1e-9
 
 
-def _grams_per_h(room: Room, demand: Resources) -> float:
+def added_g_per_h(room: Room, demand: Resources) -> float:
+    """Grams per hour that a demand adds on a node, beside what is held; infinite where the intensity is unknown."""
     if room.intensity_g_per_kwh is None:
         return math.inf
     return room.node.added_power_w(demand, room.held) * room.node.pue * room.intensity_g_per_kwh / 1000

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.power import PowerCurve
-from eco_ray.core.replica_places import Place, Room, plan_replicas, with_gpus
+from eco_ray.core.replica_places import Place, Room, changed_places, grams_by_count, plan_replicas, with_gpus
 from eco_ray.errors import InfeasibleError
 
 
@@ -96,3 +97,35 @@ def test_no_device_is_promised_more_than_it_has(nodes, memory_gb, most):
     assert all(
         used <= next(one for one in rooms if one.node.name == name).node.capacity.cpus for name, used in cpus.items()
     )
+
+
+def test_one_more_goes_where_it_adds_least_and_one_less_where_it_takes_most():
+    rooms = [room("dirty", intensity=600.0, held=Resources(2.0)), room("clean", intensity=100.0, held=Resources(3.0))]
+    places = (Place("dirty", ()), Place("clean", ()))
+    assert changed_places(rooms, Resources(1.0), places, 3) == (*places, Place("clean", ()))
+    assert changed_places(rooms, Resources(1.0), places, 4) == (*places, Place("clean", ()), Place("dirty", ()))
+    assert changed_places(rooms, Resources(1.0), places, 99)[2:] == (Place("clean", ()), *2 * (Place("dirty", ()),))
+    assert changed_places(rooms, Resources(1.0), places, 1) == (Place("clean", ()),)
+    assert changed_places(rooms, Resources(1.0), places, 0) == ()
+    assert changed_places(rooms, Resources(1.0), places, 2) == places
+
+
+def test_the_last_replica_of_a_node_that_would_sleep_takes_its_idle_power_along():
+    def sleeper(name, replicas, intensity):
+        awake = room(name, held=Resources(float(replicas)), intensity=intensity)
+        return replace(awake, node=replace(awake.node, sleeps=True))
+
+    rooms = [sleeper("two", 2, 110.0), sleeper("one", 1, 100.0)]
+    places = (Place("two", ()), Place("two", ()), Place("one", ()))
+    assert changed_places(rooms, Resources(1.0), places, 2) == places[:2]
+
+
+def test_an_unknown_intensity_is_the_first_to_go():
+    rooms = [room("unknown", intensity=None, held=Resources(1.0)), room("dirty", intensity=900.0, held=Resources(1.0))]
+    assert changed_places(rooms, Resources(1.0), (Place("unknown", ()), Place("dirty", ())), 1) == (Place("dirty", ()),)
+
+
+def test_grams_of_each_number_of_replicas():
+    rooms = [room("dirty", intensity=600.0), room("clean", cpus=1.0, intensity=100.0)]
+    assert grams_by_count(rooms, Resources(1.0), 3) == pytest.approx((0.0, 5.0, 12.5, 20.0))
+    assert grams_by_count(rooms, Resources(1.0), 99) == pytest.approx((0.0, 5.0, 12.5, 20.0, 27.5, 35.0))
