@@ -125,6 +125,7 @@ def test_a_version_takes_over_when_it_is_loaded_and_others_do_not_notice() -> No
         assert shared.loads.loaded == b
         assert await shared.infer("c") == (404, "no such model")
         shared.app.serve([One("a", 3), One("b", 2), One("d", 1)])  # once more, meanwhile
+        await asyncio.sleep(0)
         shared.loads.go.set()
         while await shared.infer("a") != (200, "3"):
             await asyncio.sleep(0.001)
