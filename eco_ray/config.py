@@ -81,6 +81,11 @@ class Settings(BaseSettings):
     serve_host: str = Field(default="127.0.0.1", min_length=1, max_length=253)
     #: who may ask: on loopback anybody, elsewhere who has an API key (auto); or always who has a key
     serve_keys: Literal["auto", "required"] = "auto"
+    #: replicas that models deployed with `--shared` have together
+    serve_shared_replicas: Whole = Field(default=1, ge=1, le=1_000)
+    #: models that each of them has loaded at once, and their files [MB]; the one used longest ago goes
+    serve_shared_models: Whole = Field(default=32, ge=1, le=1_000)
+    serve_shared_mb: Whole = Field(default=1_000, ge=1, le=1_000_000)
     #: YAML file with what each tenant may use; None: no limits
     limits_file: Path | None = None
     #: latest finish after the earliest start, for jobs without deadline and max_delay [s of grid time]

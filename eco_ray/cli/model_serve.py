@@ -61,6 +61,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str | None
 @click.option(
     "--routing", type=click.Choice(["default", "round-robin"]), help="Who gets a request [fewest connections]."
 )
+@click.option("--shared", is_flag=True, help="By replicas that it shares with all models that are deployed so.")
 @click.option("--registry", metavar="URL", help="A directory, or s3://, gs://, az:// [STATE_DIR/models].")
 @common_options
 def deploy(
@@ -68,6 +69,7 @@ def deploy(
     name: str | None,
     canary: int | None,
     registry: str | None,
+    shared: bool,
     settings: Settings,
     **options: Any,
 ) -> None:
@@ -81,6 +83,9 @@ def deploy(
     known = {one.model: one for one in client.deployments()}
     wanted = _wanted(reference, name, registry, settings)
     before = known.get(wanted.model)
+    shared = shared or (before is not None and before.shared)
+    if shared:
+        _check_shared(wanted.model, {**options, "canary": canary})
     if canary is not None:
         if before is None:
             raise NotFoundError(f"no model {wanted.model!r} is deployed; deploy it without --canary first")
@@ -92,7 +97,7 @@ def deploy(
         wanted = replace(before.promoted(wanted.version), **kept)
     version = wanted.reference(wanted.version if wanted.canary is None else wanted.canary)
     try:
-        row = client.deploy(_with_options(wanted, options), before)
+        row = client.deploy(replace(_with_options(wanted, options), shared=shared), before)
     except EcoRayError as error:
         client.audit(audited("refuse-model", version, str(error)[:1000]))
         raise
@@ -125,7 +130,7 @@ def deployments(settings: Settings) -> None:
             "model": f"{row['model']}:{row['version']}",
             "follows": row["follows"],
             "canary": f"{row['canary']} ({row['canary_percent']} %)" if row["canary"] else "",
-            "replicas": "{min}-{max}".format(**row["replicas"]),
+            "replicas": "{min}-{max}".format(**row["replicas"]) + (" shared" if row["shared"] else ""),
             "state": row["state"],
             "url": row["url"],
             "message": row["message"],
@@ -164,6 +169,24 @@ def _digest(path: Path) -> str:
                 digest = hashlib.file_digest(opened, "sha256")
             whole.update(f"{file.relative_to(path)} {digest.hexdigest()}\n".encode())
     return whole.hexdigest()
+
+
+#: of replicas that a model has by itself
+_OF_ITS_OWN = {
+    **{"canary": "--canary", "slo_p95_s": "--slo-p95", "min_replicas": "--min", "max_replicas": "--max"},
+    **{"cpus": "--cpus", "memory_gb": "--memory", "gpus": "--gpus", "gpu_memory_gb": "--gpu-memory"},
+    **{"batch_wait_s": "--batch-wait", "zones": "--zone", "routing": "--routing"},
+}
+
+
+def _check_shared(model: str, options: dict[str, Any]) -> None:
+    """Raise UsageError for what shared replicas cannot do for one of their models."""
+    given = [option for key, option in _OF_ITS_OWN.items() if options.get(key) not in (None, ())]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} is for replicas of a model's own, and those of {model} are shared; leave it out, or "
+            f"deploy {model} without --shared, after `eco-ray model undeploy {model}` where it is served"
+        )
 
 
 def _with_options(wanted: Deployment, options: dict[str, Any]) -> Deployment:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from eco_ray.core.cluster import Resources
 from eco_ray.core.replica_places import Place
@@ -14,6 +14,8 @@ ONGOING = 2.0
 #: of the wait that a promise leaves, so much may be used up by requests ahead
 _OF_PROMISE = 0.5
 _MOST_ONGOING = 100.0
+#: what each replica of shared models holds
+SHARED_DEMAND = Resources(1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +45,8 @@ class Deployment:
     batch_wait_s: float | None = None
     #: replicas in turn, instead of the one with the fewest connections
     round_robin: bool = False
+    #: answered by replicas that it shares with other models
+    shared: bool = False
     #: grid zones that replicas may be in; empty: all
     zones: tuple[str, ...] = ()
     #: nodes that replicas may be on, in the order in which they are filled; empty: all of the cluster
@@ -85,6 +89,29 @@ class Deployment:
             refused="",
             refused_version=None,
         )
+
+
+class SharedModel(NamedTuple):
+    """What a replica of many models has to know of one: another one is loaded anew."""
+
+    model: str
+    version: int
+    registry: str
+    path: str
+    sha256: str
+
+    @classmethod
+    def of(cls, one: Deployment) -> SharedModel:
+        """That of a deployment."""
+        return cls(one.model, one.version, one.registry, one.path, one.sha256)
+
+    @property
+    def deployment(self) -> Deployment:
+        """As where its files are."""
+        return Deployment(self.model, self.version, registry=self.registry, path=self.path, sha256=self.sha256)
+
+    def __str__(self) -> str:
+        return f"{self.model}:{self.version}"
 
 
 def _tuple(told: Sequence[int] | None) -> tuple[int, ...] | None:

@@ -95,6 +95,8 @@ class Served:
     items: int
     #: time that it computed for them x their share of their batch, summed over the requests [s]
     service_s: float
+    #: owner that its process is charged to before the split, where that is not `owner_id`: of replicas of many models
+    process: str = ""
 
 
 @dataclass(frozen=True, slots=True)

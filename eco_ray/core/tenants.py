@@ -1,4 +1,4 @@
-"""A model's energy to the tenants whose requests its replicas answered, exact to the millijoule."""
+"""A replica's energy to the models and tenants whose requests it answered, exact to the millijoule."""
 
 from __future__ import annotations
 
@@ -13,36 +13,51 @@ from eco_ray.errors import EcoRayError
 #: how a request may name its tenant
 TENANT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
+#: between the model and the tenant that a replica of many models counts for: stands in no name
+_AND = "\t"
+
+
+def counted_as(model: str, tenant: str) -> str:
+    """Whom a replica counts a request for; `model`: empty where it is the replica's own."""
+    return f"{model}{_AND}{tenant}" if model else tenant
+
+
+def model_and_tenant(name: str) -> tuple[str, str]:
+    """The two of `counted_as`."""
+    model, _, tenant = name.rpartition(_AND)
+    return model, tenant
+
 
 def split_by_tenant(shares: Iterable[Share], served: Iterable[Served]) -> tuple[Share, ...]:
-    """Each share of a replica as one share per tenant, by service time, in order of names; other shares as they are.
+    """Each share of a replica as one per tenant and model, by service time, in order of names; others as they are.
 
-    A replica that answered nobody in the interval keeps its energy, with 0 requests: it waited. One that does not say
-    what it answered keeps it too, with None: not known.
+    A replica that did nothing in the interval keeps its energy, with 0 requests: it waited. One that does not say what
+    it answered keeps it too, with None: not known.
     """
     answered: dict[tuple[str, str], list[Served]] = {}
     for one in served:
-        answered.setdefault((one.owner_id, one.part), []).append(_checked(one))
+        answered.setdefault((one.process or one.owner_id, one.part), []).append(_checked(one))
     parts: list[Share] = []
     for share in shares:
         known = answered.get((share.owner_id, share.part)) if share.owner_kind == "model" else None
-        parts += [share] if known is None else _split(share, [one for one in known if one.requests])
+        parts += [share] if known is None else _split(share, [one for one in known if one.requests or one.service_s])
     return tuple(parts)
 
 
 def _split(share: Share, served: list[Served]) -> list[Share]:
     if not served:
         return [replace(share, requests=0, items=0)]
-    # what a tenant's requests weigh together is the sum of their weights: they are one use here
-    uses = [ServiceUse(one.part, one.tenant, one.service_s) for one in served]
-    energy_mj = split_service(share.energy_mj, uses).tenant_mj
-    counts: dict[str, tuple[int, int]] = {}
+    # what a tenant's requests of a model weigh together is the sum of their weights: they are one use here
+    uses = [ServiceUse(one.owner_id, one.tenant, one.service_s) for one in served]
+    energy_mj = split_service(share.energy_mj, uses).request_mj
+    counts: dict[tuple[str, str], tuple[int, int]] = {}
     for one in served:
-        requests, items = counts.get(one.tenant, (0, 0))
-        counts[one.tenant] = requests + one.requests, items + one.items
+        requests, items = counts.get((one.tenant, one.owner_id), (0, 0))
+        counts[one.tenant, one.owner_id] = requests + one.requests, items + one.items
     return [
-        replace(share, tenant=tenant, energy_mj=part_mj, requests=counts[tenant][0], items=counts[tenant][1])
-        for tenant, part_mj in energy_mj.items()
+        replace(share, owner_id=model, tenant=tenant, energy_mj=part_mj, requests=requests, items=items)
+        for (tenant, model), part_mj in energy_mj.items()
+        for requests, items in [counts[tenant, model]]
     ]
 
 

@@ -21,6 +21,7 @@ from math import floor
 from typing import Any, NamedTuple
 
 from eco_ray.core.ledger import OwnerInterval
+from eco_ray.core.tenants import model_and_tenant
 from eco_ray.core.units import J_PER_KWH, MJ_PER_J, grams
 
 #: by how much sums of weights may differ that were added up in another order
@@ -36,7 +37,7 @@ class Counted(NamedTuple):
     #: `name:version`; empty: the replica does not say
     model: str
     replica: str
-    #: tenant that it counts for; empty: none, or one too many for the replica to tell apart
+    #: whom it counts for (`tenants.counted_as`); without tenant: none, or one too many for the replica to tell apart
     counted_as: str
     #: 1 for the first request that the replica counted for it
     ordinal: int
@@ -57,7 +58,8 @@ class Take(NamedTuple):
     """The growth of a replica's counts of a tenant that an agent took with a sample."""
 
     replica: str
-    tenant: str
+    #: as in `Counted`
+    counted_as: str
     requests_before: int
     requests_after: int
     #: sums of the weights of all requests up to then [s]
@@ -146,13 +148,14 @@ def settle(found: Found, rows: Iterable[OwnerInterval]) -> Usage:
     if not _holds(take, counted):
         return _unknown(counted, "the counts of its replica contradict each other")
     seen = False
+    model, tenant = model_and_tenant(take.counted_as)
     for row in rows:
         if row.part != take.replica or row.start_s < take.start_s:
             continue
         seen = True
         requests = take.requests_after - take.requests_before
-        same = (row.start_s, row.end_s, row.tenant, row.requests) == (take.start_s, take.end_s, take.tenant, requests)
-        if same:
+        same = (row.start_s, row.end_s, row.tenant, row.requests) == (take.start_s, take.end_s, tenant, requests)
+        if same and model in ("", row.owner_id):
             return Usage(counted, State.SETTLED, _part_mj(row.energy_mj, take, counted), row)
     if seen:  # samples come in order
         return _unknown(counted, "the ledger does not count it in its interval")

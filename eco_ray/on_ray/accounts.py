@@ -235,7 +235,10 @@ def _translated(sample: Sample, directory: Directory) -> Sample:
         lambda a, b: replace(a, cpu_s=a.cpu_s + b.cpu_s, reserved_cpus=a.reserved_cpus + b.reserved_cpus),
     )
     gpus = tuple(_translated_gpu(gpu, directory) for gpu in sample.gpus)
-    served = tuple(replace(one, owner_id=directory.model(one.owner_id)) for one in sample.served)
+    served = tuple(
+        replace(one, owner_id=directory.model(one.owner_id), process=one.process and directory.model(one.process))
+        for one in sample.served
+    )
     system_cpu_s += sample.system_cpu_s
     return replace(sample, usages=usages, system_cpu_s=system_cpu_s, gpus=gpus, served=served)
 

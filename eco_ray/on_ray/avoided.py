@@ -33,22 +33,22 @@ class AvoidedLog:
     """
 
     def __init__(
-        self, replica: str, node: str, model: str, power: ReplicaPower, signal: Signal, clock: Clock, now_s: float
+        self, replica: str, node: str, power: ReplicaPower, signal: Signal, clock: Clock, now_s: float
     ) -> None:
         """`replica`: no other one ever has this id. `now_s` is wall time [s since epoch], as that of `take`."""
-        self._replica, self._node, self._model, self._power, self._clock = replica, node, model, power, clock
+        self._replica, self._node, self._power, self._clock = replica, node, power, clock
         self._signal, self._since_s = signal, now_s
-        #: hits and joules by tenant
-        self._sums: dict[str, tuple[int, float]] = {}
+        #: hits and joules by model and tenant
+        self._sums: dict[tuple[str, str], tuple[int, float]] = {}
         self._waiting: deque[Avoided] = deque(maxlen=MOST_WAITING)
         self._rows = 0
         self._lock = threading.Lock()
 
-    def add(self, tenant: str, joules: float) -> None:
-        """Count one hit."""
+    def add(self, model: str, tenant: str, joules: float) -> None:
+        """Count one hit. `model`: `name:version`."""
         with self._lock:
-            known = tenant in self._sums or len(self._sums) < MAX_TENANTS
-            counted_as = tenant if known else ""
+            known = (model, tenant) in self._sums or len(self._sums) < MAX_TENANTS
+            counted_as = model, tenant if known else ""
             hits, before_j = self._sums.get(counted_as, (0, 0.0))
             self._sums[counted_as] = hits + 1, before_j + joules
 
@@ -81,7 +81,7 @@ class AvoidedLog:
             log.warning("avoided energy: %d rows are lost, as the deployer took none for too long", lost)
         signal = self._signal
         known = [] if signal.nature is None else [signal.nature]
-        for tenant, (hits, joules) in self._sums.items():
+        for (model, tenant), (hits, joules) in self._sums.items():
             self._rows += 1
             self._waiting.append(
                 Avoided(
@@ -89,7 +89,7 @@ class AvoidedLog:
                     start_s=self._clock.grid_s(min(self._since_s, now_s)),
                     end_s=self._clock.grid_s(now_s),
                     node=self._node,
-                    model=self._model,
+                    model=model,
                     tenant=tenant,
                     hits=hits,
                     energy_mj=round(joules * MJ_PER_J),

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from eco_ray.core.audit import AuditEntry
 from eco_ray.core.cluster import Resources
-from eco_ray.core.deployments import Deployment
+from eco_ray.core.deployments import SHARED_DEMAND, Deployment
 from eco_ray.core.replica_places import Room, plan_replicas
 from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError, UsageError
@@ -49,7 +49,7 @@ class Serving(Protocol):
         ...
 
     def answers(self, deployment: Deployment, version: int, *, canary: bool) -> bool:
-        """Whether HTTP requests get answers of a version, and of no other."""
+        """Whether HTTP requests get answers of a version, and of no other. Raises EcoRayError where they never will."""
         ...
 
     def account(self, app: str, deployment: Deployment, version: int) -> None:
@@ -95,11 +95,16 @@ class Deployer:
                     f"the routing of {wanted.model} cannot change while it is served: Ray Serve would end it before it "
                     "starts anew; undeploy it first"
                 )
+            if known is not None and known.shared != wanted.shared:
+                raise UsageError(
+                    f"{wanted.model} is served by {'shared replicas' if known.shared else 'replicas of its own'} and "
+                    "cannot change that while it is served; undeploy it first"
+                )
             wanted = self._placed(wanted, known)
             self._begin(wanted.model)
         try:
             self._check(wanted, known)  # takes as long as the model: others go on meanwhile
-            self._change(wanted, known)
+            wanted = self._change(wanted, known)
         finally:
             self._changing.discard(wanted.model)
         return self._row(wanted)
@@ -206,6 +211,11 @@ class Deployer:
 
     def _placed(self, wanted: Deployment, known: Deployment | None) -> Deployment:
         """With the nodes on which it adds the fewest grams. Raises InfeasibleError and NotFoundError."""
+        if wanted.shared:
+            count = self._config.shared_replicas
+            wanted = replace(wanted, demand=SHARED_DEMAND, min_replicas=count, max_replicas=count)
+            if any(one.shared for one in self.deployments()):
+                return self._beside(wanted)
         if known is not None and _needs(wanted) == _needs(known):
             return replace(wanted, nodes=known.nodes, places=known.places)
         zones = wanted.zones
@@ -216,6 +226,11 @@ class Deployer:
         allowed = [_without(room, known) for room in rooms if not zones or room.node.zone in zones]
         plan = plan_replicas(allowed, wanted.demand, max(1, wanted.min_replicas), wanted.max_replicas)
         return replace(wanted, nodes=plan.nodes, demand=plan.demand, places=plan.places)
+
+    def _beside(self, wanted: Deployment) -> Deployment:
+        """A shared model where the others are: they have the same replicas."""
+        there = next((one for one in self.deployments() if one.shared and wanted.shared), wanted)
+        return replace(wanted, nodes=there.nodes, places=there.places)
 
     def _check(self, wanted: Deployment, known: Deployment | None) -> None:
         """Try those versions that do not answer already."""
@@ -245,9 +260,13 @@ class Deployer:
             }
             self._store.put_meta(_LATENCIES, {**latencies, wanted.reference(version): took_s})
 
-    def _change(self, wanted: Deployment, known: Deployment | None) -> None:
-        """Tell Serve, and wait for it; back to what was where that fails, unless somebody has changed it since."""
+    def _change(self, wanted: Deployment, known: Deployment | None) -> Deployment:
+        """Tell Serve, and wait for it; what is served then.
+
+        Back to what was where that fails, unless somebody has changed it since.
+        """
         with self._lock:
+            wanted = self._beside(wanted)  # the first of them may have come while this one was tried
             before = self.deployments()
             if self._known(wanted.model) != known:
                 raise EcoRayError(f"{wanted.model} was changed while {wanted.reference(wanted.version)} was tried")
@@ -268,6 +287,7 @@ class Deployer:
         with self._lock:
             told = [one for one in self._store.get_meta(_ANSWERED) or [] if one["model"] != wanted.model]
             self._store.put_meta(_ANSWERED, [*told, wanted.to_json()])
+        return wanted
 
     def _tell(self, deployments: Sequence[Deployment]) -> None:
         for one in deployments:
@@ -316,6 +336,7 @@ class Deployer:
             "canary": one.canary,
             "canary_percent": one.canary_percent,
             "replicas": {"min": one.min_replicas, "max": one.max_replicas},
+            "shared": one.shared,
             "nodes": list(one.nodes),
             "places": [{"node": place.node, "devices": place.devices} for place in one.places],
             "state": state.lower(),

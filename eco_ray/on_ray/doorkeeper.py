@@ -1,4 +1,4 @@
-"""The gate of a replica where keys are needed: keys, limits and usage come from the deployer, in the background.
+"""The gates of a replica where keys are needed: keys, limits and usage come from the deployer, in the background.
 
 With the deployer dead the replica keeps what it knows: keys that it has seen go on to be valid.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
+from functools import partial
 from pathlib import Path
 
 from eco_ray.core.keys import Verdict
@@ -23,22 +24,29 @@ _FIRST_S = 30.0
 
 
 class Doorkeeper:
-    """Keeps a KeyGate up to date: `look` from a thread, `apply_news` in the event loop."""
+    """Keeps gates up to date: `look` from a thread, `apply_news` in the event loop, `gate` from anywhere."""
 
-    def __init__(self, pepper_file: str, state_dir: Path, model: str = "", replicas: int = 1) -> None:
+    def __init__(self, pepper_file: str, state_dir: Path, replicas: int = 1) -> None:
         """`replicas`: among which rates are divided.
 
         Raises EcoRayError without the pepper, and UnreachableError without the deployer.
         """
-        pepper = find_pepper(Path(pepper_file) if pepper_file else None, state_dir, make=False)
-        first = self._first()
-        limits = shared(first.limits, replicas)
+        self._pepper = find_pepper(Path(pepper_file) if pepper_file else None, state_dir, make=False)
+        self._known = self._first()
+        limits = shared(self._known.limits, replicas)
         self._limiter = Limiter(limits, lambda tenant: self._known.usage.get(tenant, Usage()))
-        self._known = first
-        self._news: Access | None = first
-        self._model = model
-        self.gate = KeyGate(pepper, self._limiter, audit=self._audit)
-        self.apply_news()
+        self._news: Access | None = None
+        self._gates: dict[str, KeyGate] = {}
+
+    def gate(self, model: str = "") -> KeyGate:
+        """The gate of a model, whose rates hold for it alone; of the list of models without one."""
+        gate = self._gates.get(model)
+        if gate is None:
+            gate = self._gates[model] = KeyGate(
+                self._pepper, self._limiter, audit=partial(self._audit, model), of=model
+            )
+            gate.learn(self._known.keys)
+        return gate
 
     def look(self) -> None:
         """Ask for what holds now."""
@@ -51,7 +59,8 @@ class Doorkeeper:
         if news is None:
             return
         self._known = news
-        self.gate.learn(news.keys)
+        for gate in tuple(self._gates.values()):
+            gate.learn(news.keys)
         for tenant, usage in news.usage.items():
             self._limiter.learn(tenant, usage)
 
@@ -74,10 +83,9 @@ class Doorkeeper:
         found: Access = ray.get(deployer_handle().access.remote(), timeout=5.0)
         return found
 
-    def _audit(self, key_id: str, verdict: Verdict) -> None:
+    @staticmethod
+    def _audit(model: str, key_id: str, verdict: Verdict) -> None:
         from eco_ray.on_ray.ray_serve import deployer_handle
 
         with contextlib.suppress(Exception):
-            deployer_handle().audit.remote(
-                "refuse-key", key_id, f"{verdict}, for {self._model or 'the list of models'}"
-            )
+            deployer_handle().audit.remote("refuse-key", key_id, f"{verdict}, for {model or 'the list of models'}")

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from eco_ray.core.cluster import Resources
 from eco_ray.core.store_port import Store
 
-#: versions of an application whose replicas may still drain
-_VERSIONS = 100
+#: versions of an application whose replicas may still drain, and models of shared ones
+_VERSIONS = 1_000
 
 
 class ModelAccounts:

@@ -26,16 +26,22 @@ def open_registry(url: str, state_dir: Path) -> Registry:
     )
 
 
+def size_bytes(deployment: Deployment, version: int, state_dir: Path) -> int:
+    """Of the files of a version. Raises EcoRayError."""
+    if deployment.path:
+        path = _local(deployment)
+        return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
+    manifest = open_registry(deployment.registry, state_dir).manifest(deployment.reference(version))
+    return manifest.size + sum(one.size for one in manifest.extras)
+
+
 def load_version(deployment: Deployment, version: int, state_dir: Path) -> Runtime:
     """A version, ready to answer. Raises EcoRayError."""
     # torch takes seconds and 200 MB: those who only name a version, as deployer and router do, need none of it
     from eco_ray.models.runtimes.load import load_runtime
 
     if deployment.path:
-        path = Path(deployment.path)
-        if not path.exists():
-            raise NotFoundError(f"no model at {path} on this node; put it there, or push it to a registry")
-        return load_runtime(path, deployment.model, version)
+        return load_runtime(_local(deployment), deployment.model, version)
     registry = open_registry(deployment.registry, state_dir)
     manifest = registry.manifest(deployment.reference(version))
     # removed after loading: torch and onnxruntime have the weights in memory then
@@ -51,3 +57,10 @@ def load_version(deployment: Deployment, version: int, state_dir: Path) -> Runti
             signature=manifest.signature,
             main=manifest.main,
         )
+
+
+def _local(deployment: Deployment) -> Path:
+    path = Path(deployment.path)
+    if not path.exists():
+        raise NotFoundError(f"no model at {path} on this node; put it there, or push it to a registry")
+    return path

@@ -16,12 +16,12 @@ from eco_ray.core.audit import AuditEntry
 from eco_ray.core.avoided import Avoided
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.replica_places import Room
-from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError
+from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError, UsageError
 from eco_ray.on_ray.access import Access, AccessSource
 from eco_ray.on_ray.connection import controller_handle
 from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.fleet import NAMESPACE
-from eco_ray.on_ray.model_files import load_version, open_registry
+from eco_ray.on_ray.model_files import load_version, open_registry, size_bytes
 from eco_ray.on_ray.serve_config import CANARY, ServingConfig, on_nodes
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.pepper import find_pepper
@@ -40,7 +40,7 @@ class RayServing:
     """Implements `deployer.Serving`."""
 
     def __init__(self, config: ServingConfig) -> None:
-        self._state_dir = config.state_dir
+        self._state_dir, self._shared_bytes = config.state_dir, config.shared_bytes
         self._base = config.base_url
         serve.start(proxy_location="HeadOnly", http_options={"host": config.host, "port": config.port})
 
@@ -62,7 +62,8 @@ class RayServing:
     def check(self, deployment: Deployment, version: int) -> float:
         """Load a version in a process of its own on a node where it may run, and try it."""
         task = ray.remote(num_cpus=0, num_gpus=deployment.demand.gpus, max_retries=0, max_calls=1)(_check)
-        asked = task.options(**on_nodes(deployment.nodes)).remote(deployment, version, self._state_dir)
+        most_bytes = self._shared_bytes if deployment.shared else None
+        asked = task.options(**on_nodes(deployment.nodes)).remote(deployment, version, self._state_dir, most_bytes)
         name = deployment.reference(version)
         try:
             took_s: float = ray.get(asked, timeout=_CHECK_S)
@@ -80,7 +81,7 @@ class RayServing:
         return took_s
 
     def answers(self, deployment: Deployment, version: int, *, canary: bool) -> bool:
-        """Whether a version tells of itself over HTTP."""
+        """Whether a version tells of itself over HTTP. Raises EcoRayError where shared replicas cannot load it."""
         import httpx
 
         prefix = f"{CANARY}/{deployment.model}" if canary else ""
@@ -90,6 +91,8 @@ class RayServing:
             )
         except httpx.HTTPError:
             return False
+        if deployment.shared and answer.status_code == 500:
+            raise EcoRayError(str(answer.json().get("detail"))[:1000])
         return answer.status_code == 200
 
     def account(self, app: str, deployment: Deployment, version: int) -> None:
@@ -188,6 +191,11 @@ def deployer_handle() -> Any:
     return ray.get_actor(DEPLOYER_NAME, namespace=NAMESPACE)
 
 
-def _check(deployment: Deployment, version: int, state_dir: Path) -> float:
+def _check(deployment: Deployment, version: int, state_dir: Path, most_bytes: int | None) -> float:
     """In a worker of the node."""
+    if most_bytes is not None and (size := size_bytes(deployment, version, state_dir)) > most_bytes:
+        raise UsageError(
+            f"{deployment.reference(version)} has {size / 1e6:.0f} MB, limit {most_bytes / 1e6:.0f} MB of all models "
+            "that a shared replica has loaded; deploy it without --shared, or raise serve_shared_mb"
+        )
     return smoke(load_version(deployment, version, state_dir))

@@ -6,29 +6,33 @@ import math
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from eco_ray.core.tenants import TENANT
+from eco_ray.core.tenants import TENANT, model_and_tenant
 from eco_ray.json_file import read_json
 from eco_ray.on_ray.owners import Owner, is_name, served_by
 
 SUFFIX = ".replica.json"
-#: tenants that one replica tells apart; requests of further ones have no tenant
+#: tenants of a model that one replica tells apart; requests of further ones have no tenant
 MAX_TENANTS = 100
+#: models and tenants that one of many models tells apart; requests of further ones are counted for no model
+MAX_COUNTS = 1_000
 #: a larger file was not written by a replica [bytes]
-LIMIT_BYTES = 65_536
+LIMIT_BYTES = 262_144
 _MAX_COUNT = 2**53
 _MAX_DEVICES = 64
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 #: a file that was changed so shortly before it was read may change again without another time stamp [ns]
 _RACY_NS = 50_000_000
 
-#: by tenant: requests, items, service time [s]
+#: requests, items, service time [s]
 Count = tuple[int, int, float]
+#: by tenant, and model where that is not the replica's own (`tenants.counted_as`)
 Counts = dict[str, Count]
 
 
@@ -153,14 +157,18 @@ def read_counts(told: Any, known: Counts | None = None) -> Counts:
     `known`: of before; what has not changed since is not looked at again.
     """
     if len(told) > MAX_TENANTS + 1:
-        raise ValueError("no counts by tenant")
+        tenants = Counter(model_and_tenant(name)[0] for name in told)
+        if len(told) > MAX_COUNTS + 1 or max(tenants.values()) > MAX_TENANTS + 1:
+            raise ValueError("no counts by tenant")
     before = known or {}
-    return {tenant: _count(tenant, count, before.get(tenant)) for tenant, count in told.items()}
+    return {name: _count(name, count, before.get(name)) for name, count in told.items()}
 
 
-def _count(tenant: str, told: Any, known: Count | None) -> Count:
-    if known is None and tenant and not TENANT.fullmatch(tenant):
-        raise ValueError("no tenant of a request")
+def _count(name: str, told: Any, known: Count | None) -> Count:
+    if known is None:
+        model, tenant = model_and_tenant(name)
+        if (model and not is_name(model)) or (tenant and not TENANT.fullmatch(tenant)):
+            raise ValueError("no model and tenant of a request")
     requests, items, service_s = told
     if known == (requests, items, service_s):
         return known

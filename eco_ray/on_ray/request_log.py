@@ -22,7 +22,7 @@ from eco_ray.errors import EcoRayError
 log = logging.getLogger("eco_ray.serving")
 
 #: beside the counts; the number changes with the columns
-LOG_NAME = "requests-1.db"
+LOG_NAME = "requests-2.db"
 #: rows of each kind that a node keeps, and for how long [s]; there is no take without a request
 MOST_ROWS = 200_000
 KEPT_S = 86_400.0
@@ -43,7 +43,7 @@ _TABLES = f"""
 create table if not exists requests (id integer primary key, page, {", ".join(Counted._fields)});
 create index if not exists requests_by_id on requests (page, request_id, tenant);
 create table if not exists takes (id integer primary key, {", ".join(Take._fields)}, noted_s,
-                                  unique (replica, tenant, requests_before));
+                                  unique (replica, counted_as, requests_before));
 """
 _COUNTED, _TAKE = ", ".join(Counted._fields), ", ".join(Take._fields)
 _NEXT = "select coalesce(max(id), 0) + 1 from requests"
@@ -58,9 +58,9 @@ _FIND = f"""with recursive pages (n) as (
 select {_COUNTED} from pages cross join requests on page = n and request_id = ? and tenant = ?
 where counted_s >= ? order by id desc limit 1"""  # noqa: S608
 #: the take that can have a request, and whether there is one after it
-_BEFORE = f"""select {_TAKE} from takes where replica = ? and tenant = ? and requests_before < ?
+_BEFORE = f"""select {_TAKE} from takes where replica = ? and counted_as = ? and requests_before < ?
 order by requests_before desc limit 1"""  # noqa: S608
-_AFTER = "select exists (select 1 from takes where replica = ? and tenant = ? and requests_before >= ?)"
+_AFTER = "select exists (select 1 from takes where replica = ? and counted_as = ? and requests_before >= ?)"
 
 
 class RequestLog:

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from eco_ray.core.store_port import Store
 from eco_ray.on_ray.doorkeeper import Doorkeeper
-from eco_ray.on_ray.hosting import AppResponse
+from eco_ray.on_ray.surroundings import AppResponse, stay_on_loopback
 from eco_ray.on_ray.usage import UsageLookup
 from eco_ray.service.gate import named_tenant
 from eco_ray.service.router import Router
@@ -41,8 +41,6 @@ class RouterHost:
     """Follows what is deployed in the background; with the deployer dead it knows what it knew."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
-        from eco_ray.on_ray.hosting import stay_on_loopback
-
         stay_on_loopback()
         self._base = str(told["base"])
         self._models: Mapping[str, str] = {}
@@ -50,7 +48,7 @@ class RouterHost:
         self._served: Mapping[str, Mapping[str, Any]] = {}
         needs_keys = "pepper_file" in told
         self._doorkeeper = Doorkeeper(told["pepper_file"], Path(told["state_dir"])) if needs_keys else None
-        gate = self._doorkeeper.gate if self._doorkeeper else named_tenant
+        gate = self._doorkeeper.gate() if self._doorkeeper else named_tenant
         self._router = Router(lambda: self._models, resolve=self._resolve, gate=gate)
         self._usage = UsageApp(UsageLookup(_open_store()), gate=gate)
         self._answer = AppResponse(self._app)

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eco_ray.core.deployments import Deployment, ongoing_target
+from eco_ray.core.cluster import Resources
+from eco_ray.core.deployments import SHARED_DEMAND, Deployment, SharedModel, ongoing_target
 from eco_ray.on_ray.haproxy import ROUND_ROBIN
 from eco_ray.on_ray.local_cluster import NODE_LABEL
 
 REPLICA = "replica"
 #: route of the replicas of a canary, which get requests from those of the deployment alone
 CANARY = "/canary"
+#: application of all shared models; its waiting is charged to it
+SHARED = "shared"
 #: requests at one replica, working or waiting: the application has its own limits, which answer properly
 _ONGOING = 1000
 #: for requests that a replica still works at when it has to go: streams may take 300 s [s]
@@ -24,7 +27,9 @@ _GRACE_S = 310.0
 
 
 def app_name(one: Deployment, *, canary: bool = False) -> str:
-    """The name of the Serve application of a deployment, or of its canary; no two models share one."""
+    """The name of the Serve application of a deployment, or of its canary; only shared models share one."""
+    if one.shared:
+        return SHARED
     return f"{'canary' if canary else 'model'}{ROUND_ROBIN if one.round_robin else ''}.{one.model}"
 
 
@@ -41,6 +46,10 @@ class ServingConfig:
     #: of API keys; None: in the state directory
     pepper_file: Path | None = None
     limits_file: Path | None = None
+    #: of shared models: replicas of all; models that each has loaded at once, and the bytes of their files
+    shared_replicas: int = 1
+    shared_models: int = 32
+    shared_bytes: int = 10**9
 
     @property
     def base_url(self) -> str:
@@ -63,10 +72,16 @@ def serve_config(
     `router`: whether what is no model's own is answered, such as the common `/v1`.
     """
     apps: list[dict[str, Any]] = []
+    shared = []
     for one in deployments:
+        if one.shared:
+            shared.append(one)
+            continue
         apps.append(_app(one, one.version, latency_s, config, canary=False))
         if one.canary is not None:
             apps.append(_app(one, one.canary, latency_s, config, canary=True))
+    if shared:
+        apps.append(_shared(shared, config))
     if router:
         apps.append(_router(config))
     return {
@@ -84,22 +99,44 @@ def _app(
         told["replicas"] = max(1, one.min_replicas)
     if not canary:
         told["canary"] = f"{config.base_url}{CANARY}/{one.model}"
+    user_config = {"canary_percent": one.canary_percent if one.canary and not canary else 0}
+    replicas = {**_replicas(one, latency_s.get(one.reference(version), 0.0), canary), "user_config": user_config}
     return {
         "name": app_name(one, canary=canary),
         "route_prefix": f"{CANARY}/{one.model}" if canary else f"/v2/models/{one.model}",
         "import_path": "eco_ray.on_ray.hosting:model_app",
         "args": told,
+        "deployments": [{**_of_all(one.demand, one.nodes), **replicas}],
+    }
+
+
+def _shared(models: Sequence[Deployment], config: ServingConfig) -> dict[str, Any]:
+    """The application of all shared models: which ones they are needs no new replicas."""
+    told = {"most": config.shared_models, "most_bytes": config.shared_bytes, **_keys(config)}
+    if config.needs_keys:
+        told["replicas"] = config.shared_replicas
+    return {
+        "name": SHARED,
+        "route_prefix": "/v2/models",  # HAProxy takes the longest: models with replicas of their own keep theirs
+        "import_path": "eco_ray.on_ray.shared_host:shared_app",
+        "args": told,
         "deployments": [
             {
-                "name": REPLICA,
-                **_replicas(one, latency_s.get(one.reference(version), 0.0), canary),
-                "max_ongoing_requests": _ONGOING,
-                "graceful_shutdown_timeout_s": _GRACE_S,
-                "max_surge_percent": 100,  # new ones answer before old ones go
-                "ray_actor_options": _options(one),
-                "user_config": {"canary_percent": one.canary_percent if one.canary and not canary else 0},
+                **_of_all(SHARED_DEMAND, models[0].nodes),
+                "num_replicas": config.shared_replicas,
+                "user_config": {"models": [SharedModel.of(one)._asdict() for one in models]},
             }
         ],
+    }
+
+
+def _of_all(demand: Resources, nodes: Sequence[str]) -> dict[str, Any]:
+    return {
+        "name": REPLICA,
+        "max_ongoing_requests": _ONGOING,
+        "graceful_shutdown_timeout_s": _GRACE_S,
+        "max_surge_percent": 100,  # new ones answer before old ones go
+        "ray_actor_options": _options(demand, nodes),
     }
 
 
@@ -148,12 +185,11 @@ def _replicas(one: Deployment, latency_s: float, canary: bool) -> dict[str, Any]
     return {"autoscaling_config": scaling}
 
 
-def _options(one: Deployment) -> dict[str, Any]:
-    demand = one.demand
+def _options(demand: Resources, nodes: Sequence[str]) -> dict[str, Any]:
     options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus}
     if demand.memory_gb:
         options["memory"] = demand.memory_gb * 1e9
-    return {**options, **on_nodes(one.nodes)}
+    return {**options, **on_nodes(nodes)}
 
 
 def on_nodes(nodes: Sequence[str]) -> dict[str, Any]:

@@ -21,12 +21,14 @@ from typing import Any
 from eco_ray.core.footprint import Footprint
 from eco_ray.core.ledger import Sample, Served, Usage
 from eco_ray.core.requests import ServiceUse
+from eco_ray.core.tenants import counted_as, model_and_tenant
 from eco_ray.core.usage import Counted, Take
 from eco_ray.json_file import read_json
 from eco_ray.on_ray.gpu_use import Holding
-from eco_ray.on_ray.owners import Owner
+from eco_ray.on_ray.owners import Owner, app_and_model, served_by
 from eco_ray.on_ray.replica_file import (
     LIMIT_BYTES,
+    MAX_COUNTS,
     MAX_TENANTS,
     SUFFIX,
     Count,
@@ -45,6 +47,8 @@ _BASELINE_LIMIT_BYTES = 100 * LIMIT_BYTES
 #: flag of a sample in which a replica's counts went down: its requests are not known
 COUNTS_FELL = "counts-fell"
 _BASELINE = "taken.json"
+#: whom a replica of many models counts for is told apart for so long at least [s]
+_KEPT_S = 3600.0
 _NONE: Count = (0, 0, 0.0)
 
 
@@ -54,12 +58,18 @@ def served_dir(state_dir: Path, node: str) -> Path:
 
 
 class Tally:
-    """The counts of one replica, kept in the replica. Threads may share it."""
+    """The counts of one replica, kept in the replica. Threads may share it.
+
+    One of many models counts for each of them; what it has not counted for of late gives room to what is new.
+    """
 
     def __init__(
         self, app: str, replica: str, cpus: float, gpus: float = 0.0, devices: Iterable[str] = (), model: str = ""
     ) -> None:
-        """`model`: `name:version` that the replica runs; by the time of booking, its app may have another one."""
+        """`model`: `name:version` that the replica runs; by the time of booking, its app may have another one.
+
+        Of a replica of many models what its waiting is charged to.
+        """
         pid = os.getpid()
         self._model, self._replica = model, replica
         self._told = {
@@ -69,30 +79,50 @@ class Tally:
         self._path: Path | None = None
         self._log: RequestLog | None = None
         self._counts: Counts = {}
+        #: of what was counted for other models than its own, when it was last [s]
+        self._last_s: dict[str, float] = {}
         self._changed = threading.Event()
         self._lock = threading.Lock()
 
-    def add(self, use: ServiceUse, items: int) -> None:
-        """Count one request that was answered."""
+    def add(self, use: ServiceUse, items: int, model: str = "") -> None:
+        """Count one request that was answered. `model`: `name:version` that did; empty: the replica's own."""
         with self._lock:
-            known = use.tenant in self._counts or len(self._counts.keys() - {""}) < MAX_TENANTS
-            tenant = use.tenant if known else ""
-            requests, all_items, service_s = self._counts.get(tenant, _NONE)
+            name = self._name(model, use.tenant)
+            requests, all_items, service_s = self._counts.get(name, _NONE)
             after_s = service_s + use.weight
-            self._counts[tenant] = requests + 1, all_items + items, after_s
+            self._counts[name] = requests + 1, all_items + items, after_s
         if self._log is not None and use.estimate is not None:
-            self._log.add(self._counted(use, use.estimate, tenant, requests + 1, service_s, after_s))
+            place = self._replica, name, requests + 1, service_s, after_s
+            self._log.add(_counted(use, use.estimate, model or self._model, place))
         self._changed.set()
 
-    def _counted(
-        self, use: ServiceUse, estimate: Footprint, tenant: str, ordinal: int, before_s: float, after_s: float
-    ) -> Counted:
-        signal = estimate.signal
-        return Counted(
-            *(use.tenant, use.request, self._model, self._replica, tenant, ordinal, before_s, after_s),
-            *(estimate.energy_j, estimate.carbon_g, signal.zone, signal.intensity_g_per_kwh, estimate.nature.value),
-            time.time(),
-        )
+    def worked(self, model: str, cpu_s: float) -> None:
+        """Count work for a model of many that no request asked for, such as loading it [s]."""
+        with self._lock:
+            name = self._name(model, "")
+            requests, items, service_s = self._counts.get(name, _NONE)
+            self._counts[name] = requests, items, service_s + cpu_s
+        self._changed.set()
+
+    def _name(self, model: str, tenant: str) -> str:
+        """Whom it counts for, within what it tells apart."""
+        name, nobody = counted_as(model, tenant), counted_as(model, "")
+        if name not in self._counts:
+            if len(self._counts) >= MAX_COUNTS:
+                self._forget(time.monotonic() - _KEPT_S)
+            tenants = sum(model_and_tenant(one)[0] == model for one in self._counts if one != nobody)
+            name = name if tenants < MAX_TENANTS else nobody
+            if name not in self._counts and len(self._counts) >= MAX_COUNTS:
+                name = ""
+        if model and name:
+            self._last_s[name] = time.monotonic()
+        return name
+
+    def _forget(self, before_s: float) -> None:
+        """Let go of what was not counted for since: agents have taken it long ago."""
+        for name in [name for name, last_s in self._last_s.items() if last_s < before_s]:
+            self._counts.pop(name, None)
+            del self._last_s[name]
 
     def keep_in(self, folder: Path) -> None:
         """Write the counts to this folder from now on, at once when they change and not more often than need be.
@@ -127,6 +157,15 @@ class Tally:
             time.sleep(_WRITE_S)
 
 
+def _counted(use: ServiceUse, estimate: Footprint, model: str, place: tuple[str, str, int, float, float]) -> Counted:
+    signal = estimate.signal
+    return Counted(
+        *(use.tenant, use.request, model, *place),
+        *(estimate.energy_j, estimate.carbon_g, signal.zone, signal.intensity_g_per_kwh, estimate.nature.value),
+        time.time(),
+    )
+
+
 class ServedReader:
     """Reads the replicas' files of one node. What a sample has is taken off the next one, also after a restart."""
 
@@ -147,7 +186,7 @@ class ServedReader:
         self._before: tuple[dict[str, Counts], set[str]] = {}, set()
         #: what was odd in the counts at the last call of `take`
         self.flags: tuple[str, ...] = ()
-        #: by replica and tenant, the counts before and after the last call of `take`, where they grew
+        #: by replica and whom it counts for, the counts before and after the last call of `take`, where requests came
         self._growth: list[tuple[str, str, Count, Count]] = []
         self._noted: Any = None
         self._ended: set[str] = set()
@@ -185,9 +224,9 @@ class ServedReader:
             if grown is None:
                 self.flags = (COUNTS_FELL,)
                 continue  # without a row its requests are not known
-            rows = [Served(replica.owner.id, name, tenant, *grown[tenant]) for tenant in sorted(grown)]
+            rows = [_served(replica, whom, grown[whom]) for whom in sorted(grown)]
             served += rows or [Served(replica.owner.id, name, "", 0, 0, 0.0)]
-            self._growth += [(name, tenant, before.get(tenant, _NONE), counts[tenant]) for tenant in grown]
+            self._growth += [(name, whom, before.get(whom, _NONE), counts[whom]) for whom in grown if grown[whom][0]]
         # of a file that cannot be read now, what was taken is remembered
         there = self._files.names
         self._taken = {name: counts for name, counts in self._taken.items() if name in there}
@@ -196,8 +235,8 @@ class ServedReader:
     def takes(self, sample: Sample) -> list[Take]:
         """What the last call of `take` found grown, as it is in the sample."""
         return [
-            Take(name, tenant, old[0], new[0], old[2], new[2], sample.start_s, sample.end_s)
-            for name, tenant, old, new in self._growth
+            Take(name, whom, old[0], new[0], old[2], new[2], sample.start_s, sample.end_s)
+            for name, whom, old, new in self._growth
         ]
 
     def put_back(self) -> None:
@@ -241,9 +280,17 @@ class ServedReader:
         for sample in unsent:
             for one in sample.served if sample.boot_id == boot_id and sample.seq > seq else ():
                 counts = self._taken.setdefault(one.part, {})
-                requests, items, service_s = counts.get(one.tenant, (0, 0, 0.0))
-                counts[one.tenant] = requests + one.requests, items + one.items, service_s + one.service_s
+                whom = counted_as(app_and_model(one.owner_id)[1] if one.process else "", one.tenant)
+                requests, items, service_s = counts.get(whom, _NONE)
+                counts[whom] = requests + one.requests, items + one.items, service_s + one.service_s
         return True
+
+
+def _served(replica: Replica, whom: str, growth: Count) -> Served:
+    model, tenant = model_and_tenant(whom)
+    if not model:
+        return Served(replica.owner.id, replica.replica, tenant, *growth)
+    return Served(served_by(replica.app, model), replica.replica, tenant, *growth, process=replica.owner.id)
 
 
 def _by_process(replicas: Iterable[Replica]) -> dict[tuple[int, int], Replica]:
@@ -274,19 +321,19 @@ def holdings(replicas: Iterable[Replica]) -> dict[Owner, Holding]:
 
 
 def _grown(now: Counts, before: Counts) -> Counts | None:
-    """The growth of the counts by tenant; None: they went down, and nothing is known."""
+    """The growth of the counts; None: they went down, and nothing is known. One of many models may let go of some."""
     if now is before:
         return {}
-    if any(any(before[tenant]) for tenant in before.keys() - now.keys()):
+    if any(any(before[name]) for name in before.keys() - now.keys() if not model_and_tenant(name)[0]):
         return None
     grown = {}
-    for tenant, count in now.items():
-        old = before.get(tenant, _NONE)
+    for name, count in now.items():
+        old = before.get(name, _NONE)
         if count is old:
             continue
         requests, items, service_s = count[0] - old[0], count[1] - old[1], count[2] - old[2]
         if requests < 0 or items < 0 or service_s < 0:
             return None
-        if requests:
-            grown[tenant] = requests, items, service_s
+        if requests or service_s:
+            grown[name] = requests, items, service_s
     return grown

@@ -35,6 +35,9 @@ class ServingClient:
                 settings.serve_keys == "required" or needed([settings.serve_host]),
                 settings.key_pepper_file,
                 settings.limits_file,
+                settings.serve_shared_replicas,
+                settings.serve_shared_models,
+                settings.serve_shared_mb * 10**6,
             )
         )
 

@@ -31,12 +31,15 @@ class KeyGate:
         *,
         audit: Callable[[str, Verdict], None] = lambda key_id, verdict: None,
         now: Callable[[], float] = time.time,
+        of: str = "",
     ) -> None:
         """`audit(id, why)` is told of refused keys: of each that is kept, and of all others as one, once a minute.
 
         It gets no secret, and no id that nobody has. `now`: of the wall clock [s since epoch].
+        `of`: what rates are of, where several gates have one limiter.
         """
         self._pepper, self._limiter, self._audit, self._now = pepper, limiter, audit, now
+        self._of = of or rates.REQUESTS
         self._keys: Mapping[str, ApiKey] = {}
         self._told_s: dict[str, float] = {}
         self._estimate = Spend()
@@ -68,7 +71,7 @@ class KeyGate:
 
     def _limited(self, tenant: str, now_s: float) -> Admission:
         estimate = self._estimate
-        decision = self._limiter.ask(tenant, now_s, estimate)
+        decision = self._limiter.ask(tenant, now_s, estimate, self._of)
         told: tuple[Header, ...] = tuple(
             (name.lower().encode(), value.encode()) for name, value in rates.headers(decision).items()
         )

@@ -12,7 +12,7 @@ from eco_ray.core.clock import Clock
 from eco_ray.core.footprint import ReplicaPower, Signal
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import Nature
-from eco_ray.on_ray import avoided, hosting, ray_serve
+from eco_ray.on_ray import avoided, ray_serve, surroundings
 from eco_ray.on_ray.avoided import SPAN_S, AvoidedLog
 from eco_ray.on_ray.replica_file import MAX_TENANTS
 from eco_ray.store.memory import MemoryStore
@@ -28,7 +28,7 @@ ROW = Avoided(
 
 
 def a_log(signal: Signal = CLEAN, clock: Clock | None = None, replica: str = "r1") -> AvoidedLog:
-    return AvoidedLog(replica, "n1", "m:1", POWER, signal, clock or Clock(), T0_S)
+    return AvoidedLog(replica, "n1", POWER, signal, clock or Clock(), T0_S)
 
 
 def told(rows: list[Avoided]) -> list[tuple[str, int, int, float | None]]:
@@ -68,8 +68,8 @@ def test_grams_of_unknown_or_other_intensities_are_not_added(change: dict[str, o
 def test_a_span_becomes_a_row_for_each_tenant_when_it_ends() -> None:
     log = a_log()
     for _ in range(1000):
-        log.add("vision", 0.0041)
-    log.add("", 2.0)
+        log.add("m:1", "vision", 0.0041)
+    log.add("m:1", "", 2.0)
     assert log.take(T0_S + SPAN_S - 1, CLEAN) == []
     rows = log.take(T0_S + SPAN_S, CLEAN)
     assert told(rows) == [("vision", 1000, 4_100, 100.0), ("", 1, 2_000, 100.0)]
@@ -83,11 +83,11 @@ def test_a_span_becomes_a_row_for_each_tenant_when_it_ends() -> None:
 
 def test_hits_have_the_intensity_of_their_moment() -> None:
     log = a_log(UNKNOWN)
-    log.add("a", 1.0)
+    log.add("m:1", "a", 1.0)
     log.take(T0_S + 1, CLEAN)
-    log.add("a", 2.0)
+    log.add("m:1", "a", 2.0)
     log.take(T0_S + 2, CLEAN)
-    log.add("a", 3.0)
+    log.add("m:1", "a", 3.0)
     rows = log.take(T0_S + 3, DIRTY)
     assert told(rows) == [("a", 1, 1_000, None), ("a", 2, 5_000, 100.0)]
     assert (rows[0].operational_g, rows[0].intensity_kind) == (None, "")
@@ -96,14 +96,14 @@ def test_hits_have_the_intensity_of_their_moment() -> None:
 
 def test_an_assumed_intensity_makes_the_row_assumed() -> None:
     log = a_log(replace(CLEAN, nature=Nature.ASSUMED))
-    log.add("a", 1.0)
+    log.add("m:1", "a", 1.0)
     assert log.take(T0_S + 1, CLEAN)[0].nature is Nature.ASSUMED
 
 
 def test_spans_are_of_wall_time_and_rows_of_grid_time() -> None:
     log = a_log(clock=Clock(60.0, T0_S, 5_000.0))
     log.take(T0_S + 10, CLEAN)  # nothing yet: the span begins where the first hit can be
-    log.add("a", 1.0)
+    log.add("m:1", "a", 1.0)
     assert log.take(T0_S + 10 + SPAN_S / 2, CLEAN) == []
     (row,) = log.take(T0_S + 10 + SPAN_S, CLEAN)
     assert (row.start_s, row.end_s) == (5_000.0 + 600.0, 5_000.0 + 600.0 + 60 * SPAN_S)
@@ -111,16 +111,16 @@ def test_spans_are_of_wall_time_and_rows_of_grid_time() -> None:
 
 def test_a_wall_clock_that_is_set_back_ends_the_span() -> None:
     log = a_log()
-    log.add("a", 1.0)
+    log.add("m:1", "a", 1.0)
     (row,) = log.take(T0_S - 1000, CLEAN)
     assert row.start_s == row.end_s == T0_S - 1000
 
 
 def test_rows_are_given_until_they_are_confirmed() -> None:
     log = a_log()
-    log.add("a", 1.0)
+    log.add("m:1", "a", 1.0)
     first = log.take(T0_S + SPAN_S, CLEAN)
-    log.add("a", 2.0)
+    log.add("m:1", "a", 2.0)
     both = log.take(T0_S + 2 * SPAN_S, CLEAN)
     assert both[:1] == first
     log.confirm(first)
@@ -145,7 +145,7 @@ def test_a_deployer_that_is_away_loses_nothing_and_counts_nothing_twice(caplog: 
 
     for minute in range(1, 301):  # five hours
         for one in (log, other):
-            one.add("a", 0.001 * minute)
+            one.add("m:1", "a", 0.001 * minute)
             one.send(T0_S + minute * SPAN_S, CLEAN, write)
     for one in (log, other):
         for _ in range(3):
@@ -162,7 +162,7 @@ def test_what_waits_is_bounded_and_sent_in_parts(
     monkeypatch.setattr(avoided, "MOST_SENT", 2)
     log = a_log()
     for minute in range(1, 8):
-        log.add("a", float(minute))
+        log.add("m:1", "a", float(minute))
         log.take(T0_S + minute * SPAN_S, CLEAN)
     assert "1 rows are lost" in caplog.text
     sent: list[list[int]] = []
@@ -174,7 +174,7 @@ def test_what_waits_is_bounded_and_sent_in_parts(
 def test_tenants_beyond_those_that_a_replica_tells_apart_are_nobody() -> None:
     log = a_log()
     for number in range(MAX_TENANTS + 5):
-        log.add(f"t{number}", 1.0)
+        log.add("m:1", f"t{number}", 1.0)
     rows = log.take(T0_S + SPAN_S, CLEAN)
     assert len(rows) == MAX_TENANTS + 1
     assert (rows[-1].tenant, rows[-1].hits, sum(row.hits for row in rows)) == ("", 5, MAX_TENANTS + 5)
@@ -185,9 +185,9 @@ def test_tenants_beyond_those_that_a_replica_tells_apart_are_nobody() -> None:
 
 def test_a_replica_knows_kind_and_nature_of_its_signal() -> None:
     now = {"intensity_g_per_kwh": 100.0, "source": "profile", "kind": KIND, "nature": "measured"}
-    assert hosting._signal("DE", now) == CLEAN
+    assert surroundings._signal("DE", now) == CLEAN
     nothing = {"intensity_g_per_kwh": None, "source": "unknown", "kind": None, "nature": None}
-    assert hosting._signal("DE", None) == hosting._signal("DE", nothing) == UNKNOWN
+    assert surroundings._signal("DE", None) == surroundings._signal("DE", nothing) == UNKNOWN
 
 
 def test_the_deployer_writes_what_replicas_send(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,6 +199,6 @@ def test_the_deployer_writes_what_replicas_send(monkeypatch: pytest.MonkeyPatch)
     handle = SimpleNamespace(add_avoided=SimpleNamespace(remote=deployer.add_avoided))
     monkeypatch.setattr(ray_serve, "deployer_handle", lambda: handle)
     monkeypatch.setattr("ray.get", lambda asked, timeout: asked)
-    hosting._write_avoided([ROW])
-    hosting._write_avoided([ROW])
+    surroundings._write_avoided([ROW])
+    surroundings._write_avoided([ROW])
     assert deployer._store.avoided() == [ROW]

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from eco_ray.core.cluster import Node, Resources
-from eco_ray.core.deployments import Deployment, ongoing_target
+from eco_ray.core.deployments import Deployment, SharedModel, ongoing_target
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.replica_places import Place, Room
 from eco_ray.errors import EcoRayError, InfeasibleError, NotFoundError, UnreachableError, UsageError
@@ -38,7 +38,7 @@ class FakeServing:
     def state(self, app):
         if app not in self.told:
             return "", ""
-        failed = self.told[app]["args"]["version"] in self.fail_start
+        failed = self.told[app]["args"].get("version") in self.fail_start
         return ("DEPLOY_FAILED", "Traceback\nRuntimeError: no memory") if failed else ("RUNNING", "")
 
     def check(self, deployment, version):
@@ -48,6 +48,10 @@ class FakeServing:
         return 0.02
 
     def answers(self, deployment, version, *, canary):
+        if deployment.shared:
+            if version in self.fail_start:
+                raise EcoRayError(f"{deployment.reference(version)} could not be loaded: no memory")
+            return (deployment.model, version) in self.shared
         return self.told[app_name(deployment, canary=canary)]["args"]["version"] == version
 
     def account(self, app, deployment, version):
@@ -61,6 +65,12 @@ class FakeServing:
     @property
     def versions(self):
         return {name: app["args"]["version"] for name, app in self.told.items()}
+
+    @property
+    def shared(self):
+        """(name, version) by the shared replicas."""
+        (told,) = self.told["shared"]["deployments"]
+        return [(one["model"], one["version"]) for one in told["user_config"]["models"]]
 
 
 def deploy(deployer, wanted, zones=()):
@@ -376,8 +386,11 @@ def test_a_deployment_is_kept_as_it_is():
         slo_p95_s=0.1,
         refused="x",
         refused_version=3,
+        shared=True,
     )
     assert Deployment.from_json(one.to_json()) == one
+    older = {key: value for key, value in one.to_json().items() if key != "shared"}
+    assert Deployment.from_json(older) == replace(one, shared=False)
 
 
 def test_what_nobody_asked_for_is_in_the_audit_log(deployer, store, serving, meant):
@@ -409,3 +422,82 @@ def test_only_what_is_served_has_a_latency(deployer, store, meant):
     deployer.undeploy("mnist")
     deploy(deployer, replace(MNIST, model="third", follows=""))
     assert set(store.get_meta("deployment_latency_s")) == {"other:1", "third:1"}
+
+
+SHARED = replace(MNIST, shared=True)
+
+
+def test_shared_models_are_one_application_that_changes_without_new_replicas(deployer, serving, meant):
+    row = deploy(deployer, SHARED)
+    assert (row["shared"], row["state"], row["nodes"]) == (True, "running", ["fr", "de"])
+    assert row["url"] == "http://127.0.0.1:8000/v2/models/mnist"
+    first = serving.told["shared"]
+    serving.held = Resources(2.0)  # all of it: another one needs no room
+    deploy(deployer, replace(SHARED, model="other"))
+    deploy(deployer, replace(MNIST, model="own", demand=Resources(0.0)))
+    meant |= {"mnist": 2, "other": 1, "own": 1}
+    deployer.follow_once()
+    assert set(serving.told) == {"shared", "model.own"}
+    assert sorted(serving.shared) == [("mnist", 2), ("other", 1)]
+    assert ("shared", "mnist:2") in serving.accounted
+    deployer.undeploy("other")
+    assert serving.shared == [("mnist", 2)]
+    after = serving.told["shared"]
+    for told in (first, after):
+        del told["deployments"][0]["user_config"]
+    assert first == after
+    deployer.undeploy("mnist")
+    assert set(serving.told) == {"model.own"}
+
+
+def test_two_shared_models_that_are_deployed_at_once_go_to_the_same_nodes(deployer, serving):
+    check = serving.check
+
+    def check_while_another_one_comes(deployment, version):
+        serving.check = check
+        deploy(deployer, replace(SHARED, model="other"))
+        return check(deployment, version)
+
+    serving.check = check_while_another_one_comes
+    rooms = serving.rooms()
+    serving.rooms = lambda: [rooms.pop()] if len(rooms) > 1 else rooms  # another place for each
+    assert deploy(deployer, SHARED)["nodes"] == ["de"]
+    assert [one.nodes for one in deployer.deployments()] == [("de",), ("de",)]
+
+
+def test_a_shared_version_that_fails_leaves_the_one_before_and_the_others(deployer, serving, meant):
+    deploy(deployer, SHARED)
+    deploy(deployer, replace(SHARED, model="other"))
+    serving.fail_start.add(2)  # in the shared replicas, after the trial
+    with pytest.raises(EcoRayError, match="mnist:2 could not be loaded: no memory"):
+        deploy(deployer, SHARED.promoted(2))
+    assert sorted(serving.shared) == [("mnist", 1), ("other", 1)]
+    serving.fail_check.add(3)
+    meant |= {"mnist": 3, "other": 1}
+    deployer.follow_once()
+    assert sorted(serving.shared) == [("mnist", 1), ("other", 1)]
+    assert "failed its smoke request" in next(row["message"] for row in deployer.rows() if row["model"] == "mnist")
+
+
+@pytest.mark.parametrize("first", [MNIST, SHARED])
+def test_whether_replicas_are_shared_stays_while_a_model_is_served(deployer, first):
+    deploy(deployer, first)
+    with pytest.raises(UsageError, match=r"mnist is served by .* undeploy it first"):
+        deploy(deployer, replace(first, shared=not first.shared))
+    deployer.undeploy("mnist")
+    assert deploy(deployer, replace(first, shared=not first.shared))["state"] == "running"
+
+
+def test_the_shared_application_has_the_settings_and_the_shortest_route():
+    config = replace(CONFIG, shared_replicas=3, shared_models=5, shared_bytes=77, needs_keys=True)
+    one = replace(SHARED, nodes=("fr-1",), demand=Resources(9.0), path="/m", sha256="ab", registry="")
+    (app,) = serve_config([one], {}, config, router=False)["applications"]
+    assert (app["name"], app["route_prefix"]) == ("shared", "/v2/models")
+    assert app["args"] == {"most": 5, "most_bytes": 77, "replicas": 3, "pepper_file": ""}
+    (told,) = app["deployments"]
+    assert (told["num_replicas"], told["ray_actor_options"]["num_cpus"]) == (3, 1.0)
+    assert told["ray_actor_options"]["label_selector"] == {"eco_node": "fr-1"}
+    (model,) = told["user_config"]["models"]
+    kept = SharedModel(**model)
+    assert (str(kept), kept) == ("mnist:1", SharedModel.of(one))
+    assert kept.deployment == Deployment("mnist", 1, path="/m", sha256="ab")

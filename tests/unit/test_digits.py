@@ -14,7 +14,7 @@ from starlette.requests import Request
 from eco_ray.models.cnn import SmallCNN
 from eco_ray.models.digits import Digits
 from eco_ray.models.weights import save_model
-from eco_ray.on_ray.hosting import AppResponse
+from eco_ray.on_ray.surroundings import AppResponse
 from eco_ray.service.app import ModelApp
 from eco_ray.service.limits import Limits
 

@@ -7,7 +7,7 @@ import pytest
 from click.testing import CliRunner
 
 from eco_ray.cli.main import cli
-from eco_ray.cli.model_serve import _digest, _memory, _seconds, _with_options
+from eco_ray.cli.model_serve import _check_shared, _digest, _memory, _seconds, _with_options
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
 from eco_ray.errors import EcoRayError, NoClusterError, UsageError
@@ -54,6 +54,25 @@ def test_min_alone_is_a_number_of_replicas_and_max_a_range():
         _with_options(ONE, options(max_replicas=1))
 
 
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"canary": 0}, "--canary"),
+        ({"slo_p95_s": 0.2}, "--slo-p95"),
+        ({"min_replicas": 0, "max_replicas": 2}, "--min, --max"),
+        ({"cpus": 1.0, "memory_gb": 1.0}, "--cpus, --memory"),
+        ({"gpus": 0.0, "gpu_memory_gb": 6.0}, "--gpus, --gpu-memory"),
+        ({"batch_wait_s": 0.0}, "--batch-wait"),
+        ({"zones": ("DE",)}, "--zone"),
+        ({"routing": "default"}, "--routing"),
+    ],
+)
+def test_what_shared_replicas_cannot_do_for_one_of_their_models_is_refused(given, told):
+    with pytest.raises(UsageError, match=f"^{told} is for replicas .* deploy m without --shared"):
+        _check_shared("m", {**options(), "canary": None, "zones": (), **given})
+    _check_shared("m", {**options(), "canary": None, "zones": ()})
+
+
 def test_routing_is_kept_unless_it_is_told():
     turns = _with_options(ONE, options(routing="round-robin"))
     assert turns.round_robin
@@ -71,7 +90,9 @@ def test_the_digest_of_a_folder_is_that_of_its_names_and_bytes(tmp_path):
     assert _digest(tmp_path / "f") == first
 
 
-@pytest.mark.parametrize("command", [["deployments"], ["deploy", "m@prod"], ["undeploy", "m"]])
+@pytest.mark.parametrize(
+    "command", [["deployments"], ["deploy", "m@prod"], ["deploy", "m@prod", "--shared"], ["undeploy", "m"]]
+)
 def test_without_a_cluster_it_is_said(tmp_path, command):
     done = CliRunner().invoke(cli, ["model", *command, "--state-dir", str(tmp_path)])
     assert isinstance(done.exception, NoClusterError)

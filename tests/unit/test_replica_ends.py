@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_node_agent import Controller, Meter, an_agent
@@ -21,6 +22,7 @@ from eco_ray.on_ray.served import Tally, process_start
 ANSWERS = """
 import sys, time
 from pathlib import Path
+from types import SimpleNamespace
 from eco_ray.core.requests import ServiceUse
 from eco_ray.on_ray.served import Tally
 tally = Tally("app", "r1", 0.25)
@@ -42,11 +44,12 @@ def test_a_replica_that_ends_in_order_writes_its_last_counts(end: str, tmp_path:
 def test_serve_ends_a_replica_by_its_destructor(tmp_path: Path) -> None:
     replica = object.__new__(Host)
     replica.__del__()  # its constructor failed
-    replica._tally = Tally("app", "r1", 0.25)
-    replica._tally._path = tmp_path / "r1.replica.json"
-    replica._tally.add(ServiceUse("", "t", 0.01), 1)
+    tally = Tally("app", "r1", 0.25)
+    replica._around = SimpleNamespace(tally=tally)
+    tally._path = tmp_path / "r1.replica.json"
+    tally.add(ServiceUse("", "t", 0.01), 1)
     replica.__del__()
-    assert json.loads(replica._tally._path.read_text())["counts"] == {"t": [1, 1, 0.01]}
+    assert json.loads(tally._path.read_text())["counts"] == {"t": [1, 1, 0.01]}
 
 
 class Process:

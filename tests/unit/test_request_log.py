@@ -57,7 +57,7 @@ def test_the_take_that_has_a_request_is_found_and_whether_it_was_passed(tmp_path
     for one in requests:
         log.add(one)
     first, third = take_of(requests[:3]), take_of(requests[5:7], 1e9 + 2)
-    log.note([first, third, take_of(requests)._replace(replica="r2"), take_of(requests)._replace(tenant="text")])
+    log.note([first, third, take_of(requests)._replace(replica="r2"), take_of(requests)._replace(counted_as="text")])
     assert log.flush()
     found = {one.ordinal: log.find("vision", one.request_id) for one in requests}
     assert [found[n] for n in (1, 3)] == [Found(requests[n - 1], first, True) for n in (1, 3)]

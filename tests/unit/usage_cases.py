@@ -7,6 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 from eco_ray.core.ledger import OwnerInterval
+from eco_ray.core.tenants import model_and_tenant
 from eco_ray.core.units import Nature
 from eco_ray.core.usage import Counted, Take
 
@@ -38,7 +39,12 @@ def row_of(take: Take, energy_mj: int = 7_777, **changes: Any) -> OwnerInterval:
     values: dict[str, Any] = {
         **{"owner_kind": "model", "owner_id": "m:1", "attempt": 0, "node": "n1", "zone": "DE", "energy_mj": energy_mj},
         **{"start_s": take.start_s, "end_s": take.end_s, "intensity_g_per_kwh": 400.0, "pue": 1.5},
-        **{"nature": Nature.MEASURED, "source": "rapl", "tenant": take.tenant, "part": take.replica},
+        **{
+            "nature": Nature.MEASURED,
+            "source": "rapl",
+            "tenant": model_and_tenant(take.counted_as)[1],
+            "part": take.replica,
+        },
         **{"requests": take.requests_after - take.requests_before, "items": 1},
     }
     return OwnerInterval(**(values | changes))

@@ -1,0 +1,162 @@
+"""What a replica has around it, whatever it answers: its node, the intensity, keys, and the books that it keeps."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from pathlib import Path
+from typing import Any
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from eco_ray.core.avoided import Avoided
+from eco_ray.core.cluster import Resources
+from eco_ray.core.footprint import Footprint, ReplicaPower, Signal, request_footprint
+from eco_ray.core.units import Nature
+from eco_ray.on_ray.accounts import metered_cpus
+from eco_ray.on_ray.avoided import AvoidedLog
+from eco_ray.on_ray.connection import controller_handle
+from eco_ray.on_ray.doorkeeper import Doorkeeper
+from eco_ray.on_ray.local_cluster import NODE_LABEL
+from eco_ray.on_ray.owners import VISIBLE_DEVICES
+from eco_ray.on_ray.served import Tally, served_dir
+from eco_ray.service.gate import Gate, named_tenant
+
+#: how often a replica asks for the intensity of its zone [wall s]
+_FOLLOW_S = 1.0
+#: for the controller, which may be restarting, when a replica starts [s]
+_FACTS_S = 30.0
+
+#: an ASGI application
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class AppResponse(Response):
+    """What an ASGI application answers: Serve lets a response of Starlette answer the request by itself."""
+
+    def __init__(self, app: App) -> None:
+        super().__init__()
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
+        async def send_once(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":  # Serve tells the request's id by itself
+                message["headers"] = [pair for pair in message["headers"] if pair[0] != b"x-request-id"]
+            await send(message)
+
+        await self._app(scope, receive, send_once)
+
+
+class Surroundings:
+    """Follows intensity and keys in the background, so that no request waits for them."""
+
+    def __init__(self, told: Mapping[str, Any], demand: Resources, model: str) -> None:
+        """`told`: arguments of the application, with "pepper_file" and "replicas" where keys are needed.
+
+        `demand`: what Ray holds for the replica. `model`: `name:version`, or what its waiting is charged to.
+        """
+        stay_on_loopback()
+        facts = _facts()
+        node = facts["node"]
+        self.state_dir = Path(facts["state_dir"])
+        self._power = ReplicaPower(node.power, metered_cpus(node), demand.cpus, node.pue, facts["clock"].speed)
+        self._signal = Signal(node.zone, None, "unknown")
+        self.tally = _tally(demand, model)
+        self.tally.keep_in(served_dir(self.state_dir, node.name))
+        of = _replica_id(), node.name
+        self.avoided = AvoidedLog(*of, self._power, self._signal, facts["clock"], time.time())
+        self._doorkeeper: Doorkeeper | None = None
+        if "pepper_file" in told:  # keys are needed
+            self._doorkeeper = Doorkeeper(told["pepper_file"], self.state_dir, int(told["replicas"]))
+        threading.Thread(target=self._follow, daemon=True).start()
+
+    def gate(self, model: str) -> Gate:
+        """Who may ask a model."""
+        return self._doorkeeper.gate(model) if self._doorkeeper else named_tenant
+
+    def apply_news(self) -> None:
+        """Take over what was found in the background, in the event loop."""
+        if self._doorkeeper:
+            self._doorkeeper.apply_news()
+
+    def footprint(self, cpu_s: float, duration_s: float, batch_share: float) -> Footprint:
+        """What a request cost here and now."""
+        return request_footprint(cpu_s, duration_s, self._power, self._signal, batch_share)
+
+    def _follow(self) -> None:
+        import ray
+
+        zone = self._signal.zone
+        while True:
+            try:
+                now = ray.get(controller_handle().signal.remote(zone), timeout=5.0)
+            except Exception:  # the controller may be restarting; an unknown intensity is said to be unknown
+                now = None
+            self._signal = _signal(zone, now)
+            self.avoided.send(time.time(), self._signal, _write_avoided)
+            if self._doorkeeper:
+                self._doorkeeper.look()
+            time.sleep(_FOLLOW_S)
+
+
+def _signal(zone: str, now: Mapping[str, Any] | None) -> Signal:
+    """What the controller says of a zone."""
+    if now is None or now["intensity_g_per_kwh"] is None:
+        return Signal(zone, None, "unknown")
+    return Signal(zone, now["intensity_g_per_kwh"], now["source"], now["kind"], Nature(now["nature"]))
+
+
+def _write_avoided(rows: list[Avoided]) -> None:
+    import ray
+
+    from eco_ray.on_ray.ray_serve import deployer_handle
+
+    ray.get(deployer_handle().add_avoided.remote(rows), timeout=5.0)
+
+
+def stay_on_loopback() -> None:
+    """Where the cluster is on loopback, have Serve open this replica's port for calls there too.
+
+    Serve (2.60) opens it on all interfaces, without a token, and unpickles what comes in.
+    """
+    import ray
+    from ray.serve._private import replica
+
+    if ray.util.get_node_ip_address() == "127.0.0.1":
+        add_port = replica.add_port_to_grpc_server
+        replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
+
+
+def _facts() -> Any:
+    """What the controller says of this node."""
+    import ray
+
+    context = ray.get_runtime_context()
+    name = (context.get_node_labels() or {}).get(NODE_LABEL) or context.get_node_id()[:12]
+    deadline = time.monotonic() + _FACTS_S
+    while True:
+        try:
+            return ray.get(controller_handle().serving_facts.remote(name), timeout=5.0)
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+
+
+def _replica_id() -> str:
+    from ray import serve
+
+    return str(serve.get_replica_context().replica_id.unique_id)
+
+
+def _tally(demand: Resources, model: str) -> Tally:
+    from ray import serve
+
+    context = serve.get_replica_context()
+    devices = [device for device in os.environ.get(VISIBLE_DEVICES, "").split(",") if device]
+    return Tally(context.app_name, context.replica_id.unique_id, demand.cpus, demand.gpus, devices, model)
