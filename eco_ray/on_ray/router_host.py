@@ -14,18 +14,16 @@ from starlette.types import Receive, Scope, Send
 
 from eco_ray.core.store_port import Store
 from eco_ray.on_ray.doorkeeper import Doorkeeper
-from eco_ray.on_ray.surroundings import AppResponse, stay_on_loopback
+from eco_ray.on_ray.surroundings import FOLLOW_S, AppResponse, Meter, node_facts, stay_on_loopback
 from eco_ray.on_ray.usage import UsageLookup
 from eco_ray.service.gate import named_tenant
+from eco_ray.service.own_cost import OwnCostApp
 from eco_ray.service.router import Router
 from eco_ray.service.usage import BASE, UsageApp
 from eco_ray.store import open_store
 
 if TYPE_CHECKING:
     from ray import serve
-
-#: how often it asks what is deployed [s]
-_FOLLOW_S = 1.0
 
 
 def router_app(told: dict[str, Any]) -> serve.Application:
@@ -51,7 +49,8 @@ class RouterHost:
         gate = self._doorkeeper.gate() if self._doorkeeper else named_tenant
         self._router = Router(lambda: self._models, resolve=self._resolve, gate=gate)
         self._usage = UsageApp(UsageLookup(_open_store()), gate=gate)
-        self._answer = AppResponse(self._app)
+        self._meter = Meter(node_facts(), cpus=0.0)
+        self._answer = AppResponse(OwnCostApp(self._app, self._meter.footprint))
         self._look()
         threading.Thread(target=self._follow, daemon=True).start()
 
@@ -76,7 +75,8 @@ class RouterHost:
 
     def _follow(self) -> None:
         while True:
-            time.sleep(_FOLLOW_S)
+            self._meter.look()
+            time.sleep(FOLLOW_S)
             self._look()
             if self._doorkeeper:
                 self._doorkeeper.look()

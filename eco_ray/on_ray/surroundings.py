@@ -25,8 +25,8 @@ from eco_ray.on_ray.owners import VISIBLE_DEVICES
 from eco_ray.on_ray.served import Tally, served_dir
 from eco_ray.service.gate import Gate, named_tenant
 
-#: how often a replica asks for the intensity of its zone [wall s]
-_FOLLOW_S = 1.0
+#: how often a replica asks for what changes: intensity, keys, what is deployed [wall s]
+FOLLOW_S = 1.0
 #: for the controller, which may be restarting, when a replica starts [s]
 _FACTS_S = 30.0
 
@@ -52,6 +52,31 @@ class AppResponse(Response):
         await self._app(scope, receive, send_once)
 
 
+class Meter:
+    """What a replica's time costs on its node, by the intensity of its zone as it was when last asked for."""
+
+    def __init__(self, facts: Mapping[str, Any], cpus: float) -> None:
+        """`facts`: the controller's of this node. `cpus`: that Ray holds for the replica."""
+        node = facts["node"]
+        self.power = ReplicaPower(node.power, metered_cpus(node), cpus, node.pue, facts["clock"].speed)
+        self.signal = Signal(node.zone, None, "unknown")
+
+    def footprint(self, cpu_s: float, duration_s: float, batch_share: float) -> Footprint:
+        """What a request cost here and now."""
+        return request_footprint(cpu_s, duration_s, self.power, self.signal, batch_share)
+
+    def look(self) -> None:
+        """Ask for the intensity; it takes a moment, and raises nothing."""
+        import ray
+
+        zone = self.signal.zone
+        try:
+            now = ray.get(controller_handle().signal.remote(zone), timeout=5.0)
+        except Exception:  # the controller may be restarting; an unknown intensity is said to be unknown
+            now = None
+        self.signal = _signal(zone, now)
+
+
 class Surroundings:
     """Follows intensity and keys in the background, so that no request waits for them."""
 
@@ -61,15 +86,14 @@ class Surroundings:
         `demand`: what Ray holds for the replica. `model`: `name:version`, or what its waiting is charged to.
         """
         stay_on_loopback()
-        facts = _facts()
-        node = facts["node"]
+        facts = node_facts()
         self.state_dir = Path(facts["state_dir"])
-        self._power = ReplicaPower(node.power, metered_cpus(node), demand.cpus, node.pue, facts["clock"].speed)
-        self._signal = Signal(node.zone, None, "unknown")
+        self._meter = meter = Meter(facts, demand.cpus)
+        self.footprint = meter.footprint
         self.tally = _tally(demand, model)
-        self.tally.keep_in(served_dir(self.state_dir, node.name))
-        of = _replica_id(), node.name
-        self.avoided = AvoidedLog(*of, self._power, self._signal, facts["clock"], time.time())
+        node = facts["node"].name
+        self.tally.keep_in(served_dir(self.state_dir, node))
+        self.avoided = AvoidedLog(_replica_id(), node, meter.power, meter.signal, facts["clock"], time.time())
         self._doorkeeper: Doorkeeper | None = None
         if "pepper_file" in told:  # keys are needed
             self._doorkeeper = Doorkeeper(told["pepper_file"], self.state_dir, int(told["replicas"]))
@@ -84,24 +108,13 @@ class Surroundings:
         if self._doorkeeper:
             self._doorkeeper.apply_news()
 
-    def footprint(self, cpu_s: float, duration_s: float, batch_share: float) -> Footprint:
-        """What a request cost here and now."""
-        return request_footprint(cpu_s, duration_s, self._power, self._signal, batch_share)
-
     def _follow(self) -> None:
-        import ray
-
-        zone = self._signal.zone
         while True:
-            try:
-                now = ray.get(controller_handle().signal.remote(zone), timeout=5.0)
-            except Exception:  # the controller may be restarting; an unknown intensity is said to be unknown
-                now = None
-            self._signal = _signal(zone, now)
-            self.avoided.send(time.time(), self._signal, _write_avoided)
+            self._meter.look()
+            self.avoided.send(time.time(), self._meter.signal, _write_avoided)
             if self._doorkeeper:
                 self._doorkeeper.look()
-            time.sleep(_FOLLOW_S)
+            time.sleep(FOLLOW_S)
 
 
 def _signal(zone: str, now: Mapping[str, Any] | None) -> Signal:
@@ -132,7 +145,7 @@ def stay_on_loopback() -> None:
         replica.add_port_to_grpc_server = lambda server, address: add_port(server, address.replace("[::]", "127.0.0.1"))
 
 
-def _facts() -> Any:
+def node_facts() -> Any:
     """What the controller says of this node."""
     import ray
 

@@ -163,7 +163,10 @@ def test_one_address_knows_all_models(served: Cluster) -> None:
     asked = httpx.post(f"{BASE}/v1/embeddings", json={"model": "mnist", "input": "x"})
     assert asked.status_code == 404  # the CNN has no embeddings, and says so itself
     assert "Eco-Footprint" in asked.headers
-    assert httpx.post(f"{BASE}/v1/embeddings", json={"model": "none", "input": "x"}).status_code == 404
+    unknown = httpx.post(f"{BASE}/v1/embeddings", json={"model": "none", "input": "x"})
+    assert unknown.status_code == 404
+    for of_the_router in (unknown, httpx.get(f"{BASE}/v1/models"), httpx.get(f"{BASE}/api/v1/usage/none")):
+        assert of_the_router.headers["Eco-Footprint"].startswith("energy-j=")
 
 
 def test_what_a_request_cost_is_settled_by_the_ledger_and_told_to_its_tenant(served: Cluster) -> None:
