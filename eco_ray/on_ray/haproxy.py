@@ -2,7 +2,8 @@
 
     RAY_SERVE_HAPROXY_BINARY_PATH=STATE_DIR/haproxy        set by `eco-ray up`; `write_launcher` makes the file
 
-Serve (2.60) writes the configuration and starts the binary with it. Here a copy of it is changed first:
+Serve (2.60) writes the configuration and starts the binary with it. Here it is changed first, in its place: Serve knows
+its processes by that path, and stops those that a reload has left over, which would go on with what is no more:
 
 - `/models/NAME/v1/...` reaches the replicas of NAME: Serve knows one prefix per application, which is `/v2/models/NAME`
 - ids that are none, and headers by which a client could steer Serve, are taken off
@@ -28,6 +29,8 @@ from pathlib import Path
 ROUND_ROBIN = "-rr"
 #: for a request's head [s]
 HEAD_S = 10
+#: first line of a file that was changed
+_CHANGED = "# changed by eco_ray"
 _PROBLEMS = {
     502: ("Bad Gateway", "replica failed", "the replica ended before it had answered; ask again"),
     503: ("Service Unavailable", "no replica", "no replica of the model is ready; ask again in a second"),
@@ -68,6 +71,15 @@ def edited(config: str, errors: Path) -> str:
     return config
 
 
+def change(file: Path, errors: Path) -> None:
+    """Change Serve's file once, as it may be read again before Serve writes the next. Raises ValueError and OSError."""
+    config = file.read_text()
+    if not config.startswith(_CHANGED):
+        part = file.with_suffix(".part")
+        part.write_text(f"{_CHANGED}\n{edited(config, errors)}")
+        part.replace(file)
+
+
 def _literal(text: str) -> str:
     """A text in what takes the place of a pattern."""
     return text.replace("\\", r"\\")
@@ -105,9 +117,7 @@ def main() -> None:
     errors.mkdir(exist_ok=True, mode=0o700)
     for status, text in answers().items():
         (errors / f"{status}.http").write_text(text)
-    mine = told.with_suffix(".eco.cfg")
-    mine.write_text(edited(told.read_text(), errors))
-    words[at] = str(mine)
+    change(told, errors)
     binary = get_haproxy_binary()
     os.execv(binary, [binary, *words])  # noqa: S606  # Serve waits for and signals this very process
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -79,18 +80,43 @@ def test_what_no_replica_answered_is_a_problem_with_its_status():
 def test_the_launcher_changes_the_configuration_and_becomes_haproxy(tmp_path):
     """The real binary checks the whole: `-c` ends it after that."""
     told = tmp_path / "haproxy.cfg"
-    told.write_text(
+    before = (
         CONFIG.replace("/tmp/h", str(tmp_path))
         .replace("    default_backend default_backend\n", "    timeout client 1s\n")
         .replace("backend http-model-rr.mnist", "backend http-model-rr.mnist\n    timeout server 1s")
     )
+    told.write_text(before)
     launcher = haproxy.write_launcher(tmp_path)
     here = str(Path(__file__).parents[2])
     env = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher), "PYTHONPATH": here}
     done = subprocess.run([launcher, "-c", "-f", told], env=env, capture_output=True, text=True, timeout=30)
     assert done.returncode == 0, done.stderr
-    mine = (tmp_path / "haproxy.eco.cfg").read_text()
-    assert mine == haproxy.edited(told.read_text(), tmp_path / "answers")
+    written = told.read_text()
+    assert written.splitlines()[1:] == haproxy.edited(before, tmp_path / "answers").splitlines()
+    subprocess.run([launcher, "-c", "-f", told], env=env, check=True, capture_output=True, timeout=30)
+    assert told.read_text() == written  # Serve may start it again before it writes the next one
     (tmp_path / "haproxy.cfg").write_text(CONFIG.replace("mode http", "mode nonsense"))
     done = subprocess.run([launcher, "-c", "-f", told], env=env, capture_output=True, text=True, timeout=30)
     assert (done.returncode, "nonsense" in done.stderr) == (1, True)
+
+
+def test_serve_knows_the_process_by_the_path_of_its_configuration(tmp_path):
+    """Else it would not stop one whose end was missed at a reload, and half of the requests found what was no more."""
+    told = tmp_path / "haproxy.cfg"
+    kept = CONFIG.partition("frontend prometheus")[0].replace("/tmp/h", str(tmp_path))
+    told.write_text(f"{kept}    timeout client 1s\nfrontend http_frontend\n    bind unix@{tmp_path}/front.sock\n")
+    launcher = haproxy.write_launcher(tmp_path)
+    here = str(Path(__file__).parents[2])
+    env = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": str(launcher), "PYTHONPATH": here}
+    running = subprocess.Popen([launcher, "-db", "-f", told], env=env, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 30
+        while not (tmp_path / "front.sock").exists() and time.monotonic() < deadline:
+            assert running.poll() is None
+            time.sleep(0.05)
+        assert (tmp_path / "front.sock").exists()
+        words = Path(f"/proc/{running.pid}/cmdline").read_bytes().split(b"\0")
+        assert str(told).encode() in words  # what ray.serve._private.haproxy.HAProxyApi._is_our_haproxy looks for
+    finally:
+        running.kill()
+        running.wait()
