@@ -10,10 +10,10 @@ are a rolling update, in which new replicas answer before old ones go.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +26,14 @@ from eco_ray.core.avoided import Avoided
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.footprint import Footprint, ReplicaPower, Signal, request_footprint
 from eco_ray.core.units import Nature
+from eco_ray.models.runtimes.device import must_work
 from eco_ray.on_ray.accounts import metered_cpus
 from eco_ray.on_ray.avoided import AvoidedLog
 from eco_ray.on_ray.connection import controller_handle
 from eco_ray.on_ray.doorkeeper import Doorkeeper
 from eco_ray.on_ray.local_cluster import NODE_LABEL
 from eco_ray.on_ray.model_files import load_version
-from eco_ray.on_ray.owners import VISIBLE_DEVICES
+from eco_ray.on_ray.replica_gpus import GpuShare, visible_devices
 from eco_ray.on_ray.serve_config import CANARY, REPLICA
 from eco_ray.on_ray.served import Tally, served_dir
 from eco_ray.on_ray.smoke import smoke
@@ -92,7 +93,9 @@ class Host:
         facts = _facts()
         node, state_dir, demand = facts["node"], Path(facts["state_dir"]), deployment.demand
         clock_speed = facts["clock"].speed
-        self._power = ReplicaPower(node.power, metered_cpus(node), demand.cpus, node.pue, clock_speed)
+        self._gpus = GpuShare(demand.gpus, visible_devices())
+        held = metered_cpus(node), demand.cpus, node.pue, clock_speed, self._gpus.power_w()
+        self._power = ReplicaPower(node.power, *held)
         self._signal = Signal(node.zone, None, "unknown")
         runtime = load_version(deployment, version, state_dir)
         smoke(runtime)
@@ -116,6 +119,10 @@ class Host:
         """Take over what changes without a new replica: the share of requests that goes to a canary."""
         if self._canary:
             self._canary.percent = int((told or {}).get("canary_percent", 0))
+
+    def check_health(self) -> None:
+        """Serve asks, and puts another replica in place of one that raises."""
+        must_work()
 
     def __del__(self) -> None:
         """Serve calls it before it ends a replica in order, and then kills the process."""
@@ -141,6 +148,7 @@ class Host:
             except Exception:  # the controller may be restarting; an unknown intensity is said to be unknown
                 now = None
             self._signal = _signal(zone, now)
+            self._power = replace(self._power, gpu_w=self._gpus.power_w())
             self._avoided.send(time.time(), self._signal, _write_avoided)
             if self._doorkeeper:
                 self._doorkeeper.look()
@@ -209,8 +217,7 @@ def _tally(deployment: Deployment, version: int, folder: Path) -> Tally:
     from ray import serve
 
     context = serve.get_replica_context()
-    devices = [device for device in os.environ.get(VISIBLE_DEVICES, "").split(",") if device]
-    holds = deployment.demand.cpus, deployment.demand.gpus, devices
+    holds = deployment.demand.cpus, deployment.demand.gpus, visible_devices()
     reference = deployment.reference(version)
     tally = Tally(context.app_name, context.replica_id.unique_id, *holds, model=reference)
     tally.keep_in(folder)

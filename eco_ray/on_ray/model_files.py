@@ -13,6 +13,7 @@ from eco_ray.models.crypt import find_key
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.registry import Registry
 from eco_ray.models.runtimes.load import load_runtime
+from eco_ray.on_ray.replica_gpus import choose_device
 
 
 def open_registry(url: str, state_dir: Path) -> Registry:
@@ -28,12 +29,13 @@ def open_registry(url: str, state_dir: Path) -> Registry:
 
 
 def load_version(deployment: Deployment, version: int, state_dir: Path) -> Runtime:
-    """A version, ready to answer. Raises EcoRayError."""
+    """A version, ready to answer on the device that this process holds. Raises EcoRayError."""
+    where = choose_device(deployment.demand)._asdict()
     if deployment.path:
         path = Path(deployment.path)
         if not path.exists():
             raise NotFoundError(f"no model at {path} on this node; put it there, or push it to a registry")
-        return load_runtime(path, deployment.model, version)
+        return load_runtime(path, deployment.model, version, **where)
     registry = open_registry(deployment.registry, state_dir)
     manifest = registry.manifest(deployment.reference(version))
     # removed after loading: torch and onnxruntime have the weights in memory then
@@ -48,4 +50,5 @@ def load_version(deployment: Deployment, version: int, state_dir: Path) -> Runti
             format=manifest.format,
             signature=manifest.signature,
             main=manifest.main,
+            **where,
         )
