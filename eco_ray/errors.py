@@ -3,6 +3,7 @@
     EcoRayError            1  the job or check failed, or data is damaged
       MixedKindsError      1  carbon intensities of different kinds (average, marginal, ...) were put together
       DamagedError         1  a file was changed or cut, or is not what it says it is
+      DeviceFullError      1  a device has no memory left for what was asked of it
       UsageError           2  a file, option or setting is wrong
       InfeasibleError      3  a deadline, capacity or residency that no plan can meet
       NotFoundError        4  no such job, model, node or zone
@@ -29,6 +30,10 @@ class MixedKindsError(EcoRayError, TypeError):
 
 class DamagedError(EcoRayError):
     """Data was changed or cut on its way, or is not in the format that it claims."""
+
+
+class DeviceFullError(EcoRayError):
+    """A device has no memory left for a model, or for what was asked of it; what was taken for that is given back."""
 
 
 class UsageError(EcoRayError):

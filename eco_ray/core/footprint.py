@@ -25,7 +25,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPower:
-    """What a replica needs to turn its CPU time into joules."""
+    """What a replica needs to turn its time into joules."""
 
     curve: PowerCurve
     #: CPUs of its node
@@ -35,6 +35,8 @@ class ReplicaPower:
     pue: float
     #: grid seconds per wall second
     clock_speed: float
+    #: of its part of GPUs, as last read [W]; 0: it holds none, None: unknown
+    gpu_w: float | None = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,8 @@ class Footprint:
     avg_power_w: float
     signal: Signal
     nature: Nature
+    #: what the energy is made of
+    method: str = "cpu-time"
 
     def to_json(self) -> dict[str, Any]:
         """Keys as in Neuralwatt's API beside `usage`, with nature, boundary, zone and intensity."""
@@ -57,7 +61,7 @@ class Footprint:
             "energy_kwh": self.energy_j / J_PER_KWH,
             "avg_power_watts": self.avg_power_w,
             "duration_seconds": self.duration_s,
-            "attribution_method": "cpu-time",
+            "attribution_method": self.method,
             "carbon_g_co2eq": self.carbon_g,
             "nature": str(self.nature),
             "boundary": "operational",
@@ -80,17 +84,23 @@ def request_footprint(
     """Footprint of a request whose batch used `cpu_s` of CPU time within `duration_s` of wall time.
 
     Dynamic energy by CPU time on the node's curve, idle energy by what the replica has reserved (the rule of
-    `core.attribution` for one owner); in grid time. Of both, the request has its share of the batch (the rule of
-    `core.requests` for classical models): 1 in a replica that answers one request at a time.
+    `core.attribution` for one owner), and the power of its part of GPUs all the while; in grid time. Of all that, the
+    request has its share of the batch (the rule of `core.requests` for classical models): 1 in a replica that answers
+    one request at a time.
     """
     if not 0 < batch_share <= 1:
         raise EcoRayError(f"share {batch_share} of the batch is outside (0, 1]: divide the request's rows by all rows")
     curve = power.curve
     dynamic_w_per_cpu = (curve.power_w(1.0) - curve.idle_w) / power.cpus
     idle_share = min(1.0, power.reserved_cpus / power.cpus)
-    wall_j = (cpu_s * dynamic_w_per_cpu + duration_s * curve.idle_w * idle_share) * batch_share
+    gpu_w, method, nature = power.gpu_w, "cpu-time", Nature.MODELLED
+    if gpu_w is None:  # the energy is without them
+        gpu_w, method, nature = 0.0, "cpu-time, GPUs unknown", Nature.ASSUMED
+    elif gpu_w:
+        method = "cpu-time and gpu-power"
+    wall_j = (cpu_s * dynamic_w_per_cpu + duration_s * (curve.idle_w * idle_share + gpu_w)) * batch_share
     energy_j = wall_j * power.clock_speed
     intensity = signal.intensity_g_per_kwh
     carbon_g = None if intensity is None else grams(energy_j * MJ_PER_J, intensity, power.pue)
     watts = wall_j / duration_s if duration_s > 0 else 0.0
-    return Footprint(energy_j, carbon_g, duration_s, watts, signal, Nature.weakest([curve.nature, Nature.MODELLED]))
+    return Footprint(energy_j, carbon_g, duration_s, watts, signal, Nature.weakest([curve.nature, nature]), method)

@@ -14,6 +14,7 @@ from eco_ray.core.ports import Arrays
 from eco_ray.core.tensors import Tensor
 from eco_ray.errors import UsageError
 from eco_ray.models.explain import explain_rows
+from eco_ray.models.runtimes.device import CPU, gives_back
 from eco_ray.models.weights import load_model
 
 
@@ -26,17 +27,21 @@ class Digits:
     outputs = (Tensor("label", "INT64", (-1,)), Tensor("probabilities", "FP32", (-1, 10)))
     deterministic = True
 
-    def __init__(self, path: str | Path, name: str, version: int) -> None:
+    def __init__(self, path: str | Path, name: str, version: int, device: torch.device = CPU) -> None:
         """Load the model's file. Raises as `load_model` does."""
         torch.set_num_threads(1)  # CPU time of the request's own thread is then the request's CPU time
         self.name, self.version = name, version
-        self.model, metadata = load_model(path)
+        self.device = device
+        model, metadata = load_model(path)
+        self.model = model.to(device)
         self.metadata: Mapping[str, Any] = {"pixels": "ink bright, 0 to 1 (FP32) or 0 to 255 (UINT8)", **metadata}
 
+    @gives_back
     def infer(self, inputs: Arrays) -> Arrays:
         """Labels, and probabilities to six decimals. Raises UsageError for pixels out of range."""
         with torch.inference_mode():
-            probabilities = torch.softmax(self.model(torch.from_numpy(self._pixels(inputs["image"]))), dim=1)
+            pixels = torch.from_numpy(self._pixels(inputs["image"])).to(self.device)
+            probabilities = torch.softmax(self.model(pixels), dim=1).cpu()
         # in float64, six decimals are six decimals also in JSON
         rounded = np.round(probabilities.numpy().astype(np.float64), 6)
         return {"label": probabilities.argmax(dim=1).numpy(), "probabilities": rounded}
@@ -55,7 +60,9 @@ class Digits:
 class ExplainedDigits(Digits):
     """Implements `core.ports.Explains` as well; of a model that does not round (explain.py)."""
 
+    @gives_back
     def explain(self, inputs: Arrays, target: int | None) -> Arrays:
         """Integrated gradients of a digit's score before the softmax, one image after the other."""
         image = inputs["image"]
-        return {"image": explain_rows(self.model, self._pixels(image), target).reshape(image.shape)}
+        found = explain_rows(self.model, self._pixels(image), target, device=self.device)
+        return {"image": found.reshape(image.shape)}

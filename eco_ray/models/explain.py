@@ -24,6 +24,7 @@ from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.models.find_signature import architecture_of
 from eco_ray.models.pt2 import load_program
 from eco_ray.models.quantize import quantisation_of
+from eco_ray.models.runtimes.device import CPU
 from eco_ray.models.signature import FLOATS, Signature, TensorSpec
 from eco_ray.models.weights import load_model
 
@@ -150,11 +151,15 @@ def _rounds(what: str) -> UsageError:
 
 
 def explain_rows(
-    model: Callable[[Tensor], Any], inputs: NDArray[Any], target: int | None, given: TensorSpec | None = None
+    model: Callable[[Tensor], Any],
+    inputs: NDArray[Any],
+    target: int | None,
+    given: TensorSpec | None = None,
+    device: torch.device = CPU,
 ) -> NDArray[np.float32]:
     """The attributions of each row of a batch, by itself. Takes and raises what `explain` does."""
     rows = (inputs[row : row + 1] for row in range(len(inputs)))
-    return np.concatenate([explain(model, row, target, given=given).attributions for row in rows])
+    return np.concatenate([explain(model, row, target, given=given, device=device).attributions for row in rows])
 
 
 def explain(
@@ -163,18 +168,19 @@ def explain(
     target: int | None = None,
     steps: int = 50,
     given: TensorSpec | None = None,
+    device: torch.device = CPU,
 ) -> Explanation:
     """Integrated gradients of a class [the predicted one] at an input with its batch of one.
 
     `given`: the model's input, where it is BF16, which NumPy has not and which is made of float32, or takes a batch of
-    one only.
+    one only. `device`: of the model.
 
     Raises EcoRayError without the extra `explain`, and for a model that has no gradient or no finite score per class.
     """
     need_captum()
     from captum.attr import IntegratedGradients
 
-    x = torch.from_numpy(inputs)
+    x = torch.from_numpy(inputs).to(device)
     x = x.bfloat16() if given is not None and given.datatype == "BF16" else x
     scores, zero = (_one_row(_run(lambda y=y: model(y))) for y in (x, torch.zeros_like(x)))  # type: ignore[misc]
     predicted = int(scores.argmax())
@@ -187,7 +193,7 @@ def explain(
         lambda: gradients.attribute(x, torch.zeros_like(x), target, n_steps=steps, internal_batch_size=at_once),
         grad=True,
     )
-    attributions = found.detach().float().numpy()
+    attributions = found.detach().float().cpu().numpy()
     if not np.isfinite(attributions).all():
         raise EcoRayError("the gradients of the model are not finite; explain another input")
     score, baseline_score = float(scores[target]), float(zero[target])
@@ -220,6 +226,8 @@ def _run(work: Callable[[], Any], *, grad: bool = False) -> Any:
     try:
         with torch.set_grad_enabled(grad):
             return work()
+    except torch.OutOfMemoryError:
+        raise  # it says nothing of the model
     except (RuntimeError, AssertionError, TypeError, ValueError, IndexError) as error:
         short = " ".join(str(error).split())[:160]
         if grad:

@@ -16,9 +16,13 @@ from eco_ray.models import prune
 from eco_ray.models.compress import Variant
 from eco_ray.models.export import export_onnx, need_onnx, quiet, write_whole
 from eco_ray.models.recipe import ONNXRUNTIME_INT8
+from eco_ray.models.runtimes.device import CPU, full
 
 #: operators whose weights become int8. Convolutions stay float32: onnxruntime's int8 ones are slower on a CPU.
 OPERATORS = ("MatMul", "Gemm", "Gather", "Attention", "EmbedLayerNormalization")
+_CUDA = "CUDAExecutionProvider"
+#: what onnxruntime says where memory does not do: its class for that is that of all other failures
+_FULL = "Failed to allocate memory"
 
 
 def quantize_onnx(
@@ -47,13 +51,20 @@ def quantize_onnx(
 
 
 class OnnxModel:
-    """An ONNX model in onnxruntime on the CPU."""
+    """An ONNX model in onnxruntime."""
 
-    def __init__(self, path: Path, threads: int = 1) -> None:
-        """Raises EcoRayError without the extra `onnx`, and for a file that onnxruntime refuses."""
+    def __init__(
+        self, path: Path, threads: int = 1, device: torch.device = CPU, memory_bytes: int | None = None
+    ) -> None:
+        """`memory_bytes`: of a GPU's that it may take; None: all.
+
+        Operators that onnxruntime has for the CPU only stay there. Raises EcoRayError without the extra `onnx`, for a
+        file that onnxruntime refuses, and for a GPU that it cannot use.
+        """
         need_onnx()
         import onnxruntime
 
+        provider = _provider(onnxruntime, device, memory_bytes)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -61,24 +72,52 @@ class OnnxModel:
         # a waiting thread that spins burns joules for microseconds
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
-            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session: Any = onnxruntime.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # onnxruntime's own classes have no common base
             raise EcoRayError(f"onnxruntime cannot load {path}: {error}; export the model again") from error
+        # where CUDA's libraries are missing, it warns and takes the CPU
+        if device != CPU and _CUDA not in self._session.get_providers():
+            raise _no_gpu(f"onnxruntime {onnxruntime.__version__} cannot load its part for CUDA", device)
         self.inputs: tuple[str, ...] = tuple(found.name for found in self._session.get_inputs())
         self.outputs: tuple[str, ...] = tuple(found.name for found in self._session.get_outputs())
         self._refused: type[Exception] = onnxruntime.capi.onnxruntime_pybind11_state.InvalidArgument
 
     def run(self, feeds: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        """All outputs by name, for arrays by input name. Raises UsageError for sizes that the model does not take."""
+        """All outputs by name, for arrays by input name.
+
+        Raises UsageError for sizes that the model does not take, DeviceFullError where memory does not do.
+        """
         try:
             return dict(zip(self.outputs, self._session.run(None, dict(feeds)), strict=True))
         except self._refused as error:
             short = " ".join(str(error).split())[:160]
             raise UsageError(f"the model does not take these inputs: {short}; compare its signature") from None
+        except Exception as error:  # as above
+            _, said, size = str(error).partition(_FULL)
+            if not said:
+                raise
+            raise full(said + " ".join(size.split())[:160]) from None
 
     def __call__(self, x: Tensor) -> Tensor:
         """The first output for the only input."""
         return torch.from_numpy(self.run({self.inputs[0]: x.numpy()})[self.outputs[0]])
+
+
+def _provider(onnxruntime: Any, device: torch.device, memory_bytes: int | None) -> Any:
+    """What InferenceSession takes for a device."""
+    if device == CPU:
+        return "CPUExecutionProvider"
+    if _CUDA not in (found := onnxruntime.get_available_providers()):
+        raise _no_gpu(f"onnxruntime {onnxruntime.__version__} has {', '.join(found)}, none for CUDA", device)
+    limit = {} if memory_bytes is None else {"gpu_mem_limit": memory_bytes}
+    return _CUDA, {"device_id": device.index or 0, **limit}
+
+
+def _no_gpu(why: str, device: torch.device) -> EcoRayError:
+    return EcoRayError(
+        f"{why}, and the model is to compute on {device}; pip uninstall onnxruntime, then pip install onnxruntime-gpu "
+        "for the CUDA that is here, or serve it without a GPU"
+    )
 
 
 def onnx_int8(model: nn.Module, example: Tensor, *, per_channel: bool = True) -> Variant:

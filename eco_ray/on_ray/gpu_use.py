@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from typing import Protocol
 
 from eco_ray.core.ledger import GpuSample, GpuUse
 from eco_ray.core.ports import GpuReading
 from eco_ray.on_ray.owners import Owner
+
+
+class Device(Protocol):
+    """A GPU of this node, as a meter or a reader tells it."""
+
+    @property
+    def gpu(self) -> str:
+        """Its UUID."""
+        ...
+
+    @property
+    def index(self) -> int:
+        """Its position among the node's GPUs."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +33,7 @@ class Holding:
     #: indices or UUIDs, as in CUDA_VISIBLE_DEVICES; empty: not known
     devices: tuple[str, ...] = ()
 
-    def parts(self, readings: Sequence[GpuReading], at_work: Set[int]) -> dict[int, float]:
+    def parts(self, readings: Sequence[Device], at_work: Set[int]) -> dict[int, float]:
         """Held part of devices, in (0, 1], by their place in `readings`; `at_work`: where the owner's processes run.
 
         Where nobody says which devices they are, or none of what is said is a device here, it is those at work.
@@ -27,7 +42,7 @@ class Holding:
         return {place: min(1.0, self.gpus / len(mine)) for place in mine}
 
 
-def _places(device: str, readings: Sequence[GpuReading]) -> set[int]:
+def _places(device: str, readings: Sequence[Device]) -> set[int]:
     """Where a device of CUDA_VISIBLE_DEVICES is: an index, a UUID, its unique beginning, or a MIG device of a GPU.
 
     `MIG-GPU-.../1/0` names its GPU; the newer `MIG-...` does not.

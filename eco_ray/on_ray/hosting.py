@@ -61,6 +61,12 @@ class Host:
         if self._canary:
             self._canary.percent = int((told or {}).get("canary_percent", 0))
 
+    def check_health(self) -> None:
+        """Serve asks, and puts another replica in place of one that raises."""
+        from eco_ray.models.runtimes.device import must_work
+
+        must_work()
+
     def __del__(self) -> None:
         """Serve calls it before it ends a replica in order, and then kills the process."""
         if hasattr(self, "_around"):

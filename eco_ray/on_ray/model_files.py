@@ -12,6 +12,7 @@ from eco_ray.errors import NotFoundError
 from eco_ray.models.crypt import find_key
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.registry import Registry
+from eco_ray.on_ray.replica_gpus import choose_device
 
 
 def open_registry(url: str, state_dir: Path) -> Registry:
@@ -36,12 +37,13 @@ def size_bytes(deployment: Deployment, version: int, state_dir: Path) -> int:
 
 
 def load_version(deployment: Deployment, version: int, state_dir: Path) -> Runtime:
-    """A version, ready to answer. Raises EcoRayError."""
+    """A version, ready to answer on the device that this process holds. Raises EcoRayError."""
     # torch takes seconds and 200 MB: those who only name a version, as deployer and router do, need none of it
     from eco_ray.models.runtimes.load import load_runtime
 
+    where = choose_device(deployment.demand)._asdict()
     if deployment.path:
-        return load_runtime(_local(deployment), deployment.model, version)
+        return load_runtime(_local(deployment), deployment.model, version, **where)
     registry = open_registry(deployment.registry, state_dir)
     manifest = registry.manifest(deployment.reference(version))
     # removed after loading: torch and onnxruntime have the weights in memory then
@@ -56,6 +58,7 @@ def load_version(deployment: Deployment, version: int, state_dir: Path) -> Runti
             format=manifest.format,
             signature=manifest.signature,
             main=manifest.main,
+            **where,
         )
 
 

@@ -12,6 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from eco_ray.core.cluster import Resources
 from eco_ray.core.store_port import Store
 from eco_ray.on_ray.doorkeeper import Doorkeeper
 from eco_ray.on_ray.surroundings import FOLLOW_S, AppResponse, Meter, node_facts, stay_on_loopback
@@ -49,7 +50,7 @@ class RouterHost:
         gate = self._doorkeeper.gate() if self._doorkeeper else named_tenant
         self._router = Router(lambda: self._models, resolve=self._resolve, gate=gate)
         self._usage = UsageApp(UsageLookup(_open_store()), gate=gate)
-        self._meter = Meter(node_facts(), cpus=0.0)
+        self._meter = Meter(node_facts(), Resources(0.0))
         self._answer = AppResponse(OwnCostApp(self._app, self._meter.footprint))
         self._look()
         threading.Thread(target=self._follow, daemon=True).start()

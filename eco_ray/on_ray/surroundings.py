@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from eco_ray.on_ray.avoided import AvoidedLog
 from eco_ray.on_ray.connection import controller_handle
 from eco_ray.on_ray.doorkeeper import Doorkeeper
 from eco_ray.on_ray.local_cluster import NODE_LABEL
-from eco_ray.on_ray.owners import VISIBLE_DEVICES
+from eco_ray.on_ray.replica_gpus import GpuShare, visible_devices
 from eco_ray.on_ray.served import Tally, served_dir
 from eco_ray.service.gate import Gate, named_tenant
 
@@ -55,10 +55,12 @@ class AppResponse(Response):
 class Meter:
     """What a replica's time costs on its node, by the intensity of its zone as it was when last asked for."""
 
-    def __init__(self, facts: Mapping[str, Any], cpus: float) -> None:
-        """`facts`: the controller's of this node. `cpus`: that Ray holds for the replica."""
+    def __init__(self, facts: Mapping[str, Any], demand: Resources) -> None:
+        """`facts`: the controller's of this node. `demand`: what Ray holds for the replica."""
         node = facts["node"]
-        self.power = ReplicaPower(node.power, metered_cpus(node), cpus, node.pue, facts["clock"].speed)
+        self._gpus = GpuShare(demand.gpus, visible_devices())
+        held = metered_cpus(node), demand.cpus, node.pue, facts["clock"].speed, self._gpus.power_w()
+        self.power = ReplicaPower(node.power, *held)
         self.signal = Signal(node.zone, None, "unknown")
 
     def footprint(self, cpu_s: float, duration_s: float, batch_share: float) -> Footprint:
@@ -66,7 +68,7 @@ class Meter:
         return request_footprint(cpu_s, duration_s, self.power, self.signal, batch_share)
 
     def look(self) -> None:
-        """Ask for the intensity; it takes a moment, and raises nothing."""
+        """Ask for the intensity, and the power of GPUs; it takes a moment, and raises nothing."""
         import ray
 
         zone = self.signal.zone
@@ -75,6 +77,7 @@ class Meter:
         except Exception:  # the controller may be restarting; an unknown intensity is said to be unknown
             now = None
         self.signal = _signal(zone, now)
+        self.power = replace(self.power, gpu_w=self._gpus.power_w())
 
 
 class Surroundings:
@@ -88,7 +91,7 @@ class Surroundings:
         stay_on_loopback()
         facts = node_facts()
         self.state_dir = Path(facts["state_dir"])
-        self._meter = meter = Meter(facts, demand.cpus)
+        self._meter = meter = Meter(facts, demand)
         self.footprint = meter.footprint
         self.tally = _tally(demand, model)
         node = facts["node"].name
@@ -171,5 +174,4 @@ def _tally(demand: Resources, model: str) -> Tally:
     from ray import serve
 
     context = serve.get_replica_context()
-    devices = [device for device in os.environ.get(VISIBLE_DEVICES, "").split(",") if device]
-    return Tally(context.app_name, context.replica_id.unique_id, demand.cpus, demand.gpus, devices, model)
+    return Tally(context.app_name, context.replica_id.unique_id, demand.cpus, demand.gpus, visible_devices(), model)

@@ -6,6 +6,10 @@ import math
 from typing import Any
 
 from eco_ray.errors import NotFoundError
+from eco_ray.power._counter import MAX_PLAUSIBLE_W
+
+#: nvml.h: NVML_FI_DEV_POWER_AVERAGE (over 1 s, which integrates better) and NVML_FI_DEV_POWER_INSTANT, both in mW
+_POWER_FIELDS = (185, 186)
 
 
 def load(nvml: Any = None) -> Any:
@@ -58,3 +62,20 @@ def uuid(nvml: Any, handle: Any, index: int) -> str:
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
     return text if isinstance(text, str) and text else f"index-{index}"
+
+
+def power_w(nvml: Any, handle: Any) -> float | None:
+    """Power of a GPU now [W]; None: it does not tell."""
+    power_mw = number(ask(nvml, "nvmlDeviceGetPowerUsage", handle))
+    if power_mw is None:
+        power_mw = _power_field_mw(nvml, handle)
+    return None if power_mw is None or power_mw > MAX_PLAUSIBLE_W * 1000 else power_mw / 1000
+
+
+def _power_field_mw(nvml: Any, handle: Any) -> float | None:
+    """Power by the newer interface, for GPUs that refuse the older one."""
+    values = ask(nvml, "nvmlDeviceGetFieldValues", handle, list(_POWER_FIELDS))
+    for value in values if values is not None else ():
+        if value.nvmlReturn == 0:
+            return number(value.value.uiVal)
+    return None

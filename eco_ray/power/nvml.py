@@ -15,15 +15,13 @@ from eco_ray.core.ports import CpuUse, GpuReading, Reading
 from eco_ray.core.units import MJ_PER_J, Nature
 from eco_ray.errors import EcoRayError, NotFoundError
 from eco_ray.power import _nvml
-from eco_ray.power._counter import COUNTER_RESET, MAX_PLAUSIBLE_W, IdleFloor, step, wall_time
+from eco_ray.power._counter import COUNTER_RESET, IdleFloor, step, wall_time
 from eco_ray.power._gpu_use import GpuUse, methods, pid_exists
 
 #: NVML states +-5 % for its power reading; the energy counter integrates the same sensor
 COUNTER_ERROR_REL = 0.05
 #: one power sample per interval misses what happens between samples (arXiv:2312.02741); our estimate
 TRAPEZOID_ERROR_REL = 0.15
-#: nvml.h: NVML_FI_DEV_POWER_AVERAGE (over 1 s, which integrates better) and NVML_FI_DEV_POWER_INSTANT, both in mW
-_POWER_FIELDS = (185, 186)
 _COUNTER, _POWER = "energy counter", "integrated power"
 
 
@@ -192,20 +190,7 @@ class NvmlMeter:
         return _nvml.number(_nvml.ask(self._nvml, "nvmlDeviceGetTotalEnergyConsumption", gpu.handle))
 
     def _power_w(self, gpu: _Gpu) -> float | None:
-        if gpu.handle is None:
-            return None
-        power_mw = _nvml.number(_nvml.ask(self._nvml, "nvmlDeviceGetPowerUsage", gpu.handle))
-        if power_mw is None:
-            power_mw = self._power_field_mw(gpu)
-        return None if power_mw is None or power_mw > MAX_PLAUSIBLE_W * 1000 else power_mw / 1000
-
-    def _power_field_mw(self, gpu: _Gpu) -> float | None:
-        """Power by the newer interface, for GPUs that refuse the older one."""
-        values = _nvml.ask(self._nvml, "nvmlDeviceGetFieldValues", gpu.handle, list(_POWER_FIELDS))
-        for value in values if values is not None else ():
-            if value.nvmlReturn == 0:
-                return _nvml.number(value.value.uiVal)
-        return None
+        return None if gpu.handle is None else _nvml.power_w(self._nvml, gpu.handle)
 
 
 def _count(value: Any) -> int:

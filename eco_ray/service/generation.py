@@ -14,7 +14,7 @@ from eco_ray.core.footprint import Footprint
 from eco_ray.core.ports import TextRuntime
 from eco_ray.core.requests import ServiceUse
 from eco_ray.core.text import Piece
-from eco_ray.errors import UsageError
+from eco_ray.errors import DeviceFullError, UsageError
 from eco_ray.service import chat, http
 from eco_ray.service.chat import Asked, Writer
 from eco_ray.service.encoding import decompressed
@@ -170,6 +170,8 @@ class _Work:
             problem = error
         except UsageError as error:
             problem = Problem(400, "wrong data", str(error))
+        except DeviceFullError as error:
+            problem = Problem(503, "device full", str(error))
         except Exception:  # the model's code is not ours
             _LOG.exception("model %s failed", self._runtime.name)
             problem = Problem(500, "model failed", "the model failed on this prompt; the log of the service says why")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from eco_ray.core.footprint import Footprint
 from eco_ray.core.ports import Arrays, Runtime
 from eco_ray.core.requests import ServiceUse
-from eco_ray.errors import UsageError
+from eco_ray.errors import DeviceFullError, UsageError
 from eco_ray.service import http
 from eco_ray.service.batches import Batcher, Compute, Item, Outcome, is_open, together
 from eco_ray.service.cache import AnswerCache, Kept, key_of
@@ -157,6 +157,8 @@ class Inferences:
                 problem = error
             case UsageError():
                 problem = Problem(400, "wrong data", str(error))
+            case DeviceFullError():
+                problem = Problem(503, "device full", str(error))
             case _:
                 assert isinstance(error, Exception)  # noqa: S101
                 _LOG.error("model %s failed", self._runtime.name, exc_info=error)

@@ -50,6 +50,7 @@ class Parrot(Echo):
     #: for each token [s]
     pause_s: float = 0.0
     fails_at: int | None = None
+    fails_by: Exception = field(default_factory=lambda: RuntimeError("secret"))
     samplings: list[Sampling] = field(default_factory=list)
     made: int = 0
     closed: threading.Event = field(default_factory=threading.Event)
@@ -75,7 +76,7 @@ class Parrot(Echo):
             for at in range(sampling.max_tokens):
                 time.sleep(self.pause_s)
                 if at == self.fails_at:
-                    raise RuntimeError("secret")
+                    raise self.fails_by
                 self.made += 1
                 word = self.words[at] if at < len(self.words) else ""
                 if word in ("", *sampling.stop):

@@ -57,6 +57,22 @@ def test_its_nature_is_that_of_its_weakest_part(nature, weakest):
     assert request_footprint(0.2, 0.5, power, SIGNAL).nature == weakest
 
 
+@pytest.mark.parametrize(
+    ("gpu_w", "added_w", "method", "nature"),
+    [
+        (0.0, 0.0, "cpu-time", "modelled"),
+        (300.0, 300.0, "cpu-time and gpu-power", "modelled"),
+        (None, 0.0, "cpu-time, GPUs unknown", "assumed"),
+    ],
+)
+def test_gpus_are_charged_for_all_of_the_time_by_the_share_of_the_batch(gpu_w, added_w, method, nature):
+    power = replace(POWER, gpu_w=gpu_w, clock_speed=60.0)
+    found = request_footprint(0.2, 0.5, power, SIGNAL, 0.25)
+    assert found.energy_j == pytest.approx((8.0 + 0.5 * added_w) * 0.25 * 60)
+    assert found.avg_power_w == pytest.approx((16.0 + added_w) * 0.25)
+    assert (found.to_json()["attribution_method"], str(found.nature)) == (method, nature)
+
+
 def test_as_json_and_as_a_header():
     found = request_footprint(0.2, 0.5, POWER, SIGNAL)
     assert found.to_json() == {

@@ -20,7 +20,7 @@ from service_cases import INFER, Echo, ask, ask_async, footprint, request
 from eco_ray.core.footprint import Footprint, Signal
 from eco_ray.core.keys import Scope
 from eco_ray.core.units import Nature
-from eco_ray.errors import UsageError
+from eco_ray.errors import DeviceFullError, UsageError
 from eco_ray.service.app import ModelApp
 from eco_ray.service.gate import Admission
 from eco_ray.service.limits import Limits
@@ -289,6 +289,18 @@ def test_an_answer_that_takes_too_long_is_given_up_and_the_service_is_not_ready(
         time.sleep(0.01)
     assert runtime.calls == 1  # nobody waited for the others any more
     assert ask(app, "POST", INFER, X).status == 200
+
+
+def test_a_device_without_memory_for_a_request_is_told() -> None:
+    def fill(inputs: Any) -> None:
+        raise DeviceFullError("2 GiB are not free; ask for less")
+
+    got = ask(make(Echo(act=fill)), "POST", INFER, X)
+    assert (got.status, got.json["title"], got.json["detail"]) == (
+        503,
+        "device full",
+        "2 GiB are not free; ask for less",
+    )
 
 
 def test_a_model_that_fails_says_nothing_of_itself() -> None:

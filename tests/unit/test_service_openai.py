@@ -17,6 +17,7 @@ from service_cases import Echo, Got, ask, ask_async, footprint
 from service_server import Server
 
 from eco_ray.core.requests import ServiceUse
+from eco_ray.errors import DeviceFullError
 from eco_ray.service.app import ModelApp
 from eco_ray.service.limits import Limits
 
@@ -331,6 +332,13 @@ def test_a_model_that_fails_midway_says_so_in_the_stream_and_nothing_of_itself()
     assert b"secret" not in b"".join(chunks)
     got = post(app, f"{BASE}/chat/completions", chat("a b c"))
     assert (got.status, got.json["error"]["code"]) == (500, "model_failed")
+
+
+def test_a_device_without_memory_for_an_answer_is_told() -> None:
+    app = ModelApp(Parrot(fails_at=1, fails_by=DeviceFullError("2 GiB are not free; ask for less")), footprint)
+    got = post(app, f"{BASE}/chat/completions", chat("a b c"))
+    assert (got.status, got.json["error"]["code"]) == (503, "device_full")
+    assert got.json["error"]["message"] == "2 GiB are not free; ask for less"
 
 
 # --- the official client

@@ -62,8 +62,8 @@ def floats_of(array: Array, datatype: str) -> Array:
 
 
 def to_numpy(tensor: torch.Tensor) -> Array:
-    """BF16 as its bits."""
-    tensor = tensor.detach()
+    """On the CPU, BF16 as its bits."""
+    tensor = tensor.detach().cpu()
     return np.asarray((tensor.contiguous().view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor).numpy())
 
 

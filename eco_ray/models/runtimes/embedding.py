@@ -14,6 +14,7 @@ from eco_ray.errors import UsageError
 from eco_ray.models.bundle import MAX_EXTRA_BYTES
 from eco_ray.models.find_signature import embedding_signature
 from eco_ray.models.runtimes.arrays import tensors_of, to_texts
+from eco_ray.models.runtimes.device import CPU, gives_back
 from eco_ray.models.runtimes.pretrained import load_folder, need_transformers, read_config, unreadable
 
 #: of texts that are computed together, padding included: more of them are no faster on one core
@@ -48,13 +49,14 @@ class Embedding:
     platform = "eco_ray_transformers"
     deterministic = True
 
-    def __init__(self, folder: Path, name: str, version: int) -> None:
+    def __init__(self, folder: Path, name: str, version: int, device: torch.device = CPU) -> None:
         """Raises UsageError for a folder that does what is not known here, EcoRayError without the extra `text`."""
         need_transformers()
         self.name, self.version = name, version
         self._normalises = _normalises(folder)
         self._pool = _pooling(folder)
-        self._model = load_folder(folder, "AutoModel", torch.float32)
+        self.device = device
+        self._model = load_folder(folder, "AutoModel", torch.float32).to(device)
         config = self._model.config
         if config.is_encoder_decoder:
             raise UsageError(f"{folder} has an encoder and a decoder; only models with one of them are served")
@@ -72,6 +74,7 @@ class Embedding:
         self.inputs, self.outputs = tensors_of(signature.inputs), tensors_of(signature.outputs)
         self.metadata: Mapping[str, Any] = {"max_tokens": most, "normalised": self._normalises}
 
+    @gives_back
     def infer(self, inputs: Arrays) -> Arrays:
         """Raises UsageError for texts that are no UTF-8."""
         texts = to_texts(inputs["text"], "text")
@@ -89,11 +92,12 @@ class Embedding:
         for number, row in enumerate(rows):
             ids[number, : len(row)] = torch.tensor(row)
             mask[number, : len(row)] = 1
+        ids, mask = ids.to(self.device), mask.to(self.device)
         states = self._model(input_ids=ids, attention_mask=mask).last_hidden_state
         vectors = self._pool(states, mask[:, :, None].to(states.dtype))
         if self._normalises:
             vectors = torch.nn.functional.normalize(vectors, dim=1)
-        return np.asarray(vectors.numpy())
+        return np.asarray(vectors.cpu().numpy())
 
 
 def _together(lengths: Sequence[int]) -> Iterator[list[int]]:

@@ -1,4 +1,4 @@
-"""An ONNX model to be served, in onnxruntime on the CPU. Extra `onnx`."""
+"""An ONNX model to be served, in onnxruntime. Extra `onnx`."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from eco_ray.core.ports import Arrays
 from eco_ray.errors import UsageError
 from eco_ray.models.find_signature import MAX_ONNX_BYTES, find_signature
 from eco_ray.models.onnx_backend import OnnxModel
 from eco_ray.models.runtimes.arrays import agreed, tensors_of, to_bytes, to_texts
+from eco_ray.models.runtimes.device import CPU
 from eco_ray.models.signature import Signature
 
 #: operators with chance in them; Dropout has where it is told to train
@@ -27,8 +29,17 @@ class Onnx:
     platform = "onnxruntime_onnx"
     metadata: Mapping[str, Any] = {}
 
-    def __init__(self, path: Path, name: str, version: int, told: Signature | None, threads: int = 1) -> None:
-        """`told`: the signature that it was pushed with; None: what the file tells.
+    def __init__(
+        self,
+        path: Path,
+        name: str,
+        version: int,
+        told: Signature | None,
+        threads: int = 1,
+        device: torch.device = CPU,
+        memory_bytes: int | None = None,
+    ) -> None:
+        """`told`: the signature that it was pushed with; None: what the file tells. The others: as of OnnxModel.
 
         Raises UsageError without any signature, and what OnnxModel raises.
         """
@@ -37,7 +48,7 @@ class Onnx:
         if told is None:
             raise UsageError(f"{name}:{version} cannot be served: {found.why}")
         self.name, self.version, self.kind = name, version, told.kind
-        self._model = OnnxModel(path, threads)
+        self._model = OnnxModel(path, threads, device, memory_bytes)
         inputs, outputs = told.inputs, told.outputs
         if own is not None:
             inputs, outputs = agreed(inputs, own.inputs, "inputs"), agreed(outputs, own.outputs, "outputs")
@@ -51,7 +62,7 @@ class Onnx:
             if set(names) != set(known):
                 raise UsageError(f"the signature has the {what} {', '.join(names)}, the model {', '.join(known)}")
         if bf16 := [spec.name for spec in (*inputs, *outputs) if spec.datatype == "BF16"]:
-            raise UsageError(f"{bf16[0]!r} is BF16, which onnxruntime has not on a CPU; export the model in float32")
+            raise UsageError(f"{bf16[0]!r} is BF16, which NumPy has not for onnxruntime; export the model in float32")
         self.inputs, self.outputs = tensors_of(inputs), tensors_of(outputs)
         self.deterministic = path.stat().st_size <= MAX_ONNX_BYTES and not _CHANCE.intersection(_operators(path))
 
