@@ -257,3 +257,9 @@ def test_shares_of_other_zones_are_forgotten():
     plan, _, why = next_traffic(two, state, TrafficConfig())
     assert "first" in why
     assert len(plan.shares) == 2
+    _, state, why = next_traffic(replace(calm, names=("DE", "FR", "SE")), state, TrafficConfig())
+    assert "first" in why
+    _, same, _ = next_traffic(replace(calm, names=("DE", "FR", "SE")), state, TrafficConfig())
+    assert same is state
+    full = replace(calm, names=("DE", "FR", "SE"), curves=(straight(99, 100), straight(5, 100), straight(99, 100)))
+    assert "FR would get 10" in next_traffic(full, state, TrafficConfig())[2]
