@@ -36,6 +36,8 @@ class Traffic:
     rtt_ms: tuple[tuple[float, ...], ...]
     #: what the latency objective leaves for the way
     max_rtt_ms: float
+    #: of zones, for people; empty: they are numbered
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,8 @@ class TrafficState:
 
     shares: Shares
     since_s: float
+    #: of their zones
+    names: tuple[str, ...] = ()
 
 
 def next_traffic(
@@ -131,14 +135,15 @@ def next_traffic(
     over capacity, or more requests late than must be.
     """
     best = plan_traffic(traffic)
-    fresh = TrafficState(best.shares, traffic.now_s)
-    if state is None or [len(row) for row in state.shares] != [len(row) for row in best.shares]:
+    fresh = TrafficState(best.shares, traffic.now_s, traffic.names)
+    if state is None or state.names != traffic.names or np.shape(state.shares) != np.shape(best.shares):
         return best, fresh, f"first shares: {best.grams_per_h:.3g} g/h"
     kept = _plan(traffic, state.shares, best.bound_g_per_h)
     rounding = 1e-9 * max(1.0, sum(traffic.requests_per_s))
     for zone, (load, curve) in enumerate(zip(kept.load_per_s, traffic.curves, strict=True)):
         if load > curve.capacity_per_s + rounding:
-            return best, fresh, f"zone {zone} would get {load:.3g} requests/s and can answer {curve.capacity_per_s:.3g}"
+            name = traffic.names[zone] if traffic.names else f"zone {zone}"
+            return best, fresh, f"{name} would get {load:.3g} requests/s and can answer {curve.capacity_per_s:.3g}"
     if kept.late_per_s > best.late_per_s + rounding:
         return best, fresh, f"{kept.late_per_s:.3g} requests/s would be beyond {traffic.max_rtt_ms:g} ms on their way"
     saved_g = kept.grams_per_h - best.grams_per_h

@@ -97,7 +97,7 @@ def test_what_somebody_else_holds_keeps_a_node():
 
 
 def test_an_unknown_intensity_is_neither_emptied_nor_filled():
-    decided = drained(hosts({"what": None, "dirty": 600.0}, [guest("r1", "what"), guest("r2", "dirty", 4.0)]))
+    decided = drained(hosts({"what": None, "dirty": 600.0}, [guest("r1", "what"), guest("r2", "dirty")]))
     assert decided.node is None
     assert "what: its intensity is unknown" in decided.why
     assert "dirty: r2 has no room" in decided.why
@@ -122,12 +122,11 @@ def test_parts_of_gpus_and_their_memory_hold():
     # half of a smaller GPU has not the 8 GB; and of two parts of 0.6 each needs its own
     small = replace(gpu, capacity=Resources(4.0, 1.0, 8.0, 12.0))
     assert drained(hosts({"dirty": (gpu, 600.0), "green": (small, 50.0)}, guests[:1])).node is None
-    more = replace(gpu, capacity=Resources(4.0, 2.0, 8.0, 32.0))
-    large = [Guest(f"r{i}", "dirty", Resources(0.1, 0.6)) for i in range(3)]
-    assert (
-        drained(hosts({"dirty": (replace(more, capacity=more.capacity * 2), 600.0), "green": (more, 50.0)}, large)).node
-        is None
-    )
+    four = replace(gpu, capacity=Resources(4.0, 4.0, 8.0, 64.0))
+    eight = replace(gpu, capacity=four.capacity * 2)
+    large = [Guest(f"r{i}", "dirty", Resources(0.1, 0.55)) for i in range(5)]
+    assert drained(hosts({"dirty": (eight, 600.0), "green": (four, 50.0)}, large)).node is None
+    assert drained(hosts({"dirty": (eight, 600.0), "green": (four, 50.0)}, large[:4])).node == "dirty"
 
 
 def test_little_is_not_worth_it():
@@ -142,13 +141,21 @@ def test_little_is_not_worth_it():
 def test_it_has_to_be_worth_it_for_a_while():
     config, state = Consolidation(hold_s=300.0), None
     guests = [guest("r1", "dirty"), guest("r2", "green")]
+    stuck = [replace(one, stays=True) for one in guests]
     seen = []
-    for now_s, dirty in ((0, 600.0), (200, 600.0), (250, 50.0), (301, 600.0), (500, 600.0), (601, 600.0)):
-        decided, state = next_drain(
-            hosts({"dirty": dirty, "green": 50.0 if dirty > 50 else 600.0}, guests, now_s), state, config
-        )
+    for now_s, dirty, here in (
+        (0, 600.0, guests),
+        (200, 600.0, stuck),
+        (301, 600.0, guests),
+        (500, 20.0, guests),
+        (602, 600.0, guests),
+        (901, 600.0, guests),
+        (902, 600.0, guests),
+    ):
+        found = hosts({"dirty": dirty, "green": 50.0 if dirty > 50 else 600.0}, here, now_s)
+        decided, state = next_drain(found, state, config)
         seen.append(decided.node)
-    assert seen == [None, None, None, None, None, "dirty"]
+    assert seen == [None] * 6 + ["dirty"]
     assert "for another 300 s" in next_drain(hosts({"dirty": 600.0, "green": 50.0}, guests), None, config)[0].why
 
 
@@ -176,7 +183,7 @@ def test_a_node_that_was_filled_rests_and_one_that_was_emptied_is_not_filled():
     assert "b: filled lately" in decided.why
     decided, _ = next_drain(hosts({"a": 50.0, "b": 600.0}, guests, 3600.0), state, config)
     assert decided.node == "b"
-    guests.append(guest("r2", "c"))
+    guests += [guest("r2", "c"), guest("r3", "a")]
     decided, _ = next_drain(hosts({"a": 50.0, "b": 60.0, "c": 600.0}, guests, 100.0), state, config)
     assert decided.moves == (Move("r2", "b"),)
 

@@ -91,6 +91,11 @@ def test_a_higher_load_ends_the_hold():
     assert seen[-1].replicas == 4
 
 
+def test_a_peak_that_may_not_be_answered_yet_ends_the_hold_too():
+    loads = [(0, 8), (1, 0), (2, 90), (3, 0), (62, 0), (64, 0)]
+    assert [one.replicas for one in run(loads, replace(SCALING, fall_s=0.1))] == [4, 4, 4, 4, 4, 2]
+
+
 def test_none_is_removed_where_the_others_would_be_too_slow():
     seen = run([(0, 2.5), (61, 2.5), (122, 2.5)], replicas=3, p95_s=0.18)
     assert [one.replicas for one in seen] == [3, 3, 3]
@@ -129,6 +134,7 @@ def test_a_queue_asks_for_no_more_than_it_takes_to_work_it_off():
 def test_those_that_were_asked_for_stay():
     seen = run([(0, 1), (100, 1)], replace(SCALING, min_replicas=2), replicas=2)
     assert [one.replicas for one in seen] == [2, 2]
+    assert "at least" not in seen[-1].why
     assert run([(0, 1)], replace(SCALING, min_replicas=3), replicas=2)[0].replicas == 3
     assert "10 at most" in run([(0, 99)], SCALING, replicas=9)[0].why
 

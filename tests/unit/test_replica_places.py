@@ -120,6 +120,15 @@ def test_the_last_replica_of_a_node_that_would_sleep_takes_its_idle_power_along(
     assert changed_places(rooms, Resources(1.0), places, 2) == places[:2]
 
 
+def test_what_went_counts_for_the_next_to_go():
+    """The first of "a" takes 20 W along, the second one 5 W."""
+    bent = PowerCurve((0, 0.5, 1), (50, 60, 100), "test")
+    rooms = [room("a", held=Resources(3.0), intensity=200.0), room("b", held=Resources(4.0), intensity=100.0)]
+    rooms = [replace(one, node=replace(one.node, power=bent)) for one in rooms]
+    places = (*3 * (Place("a", ()),), *4 * (Place("b", ()),))
+    assert changed_places(rooms, Resources(1.0), places, 5) == (*2 * (Place("a", ()),), *3 * (Place("b", ()),))
+
+
 def test_an_unknown_intensity_is_the_first_to_go():
     rooms = [room("unknown", intensity=None, held=Resources(1.0)), room("dirty", intensity=900.0, held=Resources(1.0))]
     assert changed_places(rooms, Resources(1.0), (Place("unknown", ()), Place("dirty", ())), 1) == (Place("dirty", ()),)

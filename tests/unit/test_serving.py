@@ -51,10 +51,10 @@ def test_shares(requests, intensity, capacity, max_ms, share):
 
 
 def test_a_chain_of_requests_makes_way_for_one_more():
-    """Only the first zone is in time for the first origin; those that are there already go on to the second."""
-    rtt = [[3, 99, 99], [3, 3, 99], [99, 3, 3]]
+    """The last origin's requests can go to the first zone only, where others are who can go elsewhere."""
+    rtt = [[3, 3, 99], [99, 3, 3], [3, 99, 99]]
     share = split_traffic([10, 10, 10], [10, 20, 30], rtt, [10, 10, 10], 50)
-    assert share == pytest.approx(np.eye(3))
+    assert share == pytest.approx(np.array([[0, 1, 0], [0, 0, 1], [1, 0, 0]]))
 
 
 def test_more_than_fits_is_refused_with_both_numbers():
@@ -176,6 +176,14 @@ def test_one_node_that_is_woken_costs_less_than_two():
     assert apart.grams_per_h == pytest.approx(8.8 + 72 * 0.101)
 
 
+def test_a_node_that_would_wake_for_little_stays_asleep():
+    """By its grams for each request when it is full it would be chosen: 1 g against 1.2 g."""
+    plan = plan_traffic(traffic([5], [nodes(100, 1), straight(99, 1.2)], [[1, 1]]))
+    assert plan.shares == ((0.0, 1.0),)
+    assert plan.grams_per_h == pytest.approx(6.0)
+    assert plan.bound_g_per_h == pytest.approx(6.0)
+
+
 @given(worlds(4), st.data())
 def test_power_with_jumps_is_near_the_optimum_of_a_milp(world, data):
     requests, intensity, rtt, _ = world
@@ -257,3 +265,9 @@ def test_shares_of_other_zones_are_forgotten():
     plan, _, why = next_traffic(two, state, TrafficConfig())
     assert "first" in why
     assert len(plan.shares) == 2
+    _, state, why = next_traffic(replace(calm, names=("DE", "FR", "SE")), state, TrafficConfig())
+    assert "first" in why
+    _, same, _ = next_traffic(replace(calm, names=("DE", "FR", "SE")), state, TrafficConfig())
+    assert same is state
+    full = replace(calm, names=("DE", "FR", "SE"), curves=(straight(99, 100), straight(5, 100), straight(99, 100)))
+    assert "FR would get 10" in next_traffic(full, state, TrafficConfig())[2]

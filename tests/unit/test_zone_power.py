@@ -87,7 +87,7 @@ loads = st.lists(st.floats(0, 200), min_size=2, max_size=2).map(sorted)
 @given(
     loads,
     st.booleans(),
-    st.floats(0, 3),
+    st.integers(0, 30).map(lambda tenths: tenths / 10),
     st.lists(st.tuples(st.sampled_from([0.1, 0.3, 0.7]), st.floats(50, 100)), max_size=3, unique_by=lambda at: at[0]),
 )
 def test_more_requests_never_emit_less_and_all_of_them_what_the_planner_counts(between, sleeps, held, bend):
