@@ -114,8 +114,8 @@ def _haproxy_env(state_dir: Path, folder: Path) -> dict[str, str]:
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(folder / "metrics.sock"),
         "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
-        # of its own proxy, which HAProxy asks while no replica is ready: two clusters on a machine would share one port,
-        # and requests of one be answered by the other
+        # of its own proxy, which HAProxy asks while no replica is ready: two clusters on a machine would share a port,
+        # and answer each other's requests
         "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port()),
         "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port()),

@@ -54,6 +54,8 @@ def served(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     for row in [json.loads(told.stdout), *rows]:
         assert (row["state"], row["shared"], row["version"]) == ("running", True, 1)
     yield cluster
+    for row in client.rows():
+        client.undeploy(row["model"])
     _end_serving()
 
 
