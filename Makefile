@@ -1,8 +1,10 @@
 # Needs: GNU make, git, and python3 (3.11 or newer) with its venv module. Everything else goes into .venv.
 # Another interpreter: make install PYTHON=python3.12. Options of the demo: make demo ARGS="--speed 900 --keep".
+# Tests that need no cluster and no GPU run in so many processes: make test WORKERS=8.
 
 PYTHON ?= python3
 ARGS ?=
+WORKERS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -38,11 +40,11 @@ lint: install ## Style, format, types and import contracts
 	$(BIN)/lint-imports
 
 unit: install ## Unit tests only: no Ray, seconds
-	$(BIN)/python -m pytest tests/unit -m "not slow"
+	$(BIN)/python -m pytest tests/unit -m "not slow" -n $(WORKERS) --dist worksteal
 
 test: lint unit ## Lint, then all tests except the slow ones
-	$(BIN)/python -m pytest tests/contract tests/reference tests/gpu -m "not slow"
-	$(BIN)/python -m pytest tests/ray tests/e2e -m "not slow"
+	$(BIN)/python -m pytest tests/contract tests/reference -m "not slow" -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest tests/gpu tests/ray tests/e2e -m "not slow"
 
 test-all: test ## The same, then the long tests and a soak of three minutes
 	$(BIN)/python -m pytest tests -m slow
