@@ -68,6 +68,17 @@ class AvoidedLog:
             self._signal = signal
             return list(islice(self._waiting, MOST_SENT))
 
+    def end(self, now_s: float, write: Callable[[list[Avoided]], None]) -> None:
+        """Have what is left written, as there will be no later call; what `write` refuses is lost. Raises nothing."""
+        with self._lock:
+            self._end_span(now_s)
+        while self._waiting:
+            before = len(self._waiting)
+            self.send(now_s, self._signal, write)
+            if len(self._waiting) == before:
+                log.warning("avoided energy: %d rows are lost with the replica", before)
+                return
+
     def confirm(self, rows: Iterable[Avoided]) -> None:
         """These are in the ledger."""
         written = {row.id for row in rows}

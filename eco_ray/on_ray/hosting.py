@@ -70,7 +70,7 @@ class Host:
     def __del__(self) -> None:
         """Serve calls it before it ends a replica in order, and then kills the process."""
         if hasattr(self, "_around"):
-            self._around.tally.write()
+            self._around.end()
 
     async def __call__(self, request: Request) -> Response:
         """Answer one HTTP request."""

@@ -111,6 +111,11 @@ class Surroundings:
         if self._doorkeeper:
             self._doorkeeper.apply_news()
 
+    def end(self) -> None:
+        """Write the books for the last time."""
+        self.tally.write()
+        self.avoided.end(time.time(), _write_avoided)
+
     def _follow(self) -> None:
         while True:
             self._meter.look()

@@ -155,6 +155,24 @@ def test_a_deployer_that_is_away_loses_nothing_and_counts_nothing_twice(caplog: 
     assert not caplog.records
 
 
+def test_a_replica_that_ends_has_what_is_left_written(caplog: pytest.LogCaptureFixture) -> None:
+    log, written = a_log(), []
+    log.add("m:1", "vision", 1.0)
+    log.send(T0_S + 1, CLEAN, written.extend)
+    assert written == []  # its span goes on
+    log.end(T0_S + 2, written.extend)
+    assert told(written) == [("vision", 1, 1_000, 100.0)]
+    log.end(T0_S + 3, written.extend)
+    assert len(written) == 1
+
+    def away(rows: list[Avoided]) -> None:
+        raise ConnectionError
+
+    log.add("m:1", "vision", 1.0)
+    log.end(T0_S + 4, away)
+    assert "1 rows are lost with the replica" in caplog.text
+
+
 def test_what_waits_is_bounded_and_sent_in_parts(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
