@@ -186,7 +186,7 @@ def test_what_a_request_cost_is_settled_by_the_ledger_and_told_to_its_tenant(ser
     assert usage["energy_joules"] > 0
     assert httpx.get(url, headers={"Eco-Tenant": "health"}).status_code == 404
     assert httpx.get(url).status_code == 404
-    kept = [httpx.post(INFER, json=body, headers={"Eco-Tenant": "sight"}) for _ in range(3)]
+    kept = [httpx.post(INFER, json=body, headers={"Eco-Tenant": "sound"}) for _ in range(3)]
     assert [answer.headers["eco-cache"] for answer in kept] == ["miss", "hit", "hit"]  # avoided: in the last test
 
 
@@ -361,6 +361,6 @@ def test_what_is_undeployed_is_not_there(served: Cluster) -> None:
     rows = served.client.store.owner_intervals("model", "mnist:1")
     assert sum(row.requests or 0 for row in rows) > 100
     avoided = {row["tenant"]: row for row in json.loads(served.cli("ledger", "avoided", "-o", "json").stdout)}
-    assert avoided["sight"]["hits"] == 2
-    assert avoided["sight"]["energy_j"] > 0
+    assert avoided["sound"]["hits"] == 2
+    assert avoided["sound"]["energy_j"] > 0
     assert served.client.store.check_ledger().residual_mj == 0
