@@ -18,6 +18,7 @@ from eco_ray.core.requests import ServiceUse
 from eco_ray.on_ray.hosting import Host
 from eco_ray.on_ray.node_agent import NodeAgent
 from eco_ray.on_ray.served import Tally, process_start
+from eco_ray.on_ray.surroundings import Surroundings
 
 ANSWERS = """
 import sys, time
@@ -45,11 +46,14 @@ def test_serve_ends_a_replica_by_its_destructor(tmp_path: Path) -> None:
     replica = object.__new__(Host)
     replica.__del__()  # its constructor failed
     tally = Tally("app", "r1", 0.25)
-    replica._around = SimpleNamespace(tally=tally)
+    ended: list[float] = []
+    replica._around = around = object.__new__(Surroundings)
+    around.tally, around.avoided = tally, SimpleNamespace(end=lambda now_s, write: ended.append(now_s))
     tally._path = tmp_path / "r1.replica.json"
     tally.add(ServiceUse("", "t", 0.01), 1)
     replica.__del__()
     assert json.loads(tally._path.read_text())["counts"] == {"t": [1, 1, 0.01]}
+    assert len(ended) == 1
 
 
 class Process:
