@@ -39,7 +39,7 @@ lint: install ## Style, format, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-unit: install ## Unit tests only: no Ray, seconds
+unit: install ## Unit tests only: no Ray, four minutes on two cores
 	$(BIN)/python -m pytest tests/unit -m "not slow" -n $(WORKERS) --dist worksteal
 
 test: lint unit ## Lint, then all tests except the slow ones

@@ -50,6 +50,8 @@ class Counted(NamedTuple):
     zone: str
     intensity_g_per_kwh: float | None
     nature: str
+    #: what the energy is made of, as `Footprint.method`
+    method: str
     #: by the wall clock [s since epoch]
     counted_s: float
 
@@ -110,7 +112,7 @@ class Usage:
         match self.state:
             case State.ESTIMATE:
                 energy_j, carbon_g, nature = one.energy_j, one.carbon_g, one.nature
-                source, method = "estimate of the replica", "cpu-time"
+                source, method = "estimate of the replica", one.method
             case State.SETTLED:
                 assert row is not None and self.energy_mj is not None  # noqa: S101, PT018
                 zone, intensity = row.zone, row.intensity_g_per_kwh

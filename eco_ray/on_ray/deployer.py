@@ -14,9 +14,8 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from eco_ray.core.audit import AuditEntry
-from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import SHARED_DEMAND, Deployment
-from eco_ray.core.replica_places import Room, plan_replicas
+from eco_ray.core.replica_places import Room, plan_replicas, without
 from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError, UsageError
 from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
@@ -353,8 +352,7 @@ def _without(room: Room, known: Deployment | None) -> Room:
     """A node without what a deployment holds there, for the replicas that take its place."""
     if known is None:
         return room
-    own = known.demand * sum(place.node == room.node.name for place in known.places)
-    return replace(room, held=Resources(*(max(0.0, amount) for amount in (room.held - own).amounts)))
+    return without(room, known.demand * sum(place.node == room.node.name for place in known.places))
 
 
 def _essence(one: Deployment | None) -> Deployment | None:

@@ -13,14 +13,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from eco_ray.core.deployments import Deployment
 from eco_ray.on_ray.model_files import load_version
 from eco_ray.on_ray.serve_config import CANARY, REPLICA
 from eco_ray.on_ray.smoke import smoke
-from eco_ray.on_ray.surroundings import AppResponse, Surroundings
+from eco_ray.on_ray.surroundings import Answers, AppResponse, Surroundings
 from eco_ray.service.app import ModelApp
 from eco_ray.service.batches import Batcher, Compute
 from eco_ray.service.canary import BesideApp, CanaryApp
@@ -39,7 +36,7 @@ def model_app(told: dict[str, Any]) -> serve.Application:
     return serve.deployment(name=REPLICA)(Host).bind(told)
 
 
-class Host:
+class Host(Answers):
     """The replica of one version."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
@@ -66,16 +63,6 @@ class Host:
         from eco_ray.models.runtimes.device import must_work
 
         must_work()
-
-    def __del__(self) -> None:
-        """Serve calls it before it ends a replica in order, and then kills the process."""
-        if hasattr(self, "_around"):
-            self._around.end()
-
-    async def __call__(self, request: Request) -> Response:
-        """Answer one HTTP request."""
-        self._around.apply_news()
-        return self._answer
 
 
 def _waiting_batches(wait_s: float, compute: Compute) -> Batcher:

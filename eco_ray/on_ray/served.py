@@ -162,6 +162,7 @@ def _counted(use: ServiceUse, estimate: Footprint, model: str, place: tuple[str,
     return Counted(
         *(use.tenant, use.request, model, *place),
         *(estimate.energy_j, estimate.carbon_g, signal.zone, signal.intensity_g_per_kwh, estimate.nature.value),
+        estimate.method,
         time.time(),
     )
 

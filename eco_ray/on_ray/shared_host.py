@@ -12,15 +12,12 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from starlette.requests import Request
-from starlette.responses import Response
-
 from eco_ray.core.deployments import SHARED_DEMAND, SharedModel
 from eco_ray.models.runtimes.many import ManyModels
 from eco_ray.on_ray.model_files import load_version, size_bytes
 from eco_ray.on_ray.serve_config import REPLICA, SHARED
 from eco_ray.on_ray.smoke import smoke
-from eco_ray.on_ray.surroundings import AppResponse, Surroundings
+from eco_ray.on_ray.surroundings import Answers, AppResponse, Surroundings
 from eco_ray.service.app import ModelApp
 from eco_ray.service.limits import MIB, Limits
 from eco_ray.service.shared import SharedApp
@@ -39,7 +36,7 @@ def shared_app(told: dict[str, Any]) -> serve.Application:
     return serve.deployment(name=REPLICA)(SharedHost).bind(told)
 
 
-class SharedHost:
+class SharedHost(Answers):
     """The replica. What it does for a model is counted for that, and its waiting for `shared`."""
 
     def __init__(self, told: Mapping[str, Any]) -> None:
@@ -51,16 +48,6 @@ class SharedHost:
     async def reconfigure(self, told: Mapping[str, Any]) -> None:
         """Serve these models from now on; it does not wait for any to be loaded, as Serve waits for this."""
         self._app.serve(SharedModel(**one) for one in told["models"])
-
-    def __del__(self) -> None:
-        """Serve calls it before it ends a replica in order, and then kills the process."""
-        if hasattr(self, "_around"):
-            self._around.end()
-
-    async def __call__(self, request: Request) -> Response:
-        """Answer one HTTP request."""
-        self._around.apply_news()
-        return self._answer
 
     def _load(self, one: SharedModel) -> ModelApp:
         began_s, reference, around = time.thread_time(), str(one), self._around

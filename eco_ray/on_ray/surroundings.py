@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -123,6 +124,23 @@ class Surroundings:
             if self._doorkeeper:
                 self._doorkeeper.look()
             time.sleep(FOLLOW_S)
+
+
+class Answers:
+    """What Serve asks of each replica of models: its answers, and an end in order."""
+
+    _around: Surroundings
+    _answer: AppResponse
+
+    def __del__(self) -> None:
+        """Serve calls it before it ends a replica in order, and then kills the process."""
+        if hasattr(self, "_around"):  # its constructor may have failed
+            self._around.end()
+
+    async def __call__(self, request: Request) -> Response:
+        """Answer one HTTP request."""
+        self._around.apply_news()
+        return self._answer
 
 
 def _signal(zone: str, now: Mapping[str, Any] | None) -> Signal:

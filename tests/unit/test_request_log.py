@@ -218,7 +218,7 @@ def test_a_replica_logs_what_it_counts_as_it_counts_it(tmp_path: Path, monkeypat
     assert b is not None
     assert a.counted[:-1] == (
         *("vision", "a", "m:1", "r1", "vision", 2, 0.5, 1.0),
-        *(1.5, 0.25, "DE", 300.0, "modelled"),
+        *(1.5, 0.25, "DE", 300.0, "modelled", "cpu-time"),
     )
     assert abs(a.counted.counted_s - time.time()) < 60
     assert b.counted[:8] == ("text", "b", "m:1", "r1", "", 1, 0.0, 1.0)

@@ -144,3 +144,5 @@ def test_an_estimate_tells_what_the_answer_told() -> None:
     told = _settle("not taken").to_json()
     assert (told["state"], told["energy_joules"], told["carbon_g_co2eq"]) == ("estimate", 1.23, 0.0123)
     assert (told["nature"], told["attribution_method"], told["interval"]) == ("modelled", "cpu-time", None)
+    with_gpus = Usage(counted(method="cpu-time and gpu-power"), State.ESTIMATE)
+    assert with_gpus.to_json()["attribution_method"] == "cpu-time and gpu-power"

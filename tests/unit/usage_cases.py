@@ -17,7 +17,7 @@ T0_S = 1_763_798_400.0
 def counted(ordinal: int = 1, before_s: float = 0.0, after_s: float = 1.0, **changes: Any) -> Counted:
     base = Counted(
         *("vision", f"id-{ordinal}", "m:1", "r1", "vision", ordinal, before_s, after_s),
-        *(1.23456, 0.0123456, "DE", 300.0, "modelled", T0_S),
+        *(1.23456, 0.0123456, "DE", 300.0, "modelled", "cpu-time", T0_S),
     )
     return base._replace(**changes)
 
