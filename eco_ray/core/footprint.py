@@ -91,16 +91,18 @@ def request_footprint(
     if not 0 < batch_share <= 1:
         raise EcoRayError(f"share {batch_share} of the batch is outside (0, 1]: divide the request's rows by all rows")
     curve = power.curve
-    dynamic_w_per_cpu = (curve.power_w(1.0) - curve.idle_w) / power.cpus
+    dynamic_w_per_cpu = (curve.full_w - curve.idle_w) / power.cpus
     idle_share = min(1.0, power.reserved_cpus / power.cpus)
-    gpu_w, method, nature = power.gpu_w, "cpu-time", Nature.MODELLED
+    gpu_w, method = power.gpu_w, "cpu-time"
     if gpu_w is None:  # the energy is without them
-        gpu_w, method, nature = 0.0, "cpu-time, GPUs unknown", Nature.ASSUMED
+        gpu_w, method = 0.0, "cpu-time, GPUs unknown"
     elif gpu_w:
         method = "cpu-time and gpu-power"
+    assumed = curve.nature == Nature.ASSUMED or power.gpu_w is None
     wall_j = (cpu_s * dynamic_w_per_cpu + duration_s * (curve.idle_w * idle_share + gpu_w)) * batch_share
     energy_j = wall_j * power.clock_speed
     intensity = signal.intensity_g_per_kwh
     carbon_g = None if intensity is None else grams(energy_j * MJ_PER_J, intensity, power.pue)
     watts = wall_j / duration_s if duration_s > 0 else 0.0
-    return Footprint(energy_j, carbon_g, duration_s, watts, signal, Nature.weakest([curve.nature, nature]), method)
+    nature = Nature.ASSUMED if assumed else Nature.MODELLED  # CPU time says how energy is shared, it measures none
+    return Footprint(energy_j, carbon_g, duration_s, watts, signal, nature, method)

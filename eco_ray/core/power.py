@@ -39,6 +39,11 @@ class PowerCurve:
         return self.watts[0]
 
     @property
+    def full_w(self) -> float:
+        """Power [W] at full load."""
+        return self.watts[-1]
+
+    @property
     def is_straight(self) -> bool:
         """Whether the same job adds the same power beside any others."""
         return len(self.utilisation) == 2

@@ -22,6 +22,9 @@ CANARY = "/canary"
 SHARED = "shared"
 #: requests at one replica, working or waiting: the application has its own limits, which answer properly
 _ONGOING = 1000
+#: Serve's own loop calls the application, whose models compute in it only what takes milliseconds; by default Serve
+#: hands each request to another thread and back, which costs as much as a small model
+_SERVE_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 #: for requests that a replica still works at when it has to go: streams may take 300 s [s]
 _GRACE_S = 310.0
 
@@ -148,7 +151,12 @@ def _router(config: ServingConfig) -> dict[str, Any]:
         "import_path": "eco_ray.on_ray.router_host:router_app",
         "args": told,
         "deployments": [
-            {"name": REPLICA, "num_replicas": 1, "max_ongoing_requests": _ONGOING, "ray_actor_options": {"num_cpus": 0}}
+            {
+                "name": REPLICA,
+                "num_replicas": 1,
+                "max_ongoing_requests": _ONGOING,
+                "ray_actor_options": {"num_cpus": 0, **_process()},
+            }
         ],
     }
 
@@ -186,10 +194,15 @@ def _replicas(one: Deployment, latency_s: float, canary: bool) -> dict[str, Any]
 
 
 def _options(demand: Resources, nodes: Sequence[str]) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus}
+    options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, **_process()}
     if demand.memory_gb:
         options["memory"] = demand.memory_gb * 1e9
     return {**options, **on_nodes(nodes)}
+
+
+def _process() -> dict[str, Any]:
+    """Ray's options for how a replica's process runs."""
+    return {"runtime_env": {"env_vars": _SERVE_ENV}}
 
 
 def on_nodes(nodes: Sequence[str]) -> dict[str, Any]:

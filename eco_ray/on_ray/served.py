@@ -94,7 +94,8 @@ class Tally:
         if self._log is not None and use.estimate is not None:
             place = self._replica, name, requests + 1, service_s, after_s
             self._log.add(_counted(use, use.estimate, model or self._model, place))
-        self._changed.set()
+        if not self._changed.is_set():
+            self._changed.set()
 
     def worked(self, model: str, cpu_s: float) -> None:
         """Count work for a model of many that no request asked for, such as loading it [s]."""
@@ -106,8 +107,9 @@ class Tally:
 
     def _name(self, model: str, tenant: str) -> str:
         """Whom it counts for, within what it tells apart."""
-        name, nobody = counted_as(model, tenant), counted_as(model, "")
+        name = counted_as(model, tenant)
         if name not in self._counts:
+            nobody = counted_as(model, "")
             if len(self._counts) >= MAX_COUNTS:
                 self._forget(time.monotonic() - _KEPT_S)
             tenants = sum(model_and_tenant(one)[0] == model for one in self._counts if one != nobody)
