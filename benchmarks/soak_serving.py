@@ -148,7 +148,7 @@ def _deploy(client: Client, path: Path) -> str:
 
     from eco_ray.models.cnn import SmallCNN
     from eco_ray.models.weights import save_model
-    from eco_ray.on_ray import serving
+    from eco_ray.on_ray import at_once
     from eco_ray.on_ray.serve_config import ServingConfig
 
     torch.manual_seed(0)
@@ -157,7 +157,7 @@ def _deploy(client: Client, path: Path) -> str:
         APP, 1, path=str(path), min_replicas=REPLICAS, max_replicas=REPLICAS, demand=Resources(CPUS), nodes=(NODE,)
     )
     settings = client.settings
-    return serving.deploy(model, ServingConfig("127.0.0.1", free_port(), settings.state_dir, settings.store_url))
+    return at_once.deploy(model, ServingConfig("127.0.0.1", free_port(), settings.state_dir, settings.store_url))
 
 
 def _images(count: int) -> dict[str, Any]:

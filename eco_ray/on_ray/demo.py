@@ -156,8 +156,8 @@ class Demo:
             raise EcoRayError("; ".join(f"{job.id} {job.message}" for job in failed))
 
     def _serve(self, client: Client, trained: Job, cluster: ClusterFile) -> Iterator[Line]:
+        from eco_ray.on_ray.at_once import deploy
         from eco_ray.on_ray.serve_config import ServingConfig
-        from eco_ray.on_ray.serving import deploy
 
         path = Path(str(trained.metrics.get("model", "")))
         node = self._cleanest(client, cluster.to_nodes())
@@ -223,7 +223,7 @@ class _Background:
 
 def _start_proxy(port: int) -> None:
     """Start Ray Serve's own processes, so that the trained model does not wait for them."""
-    from eco_ray.on_ray.serving import start_http
+    from eco_ray.on_ray.at_once import start_http
 
     start_http(port)
 

@@ -16,7 +16,7 @@ from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
 from eco_ray.models.cnn import SmallCNN
 from eco_ray.models.weights import save_model
-from eco_ray.on_ray import serving
+from eco_ray.on_ray import at_once
 from eco_ray.on_ray.local_cluster import free_port
 from eco_ray.on_ray.serve_config import ServingConfig
 from eco_ray.report import check_report, write_report
@@ -32,8 +32,8 @@ def url(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     demand = Resources(0.25)
     served = Deployment("digits", 3, path=str(path), min_replicas=2, max_replicas=2, demand=demand, nodes=("cc-1",))
     settings = cluster.client.settings
-    yield serving.deploy(served, ServingConfig("127.0.0.1", free_port(), settings.state_dir, settings.store_url))
-    serving.shutdown()
+    yield at_once.deploy(served, ServingConfig("127.0.0.1", free_port(), settings.state_dir, settings.store_url))
+    at_once.shutdown()
 
 
 def request(count: int = 1) -> dict:
