@@ -28,15 +28,20 @@ RESULTS = ROOT / "benchmarks" / "results"
 
 
 @contextlib.contextmanager
-def cluster(num_cpus: float | None = None, speed: float = 1.0, store_url: str | None = None) -> Iterator[Client]:
-    """The cluster of cluster/laptop.yaml in a state directory of its own; ended and checked to be gone.
+def cluster(
+    num_cpus: float | None = None,
+    speed: float = 1.0,
+    store_url: str | None = None,
+    file: Path = ROOT / "cluster" / "laptop.yaml",
+) -> Iterator[Client]:
+    """The cluster of a cluster file in a state directory of its own; ended and checked to be gone.
 
     `num_cpus` are the CPUs that each node offers, instead of those of the file; `speed`: grid seconds per wall second;
     `store_url`: of the database, if it is not to be in the state directory. Served models have a port that was free.
     """
     state_dir = Path(tempfile.mkdtemp(prefix="eco-bench-"))
     settings = load_settings({"state_dir": str(state_dir), **({"store_url": store_url} if store_url else {})})
-    described = load_cluster_file(ROOT / "cluster" / "laptop.yaml", settings)
+    described = load_cluster_file(file, settings)
     described = described.model_copy(update={"serve": described.serve.model_copy(update={"port": free_port()})})
     if num_cpus is not None:
         nodes = [node.model_copy(update={"num_cpus": num_cpus}) for node in described.nodes]

