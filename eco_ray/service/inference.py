@@ -55,7 +55,7 @@ class _Job(Job):
 
     def __init__(self, form: Form, headers: Headers, tenant: str, body: bytes, limit_s: float) -> None:
         small = len(body) <= _SMALL_BYTES and b"content-encoding" not in headers and form.quick
-        super().__init__(limit_s, small)
+        super().__init__(limit_s, small, size=len(body))
         self.form, self.headers, self.tenant, self.body = form, headers, tenant, body
         #: what reading it took [s]
         self.cpu_s = self.wall_s = 0.0
