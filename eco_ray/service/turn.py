@@ -1,8 +1,8 @@
 """Whose turn it is: what waits is done in rounds, never two at once, in a worker thread or in the event loop.
 
 So the loop answers health checks in time, and the thread's CPU time is the round's. A model that has answered small
-requests within milliseconds does so in the loop, with such of about their size: handing them over costs about as much. What comes while a round is on
-waits for the next one, and is done together there.
+requests within milliseconds does so in the loop, with such of about their size: handing them over costs about as much.
+What comes while a round is on waits for the next one, and is done together there.
 """
 
 from __future__ import annotations
