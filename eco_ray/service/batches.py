@@ -52,9 +52,12 @@ Compute = Callable[[list[Item]], Awaitable[list[Outcome]]]
 
 
 def is_open(runtime: Runtime) -> bool:
-    """Whether rows of several requests may be computed as one: all first dimensions are open."""
+    """Whether rows of several requests may be computed as one: all first dimensions are open, and of rows apart.
+
+    Of models that people bring, a runtime tells `rows_apart`; the others have no rows that see each other.
+    """
     shapes = [shape for tensor in (*runtime.inputs, *runtime.outputs) for shape in tensor.shapes]
-    return all(shape[:1] == (-1,) for shape in shapes)
+    return all(shape[:1] == (-1,) for shape in shapes) and getattr(runtime, "rows_apart", True)
 
 
 def together(runtime: Runtime, items: Sequence[Item], most_rows: int, joins: bool) -> list[Outcome]:
