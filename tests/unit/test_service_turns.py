@@ -11,6 +11,7 @@ from service_cases import INFER, Echo, ask, ask_async, footprint, request
 
 from eco_ray.service import turn
 from eco_ray.service.app import ModelApp
+from eco_ray.service.limits import Limits
 
 X = request([1.0])
 
@@ -28,8 +29,8 @@ def test_small_quick_requests_are_answered_in_the_loop_and_never_beside_another(
         inside.clear()
 
     here = threading.current_thread().name
-    app = ModelApp(Echo(act=act), footprint)
-    large = request([1.0] * 1000) + b" " * 70_000
+    app = ModelApp(Echo(act=act), footprint, limits=Limits(batch=14))
+    large = request([1.0] * 10) + b" " * 70_000
 
     async def crowd() -> list[int]:
         found: list[Any] = []
