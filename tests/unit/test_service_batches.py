@@ -71,8 +71,8 @@ def test_what_waits_is_computed_together_and_each_gets_its_own() -> None:
     assert [use.batch_share for use in uses] == [1.0, 1 / 8, 2 / 8, 5 / 8]
     assert len({use.service_s for use in uses[1:]}) == 1
     joules = [one.json["parameters"]["footprint"]["energy_joules"] for one in got]
-    assert math.isclose(sum(joules), uses[1].service_s * 10)
-    assert math.isclose(joules[2], 5 * joules[0])
+    assert math.isclose(sum(joules), uses[1].service_s * 10, rel_tol=0.01)  # they are told with 3 digits
+    assert math.isclose(joules[2], 5 * joules[0], rel_tol=0.02)
 
 
 def test_batches_end_at_the_limit_of_rows_and_unlike_shapes_stay_apart() -> None:
