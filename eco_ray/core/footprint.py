@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eco_ray.core.power import PowerCurve
-from eco_ray.core.units import J_PER_KWH, MJ_PER_J, Nature, grams
+from eco_ray.core.units import J_PER_KWH, MJ_PER_J, Nature, grams, rounded
 from eco_ray.errors import EcoRayError
 
 
@@ -55,14 +55,14 @@ class Footprint:
     method: str = "cpu-time"
 
     def to_json(self) -> dict[str, Any]:
-        """Keys as in Neuralwatt's API beside `usage`, with nature, boundary, zone and intensity."""
+        """Keys as in Neuralwatt's API beside `usage`, with nature, boundary, zone and intensity; 3 digits."""
         return {
-            "energy_joules": self.energy_j,
-            "energy_kwh": self.energy_j / J_PER_KWH,
-            "avg_power_watts": self.avg_power_w,
-            "duration_seconds": self.duration_s,
+            "energy_joules": rounded(self.energy_j),
+            "energy_kwh": rounded(self.energy_j / J_PER_KWH),
+            "avg_power_watts": rounded(self.avg_power_w),
+            "duration_seconds": rounded(self.duration_s),
             "attribution_method": self.method,
-            "carbon_g_co2eq": self.carbon_g,
+            "carbon_g_co2eq": rounded(self.carbon_g),
             "nature": str(self.nature),
             "boundary": "operational",
             "grid_zone": self.signal.zone,
@@ -71,9 +71,9 @@ class Footprint:
 
     def to_header(self) -> str:
         """Value of the response header `Eco-Footprint`; what is unknown is left out."""
-        parts = [f"energy-j={self.energy_j:.6g}"]
+        parts = [f"energy-j={self.energy_j:.3g}"]
         if self.carbon_g is not None and self.signal.intensity_g_per_kwh is not None:
-            parts += [f"carbon-g={self.carbon_g:.6g}", f"intensity={self.signal.intensity_g_per_kwh:.6g}"]
+            parts += [f"carbon-g={self.carbon_g:.3g}", f"intensity={self.signal.intensity_g_per_kwh:.6g}"]
         parts += [f'grid-zone="{self.signal.zone}"', f"nature={self.nature}", "boundary=operational"]
         return ", ".join(parts)
 

@@ -30,3 +30,8 @@ class Nature(StrEnum):
 def grams(energy_mj: float, intensity_g_per_kwh: float, pue: float = 1.0) -> float:
     """Operational carbon [g] of IT energy [mJ] at an intensity [g/kWh]; PUE is applied here and nowhere else."""
     return energy_mj / MJ_PER_KWH * intensity_g_per_kwh * pue
+
+
+def rounded(value: float | None) -> float | None:
+    """To 3 digits, as a tenant is told what a request cost: of all digits, it could tell what others use beside it."""
+    return None if value is None else float(f"{value:.3g}")

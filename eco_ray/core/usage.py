@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from eco_ray.core.ledger import OwnerInterval
 from eco_ray.core.tenants import model_and_tenant
-from eco_ray.core.units import J_PER_KWH, MJ_PER_J, grams
+from eco_ray.core.units import J_PER_KWH, MJ_PER_J, grams, rounded
 
 #: by how much sums of weights may differ that were added up in another order
 _SUM_REL = 1e-9
@@ -105,7 +105,7 @@ class Usage:
     reason: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Numbers of its state, with 3 digits: of all digits, a tenant could tell what others use beside it."""
+        """Numbers of its state, with 3 digits."""
         one, row = self.counted, self.row
         energy_j = carbon_g = nature = source = method = None
         zone, intensity = one.zone, one.intensity_g_per_kwh
@@ -126,9 +126,9 @@ class Usage:
             "model": one.model,
             "state": str(self.state),
             "reason": self.reason,
-            "energy_joules": _rounded(energy_j),
-            "energy_kwh": _rounded(None if energy_j is None else energy_j / J_PER_KWH),
-            "carbon_g_co2eq": _rounded(carbon_g),
+            "energy_joules": rounded(energy_j),
+            "energy_kwh": rounded(None if energy_j is None else energy_j / J_PER_KWH),
+            "carbon_g_co2eq": rounded(carbon_g),
             "nature": nature,
             "source": source,
             "attribution_method": method,
@@ -136,7 +136,7 @@ class Usage:
             "grid_zone": zone,
             "intensity_gco2e_per_kwh": intensity,
             "interval": {"start": _iso(row.start_s), "end": _iso(row.end_s)} if row else None,
-            "estimate": {"energy_joules": _rounded(one.energy_j), "carbon_g_co2eq": _rounded(one.carbon_g)},
+            "estimate": {"energy_joules": rounded(one.energy_j), "carbon_g_co2eq": rounded(one.carbon_g)},
         }
 
 
@@ -193,10 +193,6 @@ def _part_mj(energy_mj: int, take: Take, counted: Counted) -> int:
 
 def _unknown(counted: Counted, reason: str) -> Usage:
     return Usage(counted, State.UNKNOWN, reason=reason)
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.3g}")
 
 
 def _iso(time_s: float) -> str:

@@ -7,6 +7,7 @@ its processes by that path, and stops those that a reload has left over, which w
 
 - `/models/NAME/v1/...` reaches the replicas of NAME: Serve knows one prefix per application, which is `/v2/models/NAME`
 - ids that are none, and headers by which a client could steer Serve, are taken off
+- Serve's list of all routes, which are names of models, is not told: `/v1/models` is, to who has a key
 - metrics and statistics listen on loopback, and the admin socket is the owner's: both are open to everybody
 - a request's head has to come within 10 s, and its first 32 kB: there is no limit otherwise
 - a request is there, so far, before it is sent on: only such a one can be sent again when its replica has died
@@ -38,6 +39,9 @@ _PROBLEMS = {
 }
 _DEFAULTS = f"    timeout http-request {HEAD_S}s\n    option http-buffer-request"
 _RULES = (
+    "http-request return status 404 content-type application/problem+json string "
+    """'{"type": "tag:eco-ray,2026:no-such-path", "title": "no such path", "status": 404, """
+    """"detail": "no such path; GET /v1/models lists what is served"}' if { path -i /-/routes }""",
     r"http-request replace-path ^/models/([^/]+)/v1(/.*)?$ /v2/models/\1/openai/v1\2 if { path_beg /models/ }",
     # Serve would answer 500 to one that is no UTF-8, and tell one that is not counted
     r"http-request del-header x-request-id unless { req.hdr(x-request-id) -m reg ^[A-Za-z0-9._~:/+=-]{1,128}$ }",

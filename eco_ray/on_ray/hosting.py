@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from eco_ray.core.deployments import Deployment
+from eco_ray.errors import EcoRayError
 from eco_ray.on_ray.model_files import load_version
 from eco_ray.on_ray.serve_config import CANARY, REPLICA
 from eco_ray.on_ray.smoke import smoke
@@ -48,7 +49,9 @@ class Host(Answers):
         gate, wait_s = around.gate(deployment.model), deployment.batch_wait_s
         batching = None if wait_s is None else partial(_waiting_batches, wait_s)
         count, avoided = around.tally.add, partial(around.avoided.add, reference)
-        app = ModelApp(runtime, around.footprint, gate=gate, count=count, avoided=avoided, batching=batching)
+        self._app = app = ModelApp(
+            runtime, around.footprint, gate=gate, count=count, avoided=avoided, batching=batching
+        )
         here = f"/v2/models/{deployment.model}/versions/"
         self._canary = CanaryApp(app, str(told["canary"]), here, gate) if "canary" in told else None
         self._answer = AppResponse(self._canary or BesideApp(app, f"{CANARY}/{deployment.model}", version))
@@ -63,6 +66,8 @@ class Host(Answers):
         from eco_ray.models.runtimes.device import must_work
 
         must_work()
+        if self._app.stuck:  # all who ask would get 503 for as long as it lasts
+            raise EcoRayError("an inference takes longer than its limit and cannot be stopped; start another replica")
 
 
 def _waiting_batches(wait_s: float, compute: Compute) -> Batcher:

@@ -82,7 +82,7 @@ class Tally:
         #: of what was counted for other models than its own, when it was last [s]
         self._last_s: dict[str, float] = {}
         self._changed = threading.Event()
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
 
     def add(self, use: ServiceUse, items: int, model: str = "") -> None:
         """Count one request that was answered. `model`: `name:version` that did; empty: the replica's own."""
@@ -144,9 +144,11 @@ class Tally:
         """Write counts and log now. A disk that is full keeps the old ones, which is what will be made up for later."""
         if self._path is None:
             return
-        with self._lock, suppress(OSError):
+        with self._writing, suppress(OSError):
+            with self._lock:  # who answers waits for it, and not for the disk
+                counts = dict(self._counts)
             part = self._path.with_suffix(".part")
-            part.write_text(json.dumps({**self._told, "counts": self._counts}))
+            part.write_text(json.dumps({**self._told, "counts": counts}))
             part.replace(self._path)
         if self._log is not None and not self._log.flush():
             self._changed.set()

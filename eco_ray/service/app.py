@@ -72,6 +72,11 @@ class ModelApp:
         self._posts = self._make_posts(bases)
         self._pages = self._make_pages(bases)
 
+    @property
+    def stuck(self) -> bool:
+        """Whether the model is at something that takes longer than its limit, and nobody waits for any more."""
+        return self._turns.stuck
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         status = await http.serve(scope, receive, send, partial(self._answer, receive), self._refused)
@@ -123,7 +128,7 @@ class ModelApp:
         return self._cheap(lambda: http.refused(problem, openai.path_is(scope["path"])))
 
     def _health(self, key: str) -> Answer:
-        if key == "live" or not self._turns.stuck:
+        if key == "live" or not self.stuck:
             return http.told_json({key: True})
         detail = "an inference takes longer than its limit; wait, or restart the replica"
         return http.refused(Problem(503, "not ready", detail, ((b"retry-after", b"1"),)))

@@ -14,7 +14,7 @@ from eco_ray.core.ports import Arrays, Runtime
 from eco_ray.core.requests import ServiceUse
 from eco_ray.errors import DeviceFullError, UsageError
 from eco_ray.service import http
-from eco_ray.service.batches import Batcher, Compute, Item, Outcome, is_open, together
+from eco_ray.service.batches import Batcher, Compute, Item, LeftError, Outcome, is_open, together
 from eco_ray.service.cache import AnswerCache, Kept, key_of
 from eco_ray.service.encoding import decompressed
 from eco_ray.service.form import Form, Request
@@ -55,7 +55,7 @@ class _Job(Job):
 
     def __init__(self, form: Form, headers: Headers, tenant: str, body: bytes, limit_s: float) -> None:
         small = len(body) <= _SMALL_BYTES and b"content-encoding" not in headers and form.quick
-        super().__init__(limit_s, small)
+        super().__init__(limit_s, small, size=len(body))
         self.form, self.headers, self.tenant, self.body = form, headers, tenant, body
         #: what reading it took [s]
         self.cpu_s = self.wall_s = 0.0
@@ -138,7 +138,8 @@ class Inferences:
         if job.kept is not None:
             self._finish(job, Outcome(job.kept.arrays, *spent_s))
         else:
-            job.item = Item(request.inputs, request.datatypes, request.rows, *spent_s, request.compute)
+            waits = request.inputs, request.datatypes, request.rows, *spent_s
+            job.item = Item(*waits, request.compute, lambda: job.dropped)
         return True
 
     def _finish(self, job: _Job, outcome: Outcome) -> None:
@@ -157,6 +158,8 @@ class Inferences:
                 problem = error
             case UsageError():
                 problem = Problem(400, "wrong data", str(error))
+            case LeftError():
+                problem = Problem(503, "too slow", "nobody waits for the answer any more")
             case DeviceFullError():
                 problem = Problem(503, "device full", str(error))
             case _:

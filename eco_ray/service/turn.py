@@ -1,8 +1,8 @@
 """Whose turn it is: what waits is done in rounds, never two at once, in a worker thread or in the event loop.
 
 So the loop answers health checks in time, and the thread's CPU time is the round's. A model that has answered small
-requests within milliseconds does so in the loop: handing them over costs about as much. What comes while a round is on
-waits for the next one, and is done together there.
+requests within milliseconds does so in the loop, with such of about their size: handing them over costs about as much.
+What comes while a round is on waits for the next one, and is done together there.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ from typing import Any
 #: jobs are done in the event loop once so many small ones in a row took no longer than so [s]; for how long a round
 #: there takes further ones [s]
 _QUICK_TIMES, _QUICK_S = 10, 0.02
+#: what is small has at most so many times the size of what was quick: a body of 5 kB may have a thousand rows
+_LARGER_TIMES = 2
+#: a round in the loop takes about so long at most [s]; proxies ask for health each 5 s and wait as long
+_LOOP_S = 1.0
 #: after so many looks that found nobody waiting, only each so many-th job has one
 _ALONE_TIMES = 8
 
@@ -26,11 +30,16 @@ _ALONE_TIMES = 8
 class Job:
     """What waits for its turn."""
 
-    __slots__ = ("answer", "done", "limit_s", "proves", "small", "work")
+    __slots__ = ("answer", "done", "limit_s", "proves", "size", "small", "work")
 
-    def __init__(self, limit_s: float, small: bool = False, work: Callable[[], Any] | None = None) -> None:
-        """`limit_s`: it may take so long. `work`: done in the worker thread and alone; None: a round knows what."""
-        self.limit_s, self.small, self.work = limit_s, small, work
+    def __init__(
+        self, limit_s: float, small: bool = False, work: Callable[[], Any] | None = None, size: int = 0
+    ) -> None:
+        """`limit_s`: it may take so long. `work`: done in the worker thread and alone; None: a round knows what.
+
+        `size`: of what is to be read [bytes].
+        """
+        self.limit_s, self.small, self.work, self.size = limit_s, small, work, size
         self.answer: Any = None
         #: whether its time says something of the model's speed
         self.proves = False
@@ -58,6 +67,8 @@ class Turns:
         self._looks: asyncio.AbstractEventLoop | None = None
         #: small jobs in a row that were quick
         self._quick = 0
+        #: size of such ones [bytes], and how long each took of late [s]
+        self._quick_size, self._each_s = 0, 0.0
         #: looks in a row that found nobody, and jobs since the last look: each one is a turn of the loop
         self._alone = self._unlooked = 0
         #: until when what is done now has its time; None: nothing is
@@ -71,7 +82,7 @@ class Turns:
 
     def at_once(self, job: Job) -> bool:
         """Do a job in the event loop now, if that is where it belongs and nobody else waits; sets its answer."""
-        if self._quick < _QUICK_TIMES or not job.small or self._busy or self._waiting:
+        if not self._in_loop(job) or self._busy or self._waiting:
             return False
         loop = asyncio.get_running_loop()
         if self._looks is loop:
@@ -103,12 +114,16 @@ class Turns:
         self._alone = 0 if self._waiting else self._alone + 1
         if not self._waiting or self._busy:
             return
-        if self._quick >= _QUICK_TIMES and all(job.small for job in self._waiting):
+        if all(map(self._in_loop, self._waiting)):
             self._settle(self._round(self._waiting, in_loop=True))
             self._look_soon(asyncio.get_running_loop())
             return
         self._busy = True
         self._worker.submit(self._hand_over)
+
+    def _in_loop(self, job: Job) -> bool:
+        """Whether a job is like those that were quick."""
+        return self._quick >= _QUICK_TIMES and job.small and job.size <= _LARGER_TIMES * self._quick_size
 
     def _hand_over(self) -> None:
         """A round in the worker thread."""
@@ -135,10 +150,11 @@ class Turns:
         """Do what can be done together now; the jobs of the round."""
         began_s = time.perf_counter()
         taken: list[Job] = []
+        most = _LOOP_S / max(self._each_s, 1e-6)
 
         def take() -> Job | None:
             while waiting and (not taken or (waiting[0].work is None and taken[0].work is None)):
-                if in_loop and taken and time.perf_counter() - began_s > _QUICK_S:
+                if in_loop and taken and (time.perf_counter() - began_s > _QUICK_S or len(taken) >= most):
                     return None
                 job = waiting.popleft()
                 if not job.dropped:
@@ -159,6 +175,11 @@ class Turns:
         finally:
             self._until_s = None
         if taken and all(job.small for job in taken):
-            slow = time.perf_counter() - began_s > _QUICK_S * len(taken)
-            self._quick = 0 if slow else self._quick + sum(job.proves for job in taken)
+            self._each_s = (time.perf_counter() - began_s) / len(taken)
+            proving = [job.size for job in taken if job.proves]
+            if self._each_s > _QUICK_S:
+                self._quick = self._quick_size = 0
+            elif proving:  # of a round's jobs the smallest was quick for sure
+                self._quick += len(proving)
+                self._quick_size = max(self._quick_size, min(proving))
         return taken

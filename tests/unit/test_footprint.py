@@ -77,7 +77,7 @@ def test_as_json_and_as_a_header():
     found = request_footprint(0.2, 0.5, POWER, SIGNAL)
     assert found.to_json() == {
         "energy_joules": 8.0,
-        "energy_kwh": 8.0 / 3.6e6,
+        "energy_kwh": 2.22e-06,  # 3 digits
         "avg_power_watts": 16.0,
         "duration_seconds": 0.5,
         "attribution_method": "cpu-time",

@@ -6,19 +6,24 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from service_cases import INFER, Echo, ask, footprint, request
 from test_node_agent import Controller, Meter, an_agent
 
 from eco_ray.core.ledger import Sample
 from eco_ray.core.requests import ServiceUse
+from eco_ray.errors import EcoRayError
 from eco_ray.on_ray.hosting import Host
 from eco_ray.on_ray.node_agent import NodeAgent
 from eco_ray.on_ray.served import Tally, process_start
 from eco_ray.on_ray.surroundings import Surroundings
+from eco_ray.service.app import ModelApp
+from eco_ray.service.limits import Limits
 
 ANSWERS = """
 import sys, time
@@ -54,6 +59,23 @@ def test_serve_ends_a_replica_by_its_destructor(tmp_path: Path) -> None:
     replica.__del__()
     assert json.loads(tally._path.read_text())["counts"] == {"t": [1, 1, 0.01]}
     assert len(ended) == 1
+
+
+def test_serve_replaces_a_replica_whose_model_hangs() -> None:
+    release = threading.Event()
+    replica = object.__new__(Host)
+    replica._app = ModelApp(Echo(act=lambda inputs: release.wait(10) and None), footprint, limits=Limits(answer_s=0.1))
+    replica.check_health()
+    assert ask(replica._app, "POST", INFER, request([1.0])).status == 503
+    deadline = time.monotonic() + 5
+    while not replica._app.stuck and time.monotonic() < deadline:
+        time.sleep(0.01)
+    with pytest.raises(EcoRayError, match="takes longer than its limit"):
+        replica.check_health()
+    release.set()
+    while replica._app.stuck and time.monotonic() < deadline:
+        time.sleep(0.01)
+    replica.check_health()
 
 
 class Process:

@@ -69,6 +69,15 @@ def test_tokens_are_those_that_the_model_finds_likeliest(at_once, runtime, monke
     assert chosen(runtime, prompt, 24, monkeypatch) == expected[: 24 if 1 not in expected else expected.index(1) + 1]
 
 
+def test_a_text_that_cannot_be_within_the_context_is_refused_before_it_is_tokenised(runtime, monkeypatch):
+    longest = len(START)
+    assert runtime.tokens(START * runtime.context_tokens) == [0] * runtime.context_tokens
+    monkeypatch.setattr(runtime, "_codes", None)
+    for ask in (runtime.tokens, lambda text: runtime.chat([Message("user", text)])):
+        with pytest.raises(UsageError, match=f"are more than the {runtime.context_tokens} tokens"):
+            ask("a" * (runtime.context_tokens * longest + 1))
+
+
 def test_gguf_is_the_same_model(tmp_path, monkeypatch):
     runtime = Chat(gguf_file(tmp_path / "tiny.gguf"), "tiny", 1, torch.float32)
     for name, weight in make_llama().state_dict().items():

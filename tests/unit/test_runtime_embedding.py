@@ -70,6 +70,22 @@ def test_a_text_does_not_depend_on_its_neighbours(runtime, monkeypatch):
     assert (embed(runtime, TEXTS)["embedding"] == together).all()
 
 
+def test_a_text_that_is_much_too_long_is_cut_before_it_is_tokenised(runtime, monkeypatch):
+    seen, real = [], runtime._tokenizer
+
+    class Watched:
+        def encode(self, text):
+            seen.append(len(text))
+            return real.encode(text)
+
+    monkeypatch.setattr(runtime, "_tokenizer", Watched())
+    long = "the cat " * 500_000
+    got = embed(runtime, [long, long[:20_000]])
+    assert max(seen) <= 100 * runtime.metadata["max_tokens"]
+    assert got["tokens"].tolist() == [runtime.metadata["max_tokens"]] * 2
+    np.testing.assert_allclose(*got["embedding"], atol=1e-6)
+
+
 def test_texts_are_computed_with_such_of_similar_length():
     lengths = [3, 900, 4, 500, 3, 1500]
     batches = list(module._together(lengths))

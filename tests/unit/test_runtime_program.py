@@ -16,6 +16,7 @@ from eco_ray.models.runtimes import load, program
 from eco_ray.models.runtimes.load import load_runtime
 from eco_ray.models.signature import parse_signature
 from eco_ray.models.weights import save_model
+from eco_ray.service.batches import is_open
 
 torch.set_num_threads(1)
 BATCH = torch.export.Dim("batch", min=1, max=64)
@@ -95,6 +96,43 @@ def test_a_signature_gives_the_names(two):
     ):
         with pytest.raises(UsageError, match=match):
             load_runtime(two, "two", 1, signature=told(inputs=wrong, outputs=outputs))
+
+
+class Sums(nn.Module):
+    """Its first dimension is time."""
+
+    def forward(self, x):
+        return x.cumsum(0)
+
+
+class Smooths(nn.Module):
+    """The same, with each moment beside those ten before."""
+
+    def forward(self, x):
+        return x + torch.roll(x, 10, 0) * (torch.arange(x.shape[0]) >= 10)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("model", "shape", "apart"),
+    [
+        (nn.Linear(4, 3), (2, 4), True),
+        (nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8), nn.Softmax(1)), (2, 4), True),
+        (Sums(), (2,), False),
+        (Smooths(), (2, 4), False),
+        (nn.Softmax(0), (2, 4), False),
+        (nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0), (2, 1, 8), False),  # [words, batch, size]
+    ],
+)
+def test_rows_that_see_each_other_are_no_batch(model, shape, apart, tmp_path):
+    time = torch.export.Dim("time", min=1, max=64)
+    path = exported(tmp_path / "m.pt2", model, torch.rand(shape), dynamic_shapes=({0: time},))
+    runtime = load_runtime(path, "m", 1)
+    assert runtime.inputs[0].shape[0] == -1
+    assert is_open(runtime) == apart
+
+
+def test_a_batch_of_several_types_is_one(two):
+    assert is_open(load_runtime(two, "two", 1))
 
 
 def test_a_batch_size_that_the_program_fixes_stays(tmp_path):
@@ -242,6 +280,7 @@ def test_onnx_answers_all_outputs_by_name(adds):
     np.testing.assert_allclose(answer["s"], a + b)
     np.testing.assert_allclose(answer["p"], a * b)
     assert runtime.deterministic
+    assert is_open(runtime)
     assert not isinstance(runtime, Explains)
     with pytest.raises(UsageError, match="the model does not take these inputs"):
         runtime.infer({"a": np.zeros((1, 3), np.float32), "b": b})

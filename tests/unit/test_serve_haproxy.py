@@ -8,6 +8,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 
 from eco_ray.on_ray import haproxy
@@ -53,7 +54,7 @@ def test_what_is_open_to_all_is_closed_and_heads_have_to_come_in_time(tmp_path):
     assert [line.split()[2] for line in lines if "errorfile" in line] == [
         f"{tmp_path}/{status}.http" for status in (502, 503, 504)
     ]
-    assert len(lines) == len(CONFIG.splitlines()) + 9
+    assert len(lines) == len(CONFIG.splitlines()) + 10
 
 
 def test_replicas_of_applications_that_ask_for_it_get_requests_in_turn(tmp_path):
@@ -98,6 +99,32 @@ def test_the_launcher_changes_the_configuration_and_becomes_haproxy(tmp_path):
     (tmp_path / "haproxy.cfg").write_text(CONFIG.replace("mode http", "mode nonsense"))
     done = subprocess.run([launcher, "-c", "-f", told], env=env, capture_output=True, text=True, timeout=30)
     assert (done.returncode, "nonsense" in done.stderr) == (1, True)
+
+
+def test_the_names_of_models_are_not_told_without_a_key(tmp_path):
+    told, front = tmp_path / "haproxy.cfg", tmp_path / "front.sock"
+    kept = CONFIG.partition("frontend prometheus")[0].replace("/tmp/h", str(tmp_path))
+    routes = """http-request return status 200 content-type text/plain string '{"/v2/models/mnist": "x"}'"""
+    told.write_text(
+        f"{kept}    timeout client 1s\nfrontend http_frontend\n    bind unix@{front}\n"
+        f"    acl routes path -i /-/routes\n    {routes} if routes\n    http-request return status 204\n"
+    )
+    env = {**os.environ, "RAY_SERVE_HAPROXY_BINARY_PATH": "x", "PYTHONPATH": str(Path(__file__).parents[2])}
+    running = subprocess.Popen([haproxy.write_launcher(tmp_path), "-db", "-f", told], env=env)
+    try:
+        deadline = time.monotonic() + 30
+        while not front.exists() and time.monotonic() < deadline:
+            assert running.poll() is None
+            time.sleep(0.05)
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(front)), base_url="http://x") as client:
+            for path in ("/-/routes", "/-/Routes"):
+                answer = client.get(path)
+                assert (answer.status_code, answer.json()["status"]) == (404, 404)
+                assert "mnist" not in answer.text
+            assert client.get("/-/").status_code == 204
+    finally:
+        running.kill()
+        running.wait()
 
 
 def test_serve_knows_the_process_by_the_path_of_its_configuration(tmp_path):

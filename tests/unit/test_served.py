@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -67,6 +68,29 @@ def test_a_busy_replica_writes_by_itself(tmp_path: Path) -> None:
     while time.monotonic() < deadline and ("r1", "vision") not in counts(reader.take()):
         time.sleep(0.01)
     assert time.monotonic() < deadline
+
+
+def test_a_disk_that_hangs_holds_up_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tally = a_tally(tmp_path)
+    writes, goes_on, real = threading.Event(), threading.Event(), Path.write_text
+
+    def hang(path: Path, text: str) -> int:
+        writes.set()
+        goes_on.wait(10)
+        return real(path, text)
+
+    monkeypatch.setattr(Path, "write_text", hang)
+    writer = threading.Thread(target=tally.write)
+    writer.start()
+    assert writes.wait(10)
+    answered = threading.Thread(target=tally.add, args=(ServiceUse("", "vision", 0.5), 1))
+    answered.start()
+    answered.join(5)
+    assert not answered.is_alive()
+    goes_on.set()
+    writer.join(10)
+    tally.write()
+    assert read_json(tmp_path / "r1.replica.json", 10_000)["counts"]["vision"][0] == 1
 
 
 def test_a_share_of_a_batch_weighs_less(tmp_path: Path) -> None:

@@ -361,7 +361,7 @@ def test_the_same_inputs_are_computed_once() -> None:
     assert first.json["outputs"] == again.json["outputs"]
     assert again.json["id"] == "other"
     spent = [got.json["parameters"]["footprint"]["energy_joules"] for got in (first, again)]
-    assert avoided == [("a", spent[0] - spent[1])]
+    assert avoided == [("a", pytest.approx(spent[0] - spent[1], rel=0.02))]  # they are told with 3 digits
     assert runtime.calls == 1
     known = ask(app, "POST", INFER, X, {"Eco-Tenant": "a", "If-None-Match": f'"x", {first.headers["etag"]}'})
     assert (known.status, known.body, known.headers["etag"]) == (304, b"", first.headers["etag"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import random
+import time
 import tracemalloc
 from contextlib import suppress
 
@@ -66,6 +68,28 @@ def test_a_bomb_stops_at_the_limit(bomb: str) -> None:
     tracemalloc.stop()
     assert caught.value.status == 413
     assert peak < len(body) + 5 * LIMIT
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_body_of_empty_streams_takes_no_longer_than_its_size(coding: str) -> None:
+    empty = compressed(coding, b"")
+    body = empty * ((2 << 20) // len(empty))
+    began_s = time.thread_time()
+    with pytest.raises(Problem, match="more than 1000") as caught:
+        decompressed(coding.encode(), body, LIMIT)
+    assert caught.value.status == 400
+    assert time.thread_time() - began_s < 1.0  # 3 s and 6 s where each copied the rest, and 64 times that for 16 MiB
+    assert decompressed(coding.encode(), compressed(coding, b"a" * 10) * 1000, LIMIT) == b"a" * 10_000
+
+
+@pytest.mark.parametrize("coding", CODINGS)
+def test_a_body_of_several_chunks_comes_back(coding: str) -> None:
+    parts = [random.Random(number).randbytes(100_000) for number in range(3)]
+    body = b"".join(compressed(coding, part) for part in parts)
+    assert decompressed(coding.encode(), body, 300_000) == b"".join(parts)
+    for cut in (1, 70_000, 100_001):
+        with pytest.raises(Problem, match="send it whole"):
+            decompressed(coding.encode(), body[:-cut], 300_000)
 
 
 def test_a_window_larger_than_http_allows_is_refused() -> None:

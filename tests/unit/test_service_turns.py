@@ -9,7 +9,9 @@ from typing import Any
 
 from service_cases import INFER, Echo, ask, ask_async, footprint, request
 
+from eco_ray.service import turn
 from eco_ray.service.app import ModelApp
+from eco_ray.service.limits import Limits
 
 X = request([1.0])
 
@@ -27,8 +29,8 @@ def test_small_quick_requests_are_answered_in_the_loop_and_never_beside_another(
         inside.clear()
 
     here = threading.current_thread().name
-    app = ModelApp(Echo(act=act), footprint)
-    large = request([1.0] * 1000) + b" " * 70_000
+    app = ModelApp(Echo(act=act), footprint, limits=Limits(batch=14))
+    large = request([1.0] * 10) + b" " * 70_000
 
     async def crowd() -> list[int]:
         found: list[Any] = []
@@ -61,6 +63,49 @@ def test_small_requests_that_take_long_are_handed_over() -> None:
     for seconds in (0.05, 0.0):
         assert ask(app, "POST", INFER, request([seconds])).status == 200
     assert [name == here for name in threads[-3:]] == [True, True, False]
+
+
+def warmed(app: ModelApp, threads: list[str]) -> str:
+    """Until small requests are answered in the loop; the name of its thread."""
+    here = threading.current_thread().name
+    while here not in threads and len(threads) < 100:  # on a busy machine more than ten
+        assert ask(app, "POST", INFER, X).status == 200
+    assert here in threads
+    return here
+
+
+def test_a_small_body_of_many_rows_is_handed_over() -> None:
+    threads: list[str] = []
+
+    def act(inputs: Any) -> None:
+        threads.append(threading.current_thread().name)
+        time.sleep(0.002 * len(inputs["x"]))
+
+    app = ModelApp(Echo(act=act), footprint)
+    here = warmed(app, threads)
+    assert ask(app, "POST", INFER, request([1.0] * 100)).status == 200  # 0.2 s; its body has 500 bytes
+    assert threads[-1] != here
+
+
+def test_the_loop_is_not_held_by_all_that_wait(monkeypatch: Any) -> None:
+    monkeypatch.setattr(turn, "_LOOP_S", 0.02)
+    threads: list[str] = []
+    rows: list[int] = []
+
+    def act(inputs: Any) -> None:
+        threads.append(threading.current_thread().name)
+        rows.append(len(inputs["x"]))
+        time.sleep(0.002 * len(inputs["x"]))
+
+    app = ModelApp(Echo(act=act), footprint)
+    warmed(app, threads)
+    rows.clear()
+
+    async def crowd() -> list[int]:
+        return [got.status for got in await asyncio.gather(*(ask_async(app, "POST", INFER, [X]) for _ in range(60)))]
+
+    assert asyncio.run(crowd()) == [200] * 60
+    assert max(rows) <= 10
 
 
 def test_a_small_request_waits_for_those_that_were_handed_over() -> None:

@@ -73,6 +73,8 @@ class Chat:
         if not isinstance(most, int):
             raise UsageError(f"{path} does not tell max_position_embeddings; add it to its configuration")
         self.context_tokens = most
+        #: of a text that can be within the context; tokenising takes some hundred bytes of memory for each
+        self._most_characters = most * max(map(len, self._codes.get_vocab()))
         self._vocabulary = config.vocab_size
         self._ends = _ends(self._model, self._tokenizer)
         self.metadata: Mapping[str, Any] = {"context_tokens": most, "dtype": str(dtype).removeprefix("torch.")}
@@ -145,6 +147,11 @@ class Chat:
         return answer.logits[0, -1].cpu(), answer.past_key_values
 
     def _encode(self, text: str, *, begins: bool) -> list[int]:
+        if len(text) > self._most_characters:
+            raise UsageError(
+                f"the prompt has {len(text)} characters; {self._most_characters} are more than the "
+                f"{self.context_tokens} tokens of {self.name} can be: shorten it"
+            )
         return list(self._codes.encode(text, add_special_tokens=begins).ids)
 
     def _decode(self, tokens: Sequence[int]) -> str:

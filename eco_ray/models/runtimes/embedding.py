@@ -19,6 +19,9 @@ from eco_ray.models.runtimes.pretrained import load_folder, need_transformers, r
 
 #: of texts that are computed together, padding included: more of them are no faster on one core
 _TOKENS_AT_ONCE = 1024
+#: of a text, for each token that the model takes, are read: the tokenizer makes all tokens of a text before it is cut,
+#: and takes 350 bytes of memory for each character
+_TOKEN_CHARACTERS = 100
 _POOLING = "1_Pooling/config.json"
 
 
@@ -69,7 +72,7 @@ class Embedding:
             config.max_position_embeddings,
         )
         most = int(min(limit for limit in limits if limit))
-        self._tokenizer = _tokenizer(folder, most)
+        self._tokenizer, self._most_characters = _tokenizer(folder, most), most * _TOKEN_CHARACTERS
         signature = embedding_signature(config.hidden_size)
         self.inputs, self.outputs = tensors_of(signature.inputs), tensors_of(signature.outputs)
         self.metadata: Mapping[str, Any] = {"max_tokens": most, "normalised": self._normalises}
@@ -79,11 +82,14 @@ class Embedding:
         """Raises UsageError for texts that are no UTF-8."""
         texts = to_texts(inputs["text"], "text")
         # one after the other: of several at once, other threads would do the work
-        rows = [self._tokenizer.encode(text.lower() if self._lower else text).ids for text in texts]
+        rows = [self._encode(text[: self._most_characters]) for text in texts]
         vectors = np.empty((len(rows), self.outputs[0].shape[1]), np.float32)
         for places in _together([len(row) for row in rows]):
             vectors[places] = self._embed([rows[place] for place in places])
         return {"embedding": vectors, "tokens": np.array([len(row) for row in rows], np.int64)}
+
+    def _encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text.lower() if self._lower else text).ids)
 
     @torch.inference_mode()
     def _embed(self, rows: Sequence[list[int]]) -> np.ndarray[Any, Any]:

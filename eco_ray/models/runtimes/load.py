@@ -14,6 +14,7 @@ from eco_ray.models.bundle import files_of, format_of
 from eco_ray.models.find_signature import architecture_of
 from eco_ray.models.manifest import Format
 from eco_ray.models.runtimes.device import described, gives_back, open_device
+from eco_ray.models.runtimes.rows import Tried, rows_apart
 from eco_ray.models.signature import Signature
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ def load_runtime(
     with _ONE_AT_A_TIME:
         torch.set_num_threads(threads)
         runtime = _loaded(path, file, name, version, kind, signature, threads, where, memory_bytes)
+        if isinstance(runtime, Tried):
+            runtime.rows_apart = rows_apart(runtime)
     note = {"device_note": device_note} if device_note else {}
     runtime.metadata = {**runtime.metadata, "device": described(where), **note}
     return runtime

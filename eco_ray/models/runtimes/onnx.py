@@ -15,6 +15,7 @@ from eco_ray.models.find_signature import MAX_ONNX_BYTES, find_signature
 from eco_ray.models.onnx_backend import OnnxModel
 from eco_ray.models.runtimes.arrays import agreed, tensors_of, to_bytes, to_texts
 from eco_ray.models.runtimes.device import CPU
+from eco_ray.models.runtimes.rows import Tried
 from eco_ray.models.signature import Signature
 
 #: operators with chance in them; Dropout has where it is told to train
@@ -23,7 +24,7 @@ _CHANCE = frozenset(
 )
 
 
-class Onnx:
+class Onnx(Tried):
     """Implements `core.ports.Runtime`."""
 
     platform = "onnxruntime_onnx"

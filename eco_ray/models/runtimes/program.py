@@ -18,6 +18,7 @@ from eco_ray.models.find_signature import find_signature
 from eco_ray.models.pt2 import load_program
 from eco_ray.models.runtimes.arrays import agreed, floats_of, tensors_of, to_numpy, to_torch
 from eco_ray.models.runtimes.device import CPU, gives_back
+from eco_ray.models.runtimes.rows import Tried
 from eco_ray.models.signature import Signature
 
 _FLOATS = {"FP16": torch.float16, "BF16": torch.bfloat16, "FP32": torch.float32, "FP64": torch.float64}
@@ -49,7 +50,7 @@ def _moved(program: ExportedProgram, device: torch.device) -> ExportedProgram:
     return program if device == CPU else move_to_device_pass(program, device)
 
 
-class Program:
+class Program(Tried):
     """Implements `core.ports.Runtime`."""
 
     platform = "eco_ray_pytorch"
