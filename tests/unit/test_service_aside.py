@@ -1,4 +1,4 @@
-"""A share of the requests goes to another version; what that cannot answer is answered here."""
+"""Some requests go to another version; what that cannot answer is answered here, and answers say by whom."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import httpx
 import pytest
 from service_server import Server
 
-from eco_ray.service.canary import BesideApp, CanaryApp
+from eco_ray.service.aside import AsideApp, BesideApp, Dice, Other, Turns
 from eco_ray.service.limits import Limits
 from eco_ray.service.problems import Problem
 
@@ -49,7 +49,7 @@ def other() -> Iterator[Server]:
     made.stop()
 
 
-class Turns:
+class Chances:
     """Chances that a test gives."""
 
     def __init__(self) -> None:
@@ -60,9 +60,10 @@ class Turns:
         return (self.at % 10) / 10
 
 
-def serving(base: str, percent: int, **how: Any) -> tuple[Server, CanaryApp]:
-    app = CanaryApp(App("here"), base, "/v2/models/m/versions/", chance=Turns(), **how)
-    app.percent = percent
+def serving(base: str, percent: int, is_variant: bool = False, **how: Any) -> tuple[Server, AsideApp]:
+    """Version 1 of `m`, with version 2 at `base`."""
+    app = AsideApp(App("here"), "/v2/models/m/versions/", 1, **how)
+    app.other = Other(2, base, Dice(percent, Chances()), is_variant)
     return Server(app), app
 
 
@@ -73,7 +74,7 @@ def test_so_many_of_a_hundred_go_to_the_other_version(other: Server, percent: in
         with httpx.Client() as http:
             seen = Counter(http.post(f"{front.url}/v2/models/m/infer", content=b"x").json()["who"] for _ in range(50))
         assert seen["other"] == percent // 2
-        app.percent = 0
+        app.other = None
         assert httpx.post(f"{front.url}/v2/models/m/infer").json()["who"] == "here"
     finally:
         front.stop()
@@ -163,5 +164,107 @@ def test_many_at_once(other: Server) -> None:
     try:
         assert asyncio.run(ask()) == {"here": 100, "other": 100}
         assert app._held.bytes == 0
+    finally:
+        front.stop()
+
+
+def test_both_versions_say_who_they_are(other: Server) -> None:
+    small = Server(BesideApp(App("other"), "/variant/m", 2, is_variant=True))
+    front, app = serving(f"{small.url}/variant/m", 50, is_variant=True)
+    try:
+        answers = [httpx.post(f"{front.url}/v2/models/m/infer") for _ in range(10)]
+        told = {(one.json()["who"], one.headers["eco-model-version"], one.headers["eco-variant"]) for one in answers}
+        assert told == {("here", "1", "large"), ("other", "2", "small")}
+        assert httpx.get(f"{front.url}/v2/models/m").headers["eco-variant"] == "large"
+        app.other = Other(2, f"{other.url}/canary/m", Dice(50, Chances()))  # a canary is no variant
+        for _ in range(10):
+            answer = httpx.post(f"{front.url}/v2/models/m/infer")
+            assert answer.headers["eco-model-version"] == {"here": "1", "other": "2"}[answer.json()["who"]]
+            assert "eco-variant" not in answer.headers
+        app.other = None
+        alone = httpx.post(f"{front.url}/v2/models/m/infer")
+        assert not {"eco-model-version", "eco-variant"} & set(alone.headers)
+    finally:
+        front.stop()
+        small.stop()
+
+
+def test_a_client_can_refuse_a_smaller_variant_and_no_canary(other: Server) -> None:
+    front, app = serving(f"{other.url}/canary/m", 100, is_variant=True)
+    refusing = {"Eco-Variant": "none"}
+    try:
+        assert httpx.post(f"{front.url}/v2/models/m/infer").json()["who"] == "other"
+        assert httpx.post(f"{front.url}/v2/models/m/infer", headers=refusing).json()["who"] == "here"
+        # a value that is none is for the application here to refuse
+        assert httpx.post(f"{front.url}/v2/models/m/infer", headers={"Eco-Variant": "x"}).json()["who"] == "here"
+        app.other = Other(2, f"{other.url}/canary/m", lambda: True)
+        assert httpx.post(f"{front.url}/v2/models/m/infer", headers=refusing).json()["who"] == "other"
+    finally:
+        front.stop()
+
+
+@pytest.mark.parametrize("chosen", [True, False])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_version_that_is_named_answers_itself(other: Server, chosen: bool, method: str) -> None:
+    front, app = serving(f"{other.url}/canary/m", 0, is_variant=True)
+    app.other = Other(2, f"{other.url}/canary/m", lambda: chosen, is_variant=True)
+    base = f"{front.url}/v2/models/m/versions"
+    try:
+        for path, who in (("2", "other"), ("2/infer", "other"), ("1/infer", "here"), ("22/infer", "here")):
+            found = httpx.request(method, f"{base}/{path}?x=1", headers={"Eco-Variant": "none"})
+            assert (found.json()["who"], found.json()["path"]) == (who, f"/v2/models/m/versions/{path}")
+    finally:
+        front.stop()
+
+
+def test_a_version_that_is_named_and_away_is_said_to_be_away() -> None:
+    gone = Server(App("other"))
+    front, app = serving(gone.url, 0)
+    gone.stop()
+    fails = Server(BesideApp(App("other", 500), "", 2))
+    try:
+        for _ in range(2):
+            found = httpx.post(f"{front.url}/v2/models/m/versions/2/infer", content=b"x")
+            assert (found.status_code, found.headers["retry-after"]) == (503, "1")
+            assert "version 2 is away" in found.json()["detail"]
+            stranger = Server(App("another"))  # at its address
+            app.other = Other(2, stranger.url, lambda: False)
+        app.other = Other(2, fails.url, lambda: False)
+        assert httpx.post(f"{front.url}/v2/models/m/versions/2/infer").status_code == 500  # its own answer
+        assert app._held.bytes == 0
+    finally:
+        front.stop()
+        fails.stop()
+        stranger.stop()
+
+
+def test_the_floor_holds_after_each_request_whatever_the_share_becomes() -> None:
+    shares = [0.3] * 11 + [0.0] * 3 + [0.5] * 7 + [0.3] * 20 + [1.0] * 2 + [0.07] * 40
+    at = iter(shares)
+    turns = Turns(lambda: next(at))
+    small, allowed = 0, 0.0
+    for share in shares:
+        small += turns()
+        allowed += share
+        assert small <= allowed + 1e-9
+    assert small > allowed - 1.0 * 6  # each stretch is used up but for less than one
+
+
+def test_what_sending_on_takes_is_told_where_it_was_alone(other: Server) -> None:
+    front, app = serving(f"{other.url}/canary/m", 0)
+    hops: list[float] = []
+    app.other = Other(2, f"{other.url}/canary/m", lambda: True, hop=hops.append)
+
+    async def ask() -> None:
+        async with httpx.AsyncClient(timeout=30.0) as http:
+            await asyncio.gather(*(http.post(f"{front.url}/v2/models/m/infer", content=b"x") for _ in range(50)))
+
+    try:
+        for _ in range(5):
+            httpx.post(f"{front.url}/v2/models/m/infer", content=b"x")
+        assert len(hops) == 5
+        assert all(0 < cpu_s < 0.1 for cpu_s in hops)
+        asyncio.run(ask())
+        assert len(hops) < 50
     finally:
         front.stop()
