@@ -51,20 +51,24 @@ class Host(Answers):
         batching = None if wait_s is None else partial(_waiting_batches, wait_s)
         count, avoided = around.tally.add, partial(around.avoided.add, reference)
         app = ModelApp(runtime, around.footprint, gate=gate, count=count, avoided=avoided, batching=batching)
-        hop_j = lambda cpu_s: around.footprint(cpu_s, cpu_s, 1.0).energy_j  # noqa: E731
+
+        def hop_j(cpu_s: float) -> float:
+            return around.footprint(cpu_s, cpu_s, 1.0).energy_j
+
         self._mix = MixFollower(deployment.model, version, lambda: app.spent, hop_j, ask_deployer)
         around.followers.append(self._mix.look)
+        self._model, self._base = deployment.model, str(told.get("base", ""))
+        self._aside: AsideApp | None = None
         if route := str(told.get("beside", "")):  # this is the version beside
             self._mix.is_asking = is_variant = route.startswith(f"{VARIANT}/")
             self._answer = AppResponse(BesideApp(app, route, version, is_variant=is_variant))
         else:
-            self._model, self._base = deployment.model, str(told["base"])
             self._aside = AsideApp(app, f"/v2/models/{deployment.model}/versions/", version, gate)
             self._answer = AppResponse(self._aside)
 
     def reconfigure(self, told: Mapping[str, Any] | None) -> None:
         """Take over what changes without a new replica: the version that is beside this one."""
-        if hasattr(self, "_aside"):
+        if self._aside:
             self._aside.other = other_of(told or {}, self._base, self._model, self._mix)
 
     def check_health(self) -> None:

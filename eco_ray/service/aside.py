@@ -6,6 +6,7 @@ else may listen at its address once it has gone. Who names the other version get
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -30,6 +31,10 @@ VERSION_HEADER = b"eco-model-version"
 _FAILED = 500
 #: what it says to who names the version here
 _NOT_HERE = 404
+
+#: so long nothing but what names it is sent to a version that is away: a proxy before it may look for it for seconds,
+#: for which each request would wait [s]
+_REST_S = 5.0
 
 #: an ASGI application
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
@@ -91,13 +96,16 @@ class AsideApp:
         version: int,
         gate: Gate = named_tenant,
         limits: Limits = Limits(),  # noqa: B008  # frozen
+        now_s: Callable[[], float] = time.monotonic,
     ) -> None:
         """`versions`: path before the number of a version that is named; `version`: of the application here."""
-        self._app, self._versions, self._limits, self._gate = app, versions, limits, gate
+        self._app, self._versions, self._limits, self._gate, self._now_s = app, versions, limits, gate, now_s
         self._told: Header = (VERSION_HEADER, str(version).encode())
         self._forwarder, self._held = Forwarder(limits), Held()
         #: requests here, and whether there was ever more than one since the last of them was alone
         self._here, self._alone = 0, False
+        #: until when the other version rests
+        self._rests_until_s = -math.inf
         #: None: there is none, and all is answered here
         self.other: Other | None = None
 
@@ -127,6 +135,8 @@ class AsideApp:
 
     def _chosen(self, scope: Scope, other: Other) -> bool:
         if scope["method"] != "POST" or scope["path"].startswith(self._versions):
+            return False
+        if self._now_s() < self._rests_until_s:
             return False
         if other.is_variant and http.VARIANT in dict(scope["headers"]):  # a value that is none is refused here
             return False
@@ -168,6 +178,8 @@ class AsideApp:
             found = http.refused(problem)
         finally:
             self._held.bytes -= len(body)
+        if not _answered(found):
+            self._rests_until_s = self._now_s() + _REST_S
         if named and not _answered(found):
             await http.send_answer(_away(found, other.version), headers, send)
         elif named or (_answered(found) and found.status < _FAILED and found.status != _NOT_HERE):

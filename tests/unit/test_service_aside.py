@@ -238,6 +238,32 @@ def test_a_version_that_is_named_and_away_is_said_to_be_away() -> None:
         stranger.stop()
 
 
+def test_a_version_that_is_away_rests_before_it_is_tried_again() -> None:
+    gone = Server(App("other"))
+    now_s = [0.0]
+    front, app = serving(gone.url, 100, now_s=lambda: now_s[0])
+    gone.stop()
+    asked: list[float] = []
+
+    def chosen() -> bool:
+        asked.append(now_s[0])
+        return True
+
+    app.other = Other(2, gone.url, chosen)
+    try:
+        for now_s[0] in (0.0, 1.0, 4.9, 5.0, 5.1, 10.0):
+            assert httpx.post(f"{front.url}/v2/models/m/infer", content=b"x").json()["who"] == "here"
+        assert asked == [0.0, 5.0, 10.0]
+        refuses = Server(BesideApp(App("other", 503), "", 2))  # it is there, and a canary is to be seen failing
+        app.other = Other(2, refuses.url, chosen)
+        for now_s[0] in (20.0, 20.1):
+            httpx.post(f"{front.url}/v2/models/m/infer", content=b"x")
+        assert asked[3:] == [20.0, 20.1]
+    finally:
+        front.stop()
+        refuses.stop()
+
+
 def test_the_floor_holds_after_each_request_whatever_the_share_becomes() -> None:
     shares = [0.3] * 11 + [0.0] * 3 + [0.5] * 7 + [0.3] * 20 + [1.0] * 2 + [0.07] * 40
     at = iter(shares)

@@ -185,7 +185,9 @@ class Mixer:
             with self._lock:
                 spent, hop = dict(self._spent), self._spent.get(one.model, Spent())
             pair = joined(*facts, one.mixing, spent, hop)
-        except EcoRayError as error:  # an alias may have moved to a version that it does not fit
+        except Exception as error:  # an alias may have moved to a version that it does not fit, or the registry is away
+            if not isinstance(error, EcoRayError):
+                log.exception("the variant of %s cannot be judged", one.model)
             return Decided(*of, 0.0, f"all to {one.reference(one.version)}: {error}", state)
         intensity, pue = intensity_and_pue(one, rooms)
         mix, state = next_mix(self._now_s(), intensity, pair.large, pair.small, one.mixing, state, pue)
