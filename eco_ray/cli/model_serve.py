@@ -11,6 +11,9 @@ from typing import Any
 import click
 
 from eco_ray.cli.audit import audited
+from eco_ray.cli.model_variant import OPTIONS as VARIANT_OPTIONS
+from eco_ray.cli.model_variant import shown as shown_variant
+from eco_ray.cli.model_variant import variant_options, with_variant
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
 from eco_ray.config import Settings
@@ -61,6 +64,7 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str | None
 @click.option(
     "--routing", type=click.Choice(["default", "round-robin"]), help="Who gets a request [fewest connections]."
 )
+@variant_options
 @click.option("--shared", is_flag=True, help="By replicas that it shares with all models that are deployed so.")
 @click.option("--registry", metavar="URL", help="A directory, or s3://, gs://, az:// [STATE_DIR/models].")
 @common_options
@@ -74,6 +78,8 @@ def deploy(
     **options: Any,
 ) -> None:
     """Serve a version of a model over HTTP; with --canary beside the one that is served.
+
+    With --variant, a smaller version answers a part of the requests while the grid is dirty.
 
     A version that fails its smoke request gets no traffic, and what was served before is served on.
     """
@@ -95,6 +101,7 @@ def deploy(
     elif before is not None:
         kept = {key: getattr(wanted, key) for key in ("version", "follows", "registry", "path", "sha256")}
         wanted = replace(before.promoted(wanted.version), **kept)
+    wanted = with_variant(wanted, options, canary)
     version = wanted.reference(wanted.version if wanted.canary is None else wanted.canary)
     try:
         row = client.deploy(replace(_with_options(wanted, options), shared=shared), before)
@@ -130,6 +137,7 @@ def deployments(settings: Settings) -> None:
             "model": f"{row['model']}:{row['version']}",
             "follows": row["follows"],
             "canary": f"{row['canary']} ({row['canary_percent']} %)" if row["canary"] else "",
+            "variant": shown_variant(row["variant"]),
             "replicas": "{min}-{max}".format(**row["replicas"]) + (" shared" if row["shared"] else ""),
             "state": row["state"],
             "url": row["url"],
@@ -176,6 +184,7 @@ _OF_ITS_OWN = {
     **{"canary": "--canary", "slo_p95_s": "--slo-p95", "min_replicas": "--min", "max_replicas": "--max"},
     **{"cpus": "--cpus", "memory_gb": "--memory", "gpus": "--gpus", "gpu_memory_gb": "--gpu-memory"},
     **{"batch_wait_s": "--batch-wait", "zones": "--zone", "routing": "--routing"},
+    **VARIANT_OPTIONS,
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from eco_ray.core.cluster import Resources
 from eco_ray.core.replica_places import Place
+from eco_ray.core.variants import Mixing
 
 #: requests that a replica works at or holds, where no latency was promised: for Serve's autoscaling
 ONGOING = 2.0
@@ -35,6 +36,9 @@ class Deployment:
     #: another version that gets some of the requests
     canary: int | None = None
     canary_percent: int = 0
+    #: a smaller version that answers a part of the requests while the grid is dirty, and what was allowed of it
+    variant: int | None = None
+    mixing: Mixing | None = None
     min_replicas: int = 1
     max_replicas: int = 1
     #: of each replica
@@ -68,6 +72,7 @@ class Deployment:
         places = (Place(one["node"], _tuple(one["devices"])) for one in told["places"])
         kept = {
             "demand": Resources(**told["demand"]),
+            "mixing": Mixing(**told["mixing"]) if told.get("mixing") else None,
             "nodes": tuple(told["nodes"]),
             "zones": tuple(told["zones"]),
             "places": tuple(places),
@@ -78,14 +83,30 @@ class Deployment:
         """name:VERSION"""
         return f"{self.model}:{version}"
 
+    @property
+    def beside(self) -> int | None:
+        """The version beside the one that is served: a canary, or a smaller variant; never both."""
+        return self.variant if self.canary is None else self.canary
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """Those that answer, first the one that is served."""
+        return (self.version,) if self.beside is None else (self.version, self.beside)
+
     def promoted(self, version: int) -> Deployment:
-        """With a version for all requests; a canary ends that becomes it, or that the live version is chosen over."""
+        """With a version for all requests; a canary ends that becomes it, or that the live version is chosen over.
+
+        A variant ends that becomes it, and stays beside any other.
+        """
         ends = version in (self.canary, self.version)
+        variant = None if version == self.variant else self.variant
         return replace(
             self,
             version=version,
             canary=None if ends else self.canary,
             canary_percent=0 if ends else self.canary_percent,
+            variant=variant,
+            mixing=None if variant is None else self.mixing,
             refused="",
             refused_version=None,
         )

@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from eco_ray.core.units import MJ_PER_J, grams
 from eco_ray.errors import UsageError
 
+#: from here on the grid is dirty, unless the owner says another limit [g/kWh]
+DIRTY_G_PER_KWH = 400.0
+
 
 @dataclass(frozen=True, slots=True)
 class Variant:

@@ -47,7 +47,7 @@ class Serving(Protocol):
         """Load a version where it would run, and try it; how long an answer took [s]. Raises EcoRayError."""
         ...
 
-    def answers(self, deployment: Deployment, version: int, *, canary: bool) -> bool:
+    def answers(self, deployment: Deployment, version: int, *, beside: bool) -> bool:
         """Whether HTTP requests get answers of a version, and of no other. Raises EcoRayError where they never will."""
         ...
 
@@ -233,10 +233,11 @@ class Deployer:
 
     def _check(self, wanted: Deployment, known: Deployment | None) -> None:
         """Try those versions that do not answer already."""
-        if wanted.canary == wanted.version:
-            raise UsageError(f"{wanted.reference(wanted.version)} is served already; a canary is another version")
-        here = {known.version, known.canary} if known and known.sha256 == wanted.sha256 else set()
-        for version in [wanted.version] + ([wanted.canary] if wanted.canary is not None else []):
+        if wanted.beside == wanted.version:
+            kind = "canary" if wanted.canary is not None else "variant"
+            raise UsageError(f"{wanted.reference(wanted.version)} is served already; a {kind} is another version")
+        here = set(known.versions) if known and known.sha256 == wanted.sha256 else set()
+        for version in wanted.versions:
             if version in here:
                 continue
             took_s = self._serving.check(wanted, version)
@@ -245,12 +246,7 @@ class Deployer:
     def _keep_latency(self, wanted: Deployment, version: int, took_s: float) -> None:
         """Beside those of what is served or being changed; others are measured again before they are served."""
         with self._lock:
-            kept = {
-                one.reference(number)
-                for one in (*self.deployments(), wanted)
-                for number in (one.version, one.canary)
-                if number is not None
-            }
+            kept = {one.reference(number) for one in (*self.deployments(), wanted) for number in one.versions}
             others = self._changing - {wanted.model}
             latencies = {
                 reference: seconds
@@ -291,8 +287,8 @@ class Deployer:
     def _tell(self, deployments: Sequence[Deployment]) -> None:
         for one in deployments:
             self._serving.account(app_name(one), one, one.version)
-            if one.canary is not None:
-                self._serving.account(app_name(one, canary=True), one, one.canary)
+            if one.beside is not None:
+                self._serving.account(app_name(one, beside=True), one, one.beside)
         self._put(deployments)
         latencies = self._store.get_meta(_LATENCIES) or {}
         self._serving.apply(serve_config(deployments, latencies, self._config))
@@ -307,15 +303,15 @@ class Deployer:
 
     def _wait(self, wanted: Deployment) -> None:
         deadline = time.monotonic() + _READY_S
-        parts = [(wanted.version, False)] + ([(wanted.canary, True)] if wanted.canary is not None else [])
-        for version, canary in parts:
-            app = app_name(wanted, canary=canary)
+        for place, version in enumerate(wanted.versions):
+            beside = place > 0
+            app = app_name(wanted, beside=beside)
             while True:
                 state, why = self._serving.state(app)
                 if state in ("DEPLOY_FAILED", "UNHEALTHY"):
                     last = why.strip().splitlines()[-1] if why.strip() else state
                     raise EcoRayError(f"{wanted.reference(version)} could not be started: {last}"[:1000])
-                if state == "RUNNING" and self._serving.answers(wanted, version, canary=canary):
+                if state == "RUNNING" and self._serving.answers(wanted, version, beside=beside):
                     break
                 if wanted not in self.deployments():
                     raise EcoRayError(f"{wanted.model} was changed again before {wanted.reference(version)} answered")

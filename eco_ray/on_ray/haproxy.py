@@ -66,7 +66,11 @@ def edited(config: str, errors: Path) -> str:
         "its answers": (r"(?m)^(\s*errorfile) (50[234]) .*$", rf"\1 \2 {_literal(str(errors))}/\2.http", 3),
         "the frontend": (r"(?m)^(frontend http_frontend\n\s*bind .*)$", rf"\1\n{_literal(rules)}", 1),
         "metrics": (r"(?m)^(frontend prometheus|listen stats)\n(\s*bind )[*]?:", r"\1\n\g<2>127.0.0.1:", 0),
-        "models": (rf"(?m)^(backend http-(?:model|canary){ROUND_ROBIN}\..*)$", r"\1\n    balance roundrobin", 0),
+        "models": (
+            rf"(?m)^(backend http-(?:model|canary|variant){ROUND_ROBIN}\..*)$",
+            r"\1\n    balance roundrobin",
+            0,
+        ),
     }
     for what, (pattern, new, times) in changes.items():
         config, found = re.subn(pattern, new, config)

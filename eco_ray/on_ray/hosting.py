@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Any
 from eco_ray.core.deployments import Deployment
 from eco_ray.errors import EcoRayError
 from eco_ray.on_ray.model_files import load_version
-from eco_ray.on_ray.serve_config import CANARY, REPLICA
+from eco_ray.on_ray.serve_config import REPLICA, VARIANT
+from eco_ray.on_ray.serving.beside import ask_deployer, other_of
+from eco_ray.on_ray.serving.mix_follower import MixFollower
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.on_ray.surroundings import Answers, AppResponse, Surroundings
 from eco_ray.service.app import ModelApp
+from eco_ray.service.aside import AsideApp, BesideApp
 from eco_ray.service.batches import Batcher, Compute
-from eco_ray.service.canary import BesideApp, CanaryApp
 
 if TYPE_CHECKING:
     from ray import serve
@@ -49,17 +51,35 @@ class Host(Answers):
         gate, wait_s = around.gate(deployment.model), deployment.batch_wait_s
         batching = None if wait_s is None else partial(_waiting_batches, wait_s)
         count, avoided = around.tally.add, partial(around.avoided.add, reference)
+<<<<<<< HEAD
         self._app = app = ModelApp(
             runtime, around.footprint, gate=gate, count=count, avoided=avoided, batching=batching
         )
         here = f"/v2/models/{deployment.model}/versions/"
         self._canary = CanaryApp(app, str(told["canary"]), here, gate) if "canary" in told else None
         self._answer = AppResponse(self._canary or BesideApp(app, f"{CANARY}/{deployment.model}", version))
+=======
+        app = ModelApp(runtime, around.footprint, gate=gate, count=count, avoided=avoided, batching=batching)
+
+        def hop_j(cpu_s: float) -> float:
+            return around.footprint(cpu_s, cpu_s, 1.0).energy_j
+
+        self._mix = MixFollower(deployment.model, version, lambda: app.spent, hop_j, ask_deployer)
+        around.followers.append(self._mix.look)
+        self._model, self._base = deployment.model, str(told.get("base", ""))
+        self._aside: AsideApp | None = None
+        if route := str(told.get("beside", "")):  # this is the version beside
+            self._mix.is_asking = is_variant = route.startswith(f"{VARIANT}/")
+            self._answer = AppResponse(BesideApp(app, route, version, is_variant=is_variant))
+        else:
+            self._aside = AsideApp(app, f"/v2/models/{deployment.model}/versions/", version, gate)
+            self._answer = AppResponse(self._aside)
+>>>>>>> variants
 
     def reconfigure(self, told: Mapping[str, Any] | None) -> None:
-        """Take over what changes without a new replica: the share of requests that goes to a canary."""
-        if self._canary:
-            self._canary.percent = int((told or {}).get("canary_percent", 0))
+        """Take over what changes without a new replica: the version that is beside this one."""
+        if self._aside:
+            self._aside.other = other_of(told or {}, self._base, self._model, self._mix)
 
     def check_health(self) -> None:
         """Serve asks, and puts another replica in place of one that raises."""

@@ -14,6 +14,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 
 from eco_ray.core.audit import AuditEntry
 from eco_ray.core.avoided import Avoided
+from eco_ray.core.clock import Clock
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.replica_places import Room
 from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError, UsageError
@@ -22,7 +23,9 @@ from eco_ray.on_ray.connection import controller_handle
 from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.fleet import NAMESPACE
 from eco_ray.on_ray.model_files import load_version, open_registry, size_bytes
-from eco_ray.on_ray.serve_config import CANARY, ServingConfig, on_nodes
+from eco_ray.on_ray.serve_config import ServingConfig, beside_route, on_nodes
+from eco_ray.on_ray.serving.mixer import Mixer, Report
+from eco_ray.on_ray.serving.variant_facts import RegisteredVersions
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.pepper import find_pepper
 from eco_ray.store import open_store
@@ -80,11 +83,11 @@ class RayServing:
             raise EcoRayError(f"the process that tried {name} ended: {error}"[:1000]) from None
         return took_s
 
-    def answers(self, deployment: Deployment, version: int, *, canary: bool) -> bool:
+    def answers(self, deployment: Deployment, version: int, *, beside: bool) -> bool:
         """Whether a version tells of itself over HTTP. Raises EcoRayError where shared replicas cannot load it."""
         import httpx
 
-        prefix = f"{CANARY}/{deployment.model}" if canary else ""
+        prefix = beside_route(deployment) if beside else ""
         try:
             answer = httpx.get(
                 f"{self._base}{prefix}/v2/models/{deployment.model}/versions/{version}/ready", timeout=_ASK_S
@@ -125,7 +128,11 @@ class DeployerActor(Deployer):
         self._access.follow_usage()
         if config.needs_keys:
             find_pepper(config.pepper_file, config.state_dir, make=not store.list_keys())
-        super().__init__(store, RayServing(config), resolve, config)
+        serving, clock = RayServing(config), Clock(**(store.get_meta("clock") or {}))
+        super().__init__(store, serving, resolve, config)
+        facts = RegisteredVersions(lambda url: open_registry(url, config.state_dir))
+        self._mixer = Mixer(store, self.deployments, facts, serving.rooms, lambda: clock.grid_s(time.time()))
+        self._mixer.follow()
         threading.Thread(target=self._resume_at_last, daemon=True).start()
         self.follow()
 
@@ -138,6 +145,18 @@ class DeployerActor(Deployer):
                 time.sleep(2.0)
             else:
                 return
+
+    def deploy(self, wanted: Deployment, before: Deployment | None = None) -> dict[str, Any]:
+        """As `Deployer` does, if its variant may answer for it."""
+        self._mixer.check(wanted)
+        return super().deploy(wanted, before)
+
+    def mix(self, report: Report) -> float:
+        """Which part of the requests goes from a replica to its variant."""
+        return self._mixer.share(report)
+
+    def _row(self, one: Deployment) -> dict[str, Any]:
+        return {**super()._row(one), "variant": self._mixer.row(one)}
 
     def ping(self) -> None:
         """Answers once it is there."""

@@ -5,8 +5,9 @@ Told so, Serve keeps replicas whose part of it has not changed; `serve.run` woul
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from eco_ray.on_ray.local_cluster import NODE_LABEL
 REPLICA = "replica"
 #: route of the replicas of a canary, which get requests from those of the deployment alone
 CANARY = "/canary"
+#: route of those of a smaller variant
+VARIANT = "/variant"
 #: application of all shared models; its waiting is charged to it
 SHARED = "shared"
 #: requests at one replica, working or waiting: the application has its own limits, which answer properly
@@ -29,11 +32,21 @@ _SERVE_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
 _GRACE_S = 310.0
 
 
-def app_name(one: Deployment, *, canary: bool = False) -> str:
-    """The name of the Serve application of a deployment, or of its canary; only shared models share one."""
+def app_name(one: Deployment, *, beside: bool = False) -> str:
+    """The name of the Serve application of a deployment, or of the version beside it; only shared models share one."""
     if one.shared:
         return SHARED
-    return f"{'canary' if canary else 'model'}{ROUND_ROBIN if one.round_robin else ''}.{one.model}"
+    kind = _route(one).removeprefix("/") if beside else "model"
+    return f"{kind}{ROUND_ROBIN if one.round_robin else ''}.{one.model}"
+
+
+def beside_route(one: Deployment) -> str:
+    """Before the paths of the version beside the one that is served."""
+    return f"{_route(one)}/{one.model}"
+
+
+def _route(one: Deployment) -> str:
+    return VARIANT if one.variant is not None else CANARY
 
 
 @dataclass(frozen=True)
@@ -80,9 +93,9 @@ def serve_config(
         if one.shared:
             shared.append(one)
             continue
-        apps.append(_app(one, one.version, latency_s, config, canary=False))
-        if one.canary is not None:
-            apps.append(_app(one, one.canary, latency_s, config, canary=True))
+        apps.append(_app(one, one.version, latency_s, config, beside=False))
+        if one.beside is not None:
+            apps.append(_app(one, one.beside, latency_s, config, beside=True))
     if shared:
         apps.append(_shared(shared, config))
     if router:
@@ -95,18 +108,25 @@ def serve_config(
 
 
 def _app(
-    one: Deployment, version: int, latency_s: Mapping[str, float], config: ServingConfig, *, canary: bool
+    one: Deployment, version: int, latency_s: Mapping[str, float], config: ServingConfig, *, beside: bool
 ) -> dict[str, Any]:
     told: dict[str, Any] = {"deployment": _of_replicas(one).to_json(), "version": version, **_keys(config)}
     if config.needs_keys:  # rates of tenants are divided by it
         told["replicas"] = max(1, one.min_replicas)
-    if not canary:
-        told["canary"] = f"{config.base_url}{CANARY}/{one.model}"
-    user_config = {"canary_percent": one.canary_percent if one.canary and not canary else 0}
-    replicas = {**_replicas(one, latency_s.get(one.reference(version), 0.0), canary), "user_config": user_config}
+    if beside:
+        told["beside"] = beside_route(one)
+    else:
+        told["base"] = config.base_url
+    live = one if not beside else replace(one, canary=None, variant=None)
+    user_config = {
+        "canary": live.canary,
+        "canary_percent": one.canary_percent if live.canary is not None else 0,
+        "variant": live.variant,
+    }
+    replicas = {**_replicas(one, latency_s.get(one.reference(version), 0.0), beside), "user_config": user_config}
     return {
-        "name": app_name(one, canary=canary),
-        "route_prefix": f"{CANARY}/{one.model}" if canary else f"/v2/models/{one.model}",
+        "name": app_name(one, beside=beside),
+        "route_prefix": beside_route(one) if beside else f"/v2/models/{one.model}",
         "import_path": "eco_ray.on_ray.hosting:model_app",
         "args": told,
         "deployments": [{**_of_all(one.demand, one.nodes), **replicas}],
@@ -179,18 +199,25 @@ def _of_replicas(one: Deployment) -> Deployment:
     )
 
 
-def _replicas(one: Deployment, latency_s: float, canary: bool) -> dict[str, Any]:
-    if canary:
-        return {"num_replicas": 1}
-    if one.min_replicas == one.max_replicas:
-        return {"num_replicas": one.min_replicas}
+def _replicas(one: Deployment, latency_s: float, beside: bool) -> dict[str, Any]:
+    least, most = _counts(one, beside)
+    if least == most:
+        return {"num_replicas": least}
     scaling = {
-        "min_replicas": one.min_replicas,
-        "initial_replicas": max(1, one.min_replicas),
-        "max_replicas": one.max_replicas,
+        "min_replicas": least,
+        "initial_replicas": max(1, least),
+        "max_replicas": most,
         "target_ongoing_requests": ongoing_target(latency_s, one.slo_p95_s),
     }
     return {"autoscaling_config": scaling}
+
+
+def _counts(one: Deployment, beside: bool) -> tuple[int, int]:
+    """Replicas at least and at most; of a variant as many as its part of the requests takes."""
+    if not beside:
+        return one.min_replicas, one.max_replicas
+    share = one.mixing.max_share if one.mixing else 0.0
+    return max(1, math.ceil(share * one.min_replicas)), max(1, math.ceil(share * one.max_replicas))
 
 
 def _options(demand: Resources, nodes: Sequence[str]) -> dict[str, Any]:

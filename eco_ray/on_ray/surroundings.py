@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
@@ -98,6 +99,8 @@ class Surroundings:
         node = facts["node"].name
         self.tally.keep_in(served_dir(self.state_dir, node))
         self.avoided = AvoidedLog(_replica_id(), node, meter.power, meter.signal, facts["clock"], time.time())
+        #: called as often as this follows what changes; what one raises is lost
+        self.followers: list[Callable[[], None]] = []
         self._doorkeeper: Doorkeeper | None = None
         if "pepper_file" in told:  # keys are needed
             self._doorkeeper = Doorkeeper(told["pepper_file"], self.state_dir, int(told["replicas"]))
@@ -123,6 +126,9 @@ class Surroundings:
             self.avoided.send(time.time(), self._meter.signal, _write_avoided)
             if self._doorkeeper:
                 self._doorkeeper.look()
+            for look in tuple(self.followers):
+                with contextlib.suppress(Exception):  # whom it asks may be restarting
+                    look()
             time.sleep(FOLLOW_S)
 
 

@@ -18,6 +18,7 @@ from typing import cast
 from eco_ray.core import keys
 from eco_ray.core.ports import Runtime, TextRuntime
 from eco_ray.core.requests import ServiceUse
+from eco_ray.core.units import Nature
 from eco_ray.errors import UsageError
 from eco_ray.service import describe, http, openai, v2
 from eco_ray.service.batches import Batcher, Compute
@@ -83,6 +84,11 @@ class ModelApp:
         if status is not None:
             self._metrics.answered(status)
 
+    @property
+    def spent(self) -> tuple[int, float, Nature]:
+        """Inferences so far, their energy by their footprints [J], and how that is known."""
+        return self._metrics.spent
+
     async def _answer(self, receive: Receive, scope: Scope, headers: Headers) -> Answer:
         path = scope["path"]
         post, page = self._posts.get(path), self._pages.get(path)
@@ -92,6 +98,7 @@ class ModelApp:
         if not http.allowed(scope["method"], methods):
             return self._cheap(lambda: Answer(204, [(b"allow", methods)]))
         if post is not None:
+            _check_variant(headers)
             admission = self._gate(headers, keys.Scope.INFER)
             try:
                 answer = await self._posted(post, headers, admission, receive)
@@ -194,3 +201,12 @@ class ModelApp:
             return Problem(404, "no such path", detail, code="model_not_found")
         detail = f"no path {shown(path)}; see /openapi.json, /v2 and /v2/models/{runtime.name}"
         return Problem(404, "no such path", detail)
+
+
+def _check_variant(headers: Headers) -> None:
+    """The header by which a client refuses a smaller variant is there in one form."""
+    told = headers.get(http.VARIANT)
+    if told not in (None, b"none"):
+        raise Problem(
+            400, "wrong header", f"Eco-Variant is {shown(told.decode('latin-1'))}; send 'none', or leave it out"
+        )

@@ -75,7 +75,7 @@ def schemas(runtime: Runtime, limits: Limits) -> dict[str, Any]:
         "Answer": record(
             ("model_name", "model_version", "outputs", "parameters"),
             model_name={"const": runtime.name},
-            model_version={"const": str(runtime.version)},
+            model_version={**TEXT, "pattern": "^[1-9][0-9]*$"},  # the one beside it may have answered
             id=TEXT,
             outputs={"type": "array", "items": output},
             parameters=record(footprint={"$ref": "#/components/schemas/Footprint"}),

@@ -28,6 +28,8 @@ Send = Callable[[Message], Awaitable[None]]
 HEAD_LENGTH = b"inference-header-content-length"
 #: of each answer, and of each request below `serve`: its own, or a new one
 REQUEST_ID = b"x-request-id"
+#: of a request: `none`, not by a smaller variant; of an answer: which one it is by, `small` or `large`
+VARIANT = b"eco-variant"
 #: what is not read to its end must not be taken for the next request
 CLOSE: Header = (b"connection", b"close")
 JSON: Header = (b"content-type", b"application/json")

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, M
 from prometheus_client.registry import Collector
 
 from eco_ray.core.footprint import Footprint
+from eco_ray.core.units import Nature
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 #: upper ends, of the time in a replica [s]
@@ -52,6 +53,13 @@ class Metrics(Collector):
         """An answer was in the cache."""
         self._hits += 1
         self._avoided_j += avoided_j
+
+    @property
+    def spent(self) -> tuple[int, float, Nature]:
+        """Inferences so far, their energy [J], and how that is known. Another thread may ask."""
+        spent = tuple(self._spent.items())
+        natures = [Nature(nature) for (_, nature), _ in spent]
+        return sum(self._by_time), sum(energy_j for _, (energy_j, _) in spent), Nature.weakest(natures)
 
     def text(self) -> bytes:
         """All of it, in Prometheus' format."""

@@ -40,7 +40,12 @@ _HEADERS: Mapping[int, Mapping[str, Any]] = {
     429: _RETRY,
     503: _RETRY,
 }
-_EACH = {"X-Request-Id": {"schema": TEXT, "required": True}}
+_EACH = {
+    "X-Request-Id": {"schema": TEXT, "required": True},
+    # where another version is beside the one that is served, and where that is a smaller variant
+    "Eco-Model-Version": {"schema": TEXT},
+    "Eco-Variant": {"schema": {"enum": ["small", "large"]}},
+}
 _PROBLEM = {
     "type": "object",
     "required": ["type", "title", "status", "detail", "error"],
@@ -61,6 +66,12 @@ _TENANT = {
     "in": "header",
     "description": "Who is charged; with a key it may only repeat the key's tenant",
     "schema": {**TEXT, "pattern": f"^({TENANT.pattern})?$"},
+}
+_VARIANT = {
+    "name": "Eco-Variant",
+    "in": "header",
+    "description": "`none`: not by a smaller variant, whatever its share is",
+    "schema": {"enum": ["none"]},
 }
 _ENCODING = {"name": "Content-Encoding", "in": "header", "schema": {"enum": ["gzip", "zstd", "identity"]}}
 
@@ -121,7 +132,7 @@ def computed(
             "operationId": operation_id("post", path),
             "requestBody": {"required": True, "content": body},
             "responses": _responses(told, {*COMPUTED, *statuses}),
-            **_for([_ENCODING, *parameters], guarded=True),
+            **_for([_ENCODING, _VARIANT, *parameters], guarded=True),
         }
     }
 

@@ -12,6 +12,7 @@ from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.deployments import Deployment, SharedModel, ongoing_target
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.replica_places import Place, Room
+from eco_ray.core.variants import Mixing
 from eco_ray.errors import EcoRayError, InfeasibleError, NotFoundError, UnreachableError, UsageError
 from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
@@ -47,12 +48,12 @@ class FakeServing:
             raise EcoRayError(f"{deployment.reference(version)} failed its smoke request: not finite")
         return 0.02
 
-    def answers(self, deployment, version, *, canary):
+    def answers(self, deployment, version, *, beside):
         if deployment.shared:
             if version in self.fail_start:
                 raise EcoRayError(f"{deployment.reference(version)} could not be loaded: no memory")
             return (deployment.model, version) in self.shared
-        return self.told[app_name(deployment, canary=canary)]["args"]["version"] == version
+        return self.told[app_name(deployment, beside=beside)]["args"]["version"] == version
 
     def account(self, app, deployment, version):
         self.accounted.append((app, deployment.reference(version)))
@@ -186,6 +187,42 @@ def test_a_canary_that_is_promoted_ends_and_another_one_stays():
     assert (both.promoted(2).canary, both.promoted(2).canary_percent) == (None, 0)
     assert (both.promoted(3).canary, both.promoted(3).canary_percent) == (2, 10)
     assert both.promoted(1).canary is None  # the live one was chosen over it
+
+
+VARIED = replace(MNIST, variant=2, mixing=Mixing(0.3, 0.97, 400.0), min_replicas=4, max_replicas=9)
+
+
+def test_a_variant_is_an_application_of_its_own_with_its_part_of_the_replicas(deployer, serving):
+    deploy(deployer, replace(MNIST, min_replicas=4, max_replicas=9))
+    before = serving.told["model.mnist"]
+    deploy(deployer, VARIED)
+    assert serving.checked == [1, 2]
+    assert serving.versions == {"model.mnist": 1, "variant.mnist": 2}
+    assert ("variant.mnist", "mnist:2") in serving.accounted
+    after, small = serving.told["model.mnist"], serving.told["variant.mnist"]
+    assert before["args"] == after["args"]
+    (live,), (beside,) = after["deployments"], small["deployments"]
+    assert live["user_config"] == {"canary": None, "canary_percent": 0, "variant": 2}
+    assert (small["route_prefix"], small["args"]["beside"]) == ("/variant/mnist", "/variant/mnist")
+    scaling = beside["autoscaling_config"]
+    assert (scaling["min_replicas"], scaling["max_replicas"]) == (2, 3)
+    deploy(deployer, replace(VARIED, variant=None, mixing=None))
+    assert serving.versions == {"model.mnist": 1}
+    with pytest.raises(UsageError, match="a variant is another version"):
+        deploy(deployer, replace(VARIED, variant=1))
+
+
+def test_a_variant_that_is_promoted_ends_and_stays_beside_any_other(deployer, serving, meant):
+    deploy(deployer, replace(VARIED, min_replicas=1, max_replicas=1))
+    assert VARIED.promoted(1).variant == 2  # the live one is deployed once more
+    meant["mnist"] = 3
+    deployer.follow_once()
+    assert serving.versions == {"model.mnist": 3, "variant.mnist": 2}
+    meant["mnist"] = 2
+    deployer.follow_once()
+    assert serving.versions == {"model.mnist": 2}
+    (kept,) = deployer.deployments()
+    assert (kept.variant, kept.mixing) == (None, None)
 
 
 def test_what_is_deployed_outlives_the_deployer(deployer, store, serving, meant):
@@ -344,12 +381,12 @@ def test_zones_stay_when_something_else_changes(deployer):
 
 def test_names_of_applications_are_apart():
     names = {
-        app_name(replace(MNIST, model=model, round_robin=turn), canary=canary)
-        for model in ("a", "a.b", "a-b", "A", "rr.a", "canary.a")
+        app_name(replace(MNIST, model=model, round_robin=turn, variant=variant), beside=beside)
+        for model in ("a", "a.b", "a-b", "A", "rr.a", "variant.a")
         for turn in (False, True)
-        for canary in (False, True)
+        for beside, variant in ((False, None), (True, None), (True, 2))
     }
-    assert len(names) == 24
+    assert len(names) == 36
 
 
 def test_the_configuration_says_where_and_how_many():
@@ -387,10 +424,13 @@ def test_a_deployment_is_kept_as_it_is():
         refused="x",
         refused_version=3,
         shared=True,
+        variant=4,
+        mixing=Mixing(0.3, 0.97, 400.0),
     )
     assert Deployment.from_json(one.to_json()) == one
-    older = {key: value for key, value in one.to_json().items() if key != "shared"}
-    assert Deployment.from_json(older) == replace(one, shared=False)
+    later = "shared", "variant", "mixing"
+    older = {key: value for key, value in one.to_json().items() if key not in later}
+    assert Deployment.from_json(older) == replace(one, shared=False, variant=None, mixing=None)
 
 
 def test_what_nobody_asked_for_is_in_the_audit_log(deployer, store, serving, meant):

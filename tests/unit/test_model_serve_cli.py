@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 import pytest
 from click.testing import CliRunner
 
 from eco_ray.cli.main import cli
 from eco_ray.cli.model_serve import _check_shared, _digest, _memory, _seconds, _with_options
+from eco_ray.cli.model_variant import shown, with_variant
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
+from eco_ray.core.variants import Mixing
 from eco_ray.errors import EcoRayError, NoClusterError, UsageError
 from eco_ray.on_ray import serving_client
 
@@ -65,12 +69,52 @@ def test_min_alone_is_a_number_of_replicas_and_max_a_range():
         ({"batch_wait_s": 0.0}, "--batch-wait"),
         ({"zones": ("DE",)}, "--zone"),
         ({"routing": "default"}, "--routing"),
+        ({"variant": 2, "variant_share": 30.0, "accuracy_floor": 0.9}, "--variant, --variant-share, --accuracy-floor"),
+        ({"dirty_above": 300.0}, "--dirty-above"),
     ],
 )
 def test_what_shared_replicas_cannot_do_for_one_of_their_models_is_refused(given, told):
     with pytest.raises(UsageError, match=f"^{told} is for replicas .* deploy m without --shared"):
         _check_shared("m", {**options(), "canary": None, "zones": (), **given})
     _check_shared("m", {**options(), "canary": None, "zones": ()})
+
+
+MIXED = replace(ONE, variant=2, mixing=Mixing(0.3, 0.97, 400.0))
+ASKED = {"variant": 2, "variant_share": 30.0, "accuracy_floor": 0.97}
+
+
+def test_a_variant_is_what_was_said_of_it_and_the_rest_stays():
+    assert with_variant(ONE, {**ASKED, "dirty_above": None}, None) == MIXED
+    assert with_variant(MIXED, options(), None) == MIXED
+    assert with_variant(MIXED, {"variant_share": 50.0}, None).mixing == Mixing(0.5, 0.97, 400.0)
+    assert with_variant(MIXED, {"accuracy_floor": 0.0}, None).mixing == Mixing(0.3, 0.0, 400.0)
+    other = with_variant(with_variant(MIXED, {"dirty_above": 0.0}, None), {"variant": 3}, None)
+    assert other == replace(MIXED, variant=3, mixing=Mixing(0.3, 0.97, 0.0))
+    assert with_variant(MIXED, {"variant_share": 0.0}, None) == ONE
+    assert with_variant(ONE, {"variant_share": 0.0}, None) == ONE
+
+
+@pytest.mark.parametrize(
+    ("one", "given", "canary", "why"),
+    [
+        (ONE, {"variant": 2}, None, "--variant 2 needs --variant-share and --accuracy-floor"),
+        (ONE, {"variant": 2, "variant_share": 5.0}, None, "needs --accuracy-floor: how many"),
+        (ONE, {"variant_share": 5.0, "dirty_above": 9.0}, None, "--variant-share, --dirty-above is for a variant"),
+        (MIXED, {"variant_share": 0.0, "dirty_above": 9.0}, None, "--variant-share 0 ends the variant"),
+        (MIXED, {}, 10, "cannot have a canary and a variant at once.* --variant-share 0 first"),
+        (ONE, ASKED, 10, "a canary and a variant at once"),
+        (replace(ONE, canary=3, canary_percent=5), ASKED, None, "promote version 3, or end it with --canary 0"),
+        (replace(ONE, path="/m"), ASKED, None, "m is a file, whose accuracy nobody knows"),
+    ],
+)
+def test_a_variant_that_is_not_clear_is_refused(one, given, canary, why):
+    with pytest.raises(UsageError, match=why):
+        with_variant(one, given, canary)
+
+
+def test_a_variant_in_a_table():
+    assert shown({"version": 2, "percent": 12.5, "allowed_percent": 30.0}) == "2 (12.5 % now, 30 % at most)"
+    assert shown(None) == ""
 
 
 def test_routing_is_kept_unless_it_is_told():

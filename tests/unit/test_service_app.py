@@ -464,3 +464,23 @@ def test_metrics_count_every_answer_and_what_inferences_took() -> None:
         f"eco_inference_seconds_count{{{of}}} 3.0",
         f"eco_cache_hits_total{{{of}}} 0.0",
     } <= lines
+
+
+def test_a_smaller_variant_is_refused_in_one_form_even_where_there_is_none() -> None:
+    app = make()
+    assert ask(app, "POST", INFER, X, {"Eco-Variant": "none"}).status == 200
+    for told in ("None", "small", "", "none, none"):
+        got = ask(app, "POST", INFER, X, {"Eco-Variant": told})
+        assert (got.status, got.json["title"]) == (400, "wrong header")
+        assert f"Eco-Variant is '{told}'; send 'none'" in got.json["detail"]
+
+
+def test_what_inferences_took_is_their_footprints() -> None:
+    app = make()
+    assert app.spent == (0, 0.0, Nature.ASSUMED)
+    for _ in range(3):
+        ask(app, "POST", INFER, X)
+    ask(app, "POST", INFER, b"{")
+    requests, energy_j, nature = app.spent
+    assert (requests, nature) == (3, Nature.MODELLED)
+    assert energy_j > 0

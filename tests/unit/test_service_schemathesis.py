@@ -21,6 +21,8 @@ from eco_ray.core.usage import State, Usage
 from eco_ray.errors import UnreachableError
 from eco_ray.service import usage
 from eco_ray.service.app import ModelApp
+from eco_ray.service.aside import VERSION_HEADER, AsideApp, BesideApp, Other, Turns
+from eco_ray.service.http import VARIANT
 from eco_ray.service.limits import Limits
 from eco_ray.service.router import Router
 from eco_ray.service.usage import UsageApp
@@ -56,6 +58,24 @@ class Watched:
             await send(message)
 
         await self.app(scope, receive, heard if scope["type"] == "http" else send)
+
+
+class Told(Watched):
+    """Counts the versions that answers say they are by."""
+
+    def __init__(self, app: Any) -> None:
+        super().__init__(self._heard)
+        self.by: Counter[tuple[str, ...]] = Counter()
+        self._telling = app
+
+    async def _heard(self, scope: Any, receive: Any, send: Any) -> None:
+        async def heard(message: Any) -> None:
+            if message["type"] == "http.response.start" and "openapi" not in scope["path"]:
+                headers = dict(message["headers"])
+                self.by[tuple(headers.get(name, b"").decode() for name in (VERSION_HEADER, VARIANT))] += 1
+            await send(message)
+
+        await self._telling(scope, receive, heard if scope["type"] == "http" else send)
 
 
 def asked(url: str, *more: str) -> subprocess.CompletedProcess[str]:
@@ -111,6 +131,22 @@ def test_a_model_keeps_to_its_document(app: ModelApp, paths: list[str]) -> None:
     seen = holds(app, *PLAIN)
     for path in paths:
         assert {200, 400} <= statuses(seen, path)
+
+
+def test_a_model_with_a_variant_keeps_to_its_document_whoever_answers() -> None:
+    small = Server(
+        BesideApp(ModelApp(Vectors(version=3), footprint, limits=LIMITS), "/variant/echo", 3, is_variant=True)
+    )
+    app = AsideApp(vectors(), "/v2/models/echo/versions/", 2)
+    app.other = Other(3, f"{small.url}/variant/echo", Turns(lambda: 0.5), is_variant=True)
+    told = Told(app)
+    try:
+        seen = holds(told, *PLAIN, "--include-path-regex", "embeddings|infer")
+    finally:
+        small.stop()
+    assert {200, 400} <= statuses(seen, "/embeddings")
+    assert set(told.by) == {("2", "large"), ("3", "small")}  # each answer says by which
+    assert min(told.by.values()) > 10
 
 
 def test_codings_keys_and_limits_keep_to_the_document() -> None:
