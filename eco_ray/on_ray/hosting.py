@@ -51,15 +51,9 @@ class Host(Answers):
         gate, wait_s = around.gate(deployment.model), deployment.batch_wait_s
         batching = None if wait_s is None else partial(_waiting_batches, wait_s)
         count, avoided = around.tally.add, partial(around.avoided.add, reference)
-<<<<<<< HEAD
         self._app = app = ModelApp(
             runtime, around.footprint, gate=gate, count=count, avoided=avoided, batching=batching
         )
-        here = f"/v2/models/{deployment.model}/versions/"
-        self._canary = CanaryApp(app, str(told["canary"]), here, gate) if "canary" in told else None
-        self._answer = AppResponse(self._canary or BesideApp(app, f"{CANARY}/{deployment.model}", version))
-=======
-        app = ModelApp(runtime, around.footprint, gate=gate, count=count, avoided=avoided, batching=batching)
 
         def hop_j(cpu_s: float) -> float:
             return around.footprint(cpu_s, cpu_s, 1.0).energy_j
@@ -74,7 +68,6 @@ class Host(Answers):
         else:
             self._aside = AsideApp(app, f"/v2/models/{deployment.model}/versions/", version, gate)
             self._answer = AppResponse(self._aside)
->>>>>>> variants
 
     def reconfigure(self, told: Mapping[str, Any] | None) -> None:
         """Take over what changes without a new replica: the version that is beside this one."""
