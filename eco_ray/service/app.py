@@ -98,9 +98,9 @@ class ModelApp:
         if not http.allowed(scope["method"], methods):
             return self._cheap(lambda: Answer(204, [(b"allow", methods)]))
         if post is not None:
-            _check_variant(headers)
             admission = self._gate(headers, keys.Scope.INFER)
             try:
+                _check_variant(headers)
                 answer = await self._posted(post, headers, admission, receive)
             except Problem as problem:
                 answer = self._refused(scope, problem)
