@@ -173,7 +173,8 @@ class ModelApp:
             **{base: http.fixed(describe.model(runtime), guarded=True) for base in bases},
             **{f"{base}/ready": Page(self._model_ready) for base in bases},
         }
-        metrics = Page(lambda: Answer(200, [_TEXT], self._metrics.text()))
+        # between two looks they tell what one request cost, with all digits, whoever's it was
+        metrics = Page(lambda: Answer(200, [_TEXT], self._metrics.text()), guarded=True)
         pages |= dict.fromkeys(("/metrics", f"{bases[0]}/metrics"), metrics)
         for prefix in self._openai:
             pages[f"{prefix}/models"] = http.fixed({"object": "list", "data": [model]}, guarded=True)
