@@ -211,6 +211,13 @@ class Calendar:
         """CPUs that anybody holds on a node, or on the mean node of a pool: shape (count,)."""
         return self._amount_held(place, 0, first, count)
 
+    def idle(self, place: Place, first: int, count: int) -> NDArray[np.bool_]:
+        """Whether nobody holds a CPU or a GPU of a node, or of any of a pool: shape (count,). One that sleeps is off."""
+        idle: NDArray[np.bool_] = self.cpus_held(place, first, count) <= _EPS
+        if place.node.capacity.gpus > 0:
+            idle &= self._amount_held(place, 1, first, count) <= _EPS
+        return idle
+
     def load(self, place: Place, demand: Resources, first: int, count: int) -> Floats:
         """What anybody holds there of what a demand needs most of all, GPUs or else CPUs: shape (count,)."""
         return self._amount_held(place, 1 if demand.gpus > 0 else 0, first, count)
