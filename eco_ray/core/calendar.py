@@ -212,10 +212,11 @@ class Calendar:
         return self._amount_held(place, 0, first, count)
 
     def idle(self, place: Place, first: int, count: int) -> NDArray[np.bool_]:
-        """Whether nobody holds a CPU or a GPU of a node, or of any of a pool: shape (count,). One that sleeps is off."""
-        idle: NDArray[np.bool_] = self.cpus_held(place, first, count) <= _EPS
-        if place.node.capacity.gpus > 0:
-            idle &= self._amount_held(place, 1, first, count) <= _EPS
+        """Whether nobody holds a CPU or a GPU of a node, or of any of a pool: one that sleeps is off. Shape (count,)."""
+        idle: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
+        for kind in (0, 1):
+            if place.node.capacity.amounts[kind] > 0:
+                idle &= self._amount_held(place, kind, first, count) <= _EPS
         return idle
 
     def load(self, place: Place, demand: Resources, first: int, count: int) -> Floats:
