@@ -212,7 +212,7 @@ class Calendar:
         return self._amount_held(place, 0, first, count)
 
     def idle(self, place: Place, first: int, count: int) -> NDArray[np.bool_]:
-        """Whether nobody holds a CPU or a GPU of a node, or of any of a pool: one that sleeps is off. Shape (count,)."""
+        """Whether nobody holds a CPU or a GPU of a node, or of any of a pool: then one that sleeps is off."""
         idle: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
         for kind in (0, 1):
             if place.node.capacity.amounts[kind] > 0:

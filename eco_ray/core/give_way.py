@@ -65,19 +65,7 @@ class GiveWay:
 
     def _on_node(self, grant: Grant, now_s: float) -> tuple[Way | None, list[str]]:
         """The best way on one node, and why there is none or no better one."""
-        waiting, able, why = [], [], list[str]()
-        for job in list(self._book.jobs.values()):
-            attempt = job.live_attempt
-            if attempt is not None and attempt.node == grant.node:
-                if (attempt.state in _LEAVING or grant.from_s > now_s) and not self._is_planned(job, grant):
-                    continue
-                no = self._why_not(job, now_s)
-                if no:
-                    why.append(f"job {job.id} on {grant.node} keeps its place: {no}")
-                else:
-                    able.append(job)
-            elif self._is_planned(job, grant) and not is_late(job, job.plan):
-                waiting.append(job)
+        waiting, able, why = self._users(grant, now_s)
         way = self._try(grant, waiting, [], now_s)
         if isinstance(way, Way):
             return way, why
@@ -85,22 +73,39 @@ class GiveWay:
         ways = [way for way in tried.values() if isinstance(way, Way)]
         if ways:
             return min(ways, key=lambda way: way.harm), why
-        late = {job_id: no for job_id, no in tried.items() if isinstance(no, str)}
-        why += late.values()
+        why += [no for no in tried.values() if isinstance(no, str)]
+        together = self._together(grant, waiting, [job for job in able if tried[job.id] is None], now_s)
+        if together is None and not why:
+            why.append(f"{grant.node} has no {grant.demand} that jobs could leave to it")
+        return together, why
+
+    def _users(self, grant: Grant, now_s: float) -> tuple[list[Job], list[Job], list[str]]:
+        """Who waits for a place on the node, who runs there and may give way, and why others may not."""
+        waiting, able, why = [], [], list[str]()
+        for job in list(self._book.jobs.values()):
+            attempt, planned = job.live_attempt, self._is_planned(job, grant)
+            if attempt is None or attempt.node != grant.node:
+                if planned and not is_late(job, job.plan):
+                    waiting.append(job)
+            elif planned or not (attempt.state in _LEAVING or grant.from_s > now_s):
+                no = self._why_not(job, now_s)
+                if no:
+                    why.append(f"job {job.id} on {grant.node} keeps its place: {no}")
+                else:
+                    able.append(job)
+        return waiting, able, why
+
+    def _together(self, grant: Grant, waiting: Sequence[Job], able: Sequence[Job], now_s: float) -> Way | None:
+        """Several that run give way, the lowest priority first, of these the elastic ones, until there is room."""
         leaving: list[Job] = []
         for job in sorted(able, key=lambda job: (job.spec.priority, job.spec.workers.max == job.spec.workers.min)):
-            if job.id in late:
-                continue
             leaving.append(job)
             found = self._try(grant, waiting, leaving, now_s) if len(leaving) > 1 else None
             if isinstance(found, Way):
-                return found, why
-            if isinstance(found, str):
-                why.append(found)
+                return found
+            if found is not None:  # with the others it would be late
                 leaving.pop()
-        if not why:
-            why.append(f"{grant.node} has no {grant.demand} that jobs could leave to it")
-        return None, why
+        return None
 
     def _why_not(self, job: Job, now_s: float) -> str:
         """Why a job that runs does not give way; nothing: it may."""
@@ -185,7 +190,7 @@ class GiveWay:
         return plans
 
     def plan_beside(self, job: Job, grant: Grant, now_s: float) -> Plan | None:
-        """A plan in time of a lifted job beside a grant that is held: it stays with as many workers as fit, or leaves."""
+        """A plan in time of a lifted job beside a grant that is held: it stays with the workers that fit, or leaves."""
         book, attempt = self._book, job.live_attempt
         if attempt is None or attempt.node != grant.node:
             found = book.try_out(job, now_s)

@@ -14,7 +14,7 @@ from typing import Any
 
 from eco_ray.core.book import Book
 from eco_ray.core.cluster import Resources
-from eco_ray.core.comparing import is_better
+from eco_ray.core.comparing import is_better, is_same
 from eco_ray.core.events import NeededReplica, ServingNeeds
 from eco_ray.core.give_way import GiveWay, Way
 from eco_ray.core.grants import GaveWay, Grant, total
@@ -158,7 +158,9 @@ class Needs:
         }
 
     def restore(self, told: Mapping[str, Any]) -> None:
-        """Take over what an earlier life kept, before any node has joined."""
+        """Take over what an earlier life kept, if anything, once its jobs are there and before any node is."""
+        if not told:
+            return
         for one in told["needs"]:
             replicas = tuple(
                 NeededReplica(Resources(**r["demand"]), tuple(r["nodes"]), tuple(r["zones"])) for r in one["replicas"]
@@ -240,12 +242,13 @@ class Needs:
             book.withdraw(instead_of)
         book.grant(grant)
         for job_id, job in before.items():
-            attempt = job.live_attempt
-            if attempt is not None:
+            attempt, plan = job.live_attempt, way.plans[job_id]
+            leaves_anyway = job.plan is not None and is_same(job.plan, plan, now_s)
+            if attempt is not None and not leaves_anyway:
                 gave = book.gives_way.get(job_id)
                 workers = max(attempt.workers, gave.workers if gave else 0)
                 book.gives_way[job_id] = GaveWay(need.model, need.slo_p95_s, workers)
-            book.accept(job, way.plans[job_id], now_s)
+            book.accept(job, plan, now_s)
         self._news = True
 
     def _replace(self, old: Grant, new: Grant) -> None:

@@ -186,7 +186,7 @@ class World:
     # -- to the end --------------------------------------------------------------------------------------------------
 
     def restored(self, needs=None):
-        """The same world with an orchestrator that was killed now and started again from the store, and what it kept."""
+        """The same world with an orchestrator that was killed now and started again from the store and its needs."""
         other = object.__new__(World)
         other.__dict__ = {**self.__dict__, "core": None, "records": dict(self.records), "log": [], "history": []}
         other.launched = deepcopy(self.launched)
