@@ -39,6 +39,8 @@ class Scenario(Strict):
     #: a workload of the literature, generated
     workload: Literal["lets-wait-awhile-ml", "nightly"] | None = None
     seed: Whole = Field(default=0, ge=0)
+    #: CSV of what served models need of the nodes
+    serving: Path | None = None
     #: CSV of the carbon intensity
     intensity: Path
     #: zone: column of the intensity file; the first zone is home
@@ -115,7 +117,7 @@ def load_scenario(path: Path | None, options: Mapping[str, Any]) -> Scenario:
         document = load_yaml(path, "scenario")
         data, where, line_of = dict(document.value), document.where, document.line_of
         folder = path.absolute().parent
-        for key in ("jobs", "intensity"):
+        for key in ("jobs", "intensity", "serving"):
             if isinstance(data.get(key), str):
                 data[key] = folder / data[key]
         forecast = data.get("forecast")

@@ -51,6 +51,7 @@ class _Remembering(click.Command):
 @click.option("--jobs", type=click.Path(path_type=Path), help="CSV: job_id,arrival_s,duration_s,cpus,... (or GAIA's).")
 @click.option("--workload", help="Instead of --jobs: lets-wait-awhile-ml or nightly, generated with --seed.")
 @click.option("--seed", type=int, help="Of the generated workload [0].")
+@click.option("--serving", type=click.Path(path_type=Path), help="CSV: model,start_s,end_s,replicas,cpus,...")
 @click.option("--intensity", type=click.Path(path_type=Path), help="CSV: time, then gCO2e/kWh, one column per zone.")
 @click.option("--zones", help="AU-SA[,DE...]; the first is home; AU-SA=direct names another column.")
 @click.option("--start", help="ISO time [where the intensity file begins].")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from eco_ray.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
+    from eco_ray.core.events import ServingNeeds
     from eco_ray.grid.trace import CsvTrace
     from eco_ray.scenario_file import Scenario
     from eco_ray.sim.foresight import Foresight
@@ -74,7 +75,18 @@ def make_setup(described: Scenario) -> Setup:
         min_saving_pct=described.min_saving_pct,
         utc_offset_s=int(file.utc_offset_s),
         source=f"{described.intensity.name} x {_power(described)}",
+        needs=_needs(described, begin_s),
     )
+
+
+def _needs(described: Scenario, begin_s: float) -> tuple[tuple[float, ServingNeeds], ...]:
+    """What served models need, if anything."""
+    if described.serving is None:
+        return ()
+    from eco_ray.sim.needs_csv import read_needs
+
+    unit_s = _UNIT_S[described.time_unit]
+    return read_needs(described.serving, zones=list(described.zones), begin_s=begin_s, time_unit_s=unit_s)
 
 
 def _with_history(described: Scenario, file: CsvTrace, begin_s: float, end_s: float | None) -> CsvTrace:
@@ -205,6 +217,7 @@ def describe(described: Scenario, setup: Setup) -> dict[str, str]:
         pauses += f"; at least {human_duration(described.min_run)} between two pauses (eco)"
     found = {
         "Jobs": f"{described.jobs or jobs} ({len(setup.workload)} jobs)",
+        **({"Served models": f"{described.serving} ({len(setup.needs)} times)"} if described.serving else {}),
         "Carbon intensity": f"{described.intensity}, {', '.join(zones[:12])}{', …' if len(zones) > 12 else ''}",
         "Forecast": ", ".join(forecasts),
         "A policy knows": _KNOWS[described.knows_duration],

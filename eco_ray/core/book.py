@@ -15,6 +15,7 @@ from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.comparing import is_better, is_same, replaces
 from eco_ray.core.decide import decided_once
 from eco_ray.core.explain import plan_message
+from eco_ray.core.grants import GaveWay
 from eco_ray.core.inventory import Inventory
 from eco_ray.core.jobs import TRANSITIONS, Attempt, AttemptState, Job, Plan, Reason, Segment
 from eco_ray.core.planner import plan_job
@@ -36,6 +37,8 @@ class Book(Inventory):
         super().__init__(home_zone, now_s, config)
         #: what `news` was when each job was planned last
         self._planned_at: dict[str, int] = {}
+        #: by id: the jobs that gave way to replicas, and to which
+        self.gives_way: dict[str, GaveWay] = {}
         #: a place that was promised to a job is free again
         self.freed = False
         #: ids of jobs with a live attempt, in a dictionary for its order
@@ -66,6 +69,7 @@ class Book(Inventory):
         if job.state.is_final:
             del self.jobs[job.id]
             self._planned_at.pop(job.id, None)
+            self.gives_way.pop(job.id, None)
         if kind:
             self._log.append(LogEntry(now_s, job.id, kind, message))
 
@@ -89,8 +93,9 @@ class Book(Inventory):
 
     def free(self, node: Node) -> Resources:
         """What is free on a node at this moment, by the attempts that live on it."""
-        foreign = self.foreign.get(node.name, Resources()).reserved_on(node.capacity)
-        return node.capacity - foreign - self._occupancy.held(node)
+        others = self.grants.others(node.name, self.foreign.get(node.name, Resources()))
+        free = node.capacity - others.reserved_on(node.capacity) - self._occupancy.held(node)
+        return free - self.grants.kept(node) if self.grants else free
 
     def due(self, now_s: float) -> list[Job]:
         """Jobs that have to be looked at: their start or the end of their stretch has come, or they are leaving."""
@@ -208,7 +213,7 @@ class Book(Inventory):
             self._planned_at[job_id] = self.news
             if job.plan is not None and isinstance(plan, Plan) and job.plan.segments == plan.segments:
                 continue
-            reason, message = _reason(job, plan, now_s, self.config.slot_s)
+            reason, message = self.reason_of(job, plan, now_s)
             found = plan if isinstance(plan, Plan) else None
             replans = job.replans + (job.plan is not None and found is not None)
             new = changed(job, plan=found, reason=reason, message=message, replans=replans)
@@ -293,12 +298,33 @@ class Book(Inventory):
             job = changed(job, plan=found, replans=replans)
             self.set(job, now_s)
             return job
-        reason, message = _reason(job, plan, now_s, self.config.slot_s)
+        reason, message = self.reason_of(job, plan, now_s)
         moved = (found and found.segments) != (old and old.segments)
         kind = "planned" if (moved or reason is not job.reason) and message != job.message else ""
         job = changed(job, plan=found, replans=replans, reason=reason, message=message)
         self.set(job, now_s, kind, message)
         return job
+
+    def reason_of(self, job: Job, plan: Plan | NoPlan, now_s: float) -> tuple[Reason, str]:
+        """Why a job with this plan is where it is: it may have given way to a model that has its room."""
+        reason, message = _reason(job, plan, now_s, self.config.slot_s)
+        gave = self.gives_way.get(job.id)
+        if (
+            gave is None
+            or reason is Reason.RETRYING
+            or not any(not grant.ended for grant in self.grants.of(gave.model))
+        ):
+            return reason, message
+        waits = isinstance(plan, NoPlan) or plan.start_s > now_s + 1e-6
+        token = Reason.SUSPENDED if waits and reason is not Reason.DEADLINE_INFEASIBLE else reason
+        return token, f"{gave}; {message}"
+
+    def fewer(self, job: Job, attempt: Attempt) -> str:
+        """That an attempt runs with fewer workers than before, and why; nothing where it does not."""
+        gave = self.gives_way.get(job.id)
+        if gave is None or attempt.workers >= gave.workers:
+            return ""
+        return f"; with {attempt.workers} of {gave.workers} workers, as it {gave}"
 
     def _without_plan(self, job: Job) -> Job:
         """Give the promised slots of a job back, for the moment in which it is planned."""

@@ -211,6 +211,14 @@ class Calendar:
         """CPUs that anybody holds on a node, or on the mean node of a pool: shape (count,)."""
         return self._amount_held(place, 0, first, count)
 
+    def idle(self, place: Place, first: int, count: int) -> NDArray[np.bool_]:
+        """Whether nobody holds a CPU or a GPU of a node, or of any of a pool: then one that sleeps is off."""
+        idle: NDArray[np.bool_] = np.ones(count, dtype=np.bool_)
+        for kind in (0, 1):
+            if place.node.capacity.amounts[kind] > 0:
+                idle &= self._amount_held(place, kind, first, count) <= _EPS
+        return idle
+
     def load(self, place: Place, demand: Resources, first: int, count: int) -> Floats:
         """What anybody holds there of what a demand needs most of all, GPUs or else CPUs: shape (count,)."""
         return self._amount_held(place, 1 if demand.gpus > 0 else 0, first, count)

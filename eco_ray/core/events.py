@@ -122,6 +122,37 @@ class ForeignUse:
 
 
 @dataclass(frozen=True, slots=True)
+class NeededReplica:
+    """A replica that a latency objective needs, and where it may be."""
+
+    #: what Ray holds for it
+    demand: Resources
+    #: nodes, and zones, that it may be on; empty: any
+    nodes: tuple[str, ...] = ()
+    zones: tuple[str, ...] = ()
+
+    def may_be_on(self, node: Node) -> bool:
+        """Whether a node is allowed, and its capacity large enough."""
+        allowed = (not self.nodes or node.name in self.nodes) and (not self.zones or node.zone in self.zones)
+        return allowed and self.demand.fits_node(node.capacity)
+
+
+@dataclass(frozen=True, slots=True)
+class ServingNeeds:
+    """All replicas of a model for which jobs must leave room, those that have it by now among them; none: none do.
+
+    It may be told again and again, and is the same need as long as it says the same.
+    """
+
+    model: str
+    replicas: tuple[NeededReplica, ...] = ()
+    #: until when they are needed [s since epoch]; None: nobody knows
+    until_s: float | None = None
+    #: promised 95th percentile of the model's latency [s]; None: none was
+    slo_p95_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """Time passed."""
 
@@ -138,5 +169,6 @@ Event = (
     | NodeJoined
     | NodeLost
     | ForeignUse
+    | ServingNeeds
     | Tick
 )

@@ -11,6 +11,7 @@ from eco_ray.core.calendar import Calendar
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.durations import Durations
 from eco_ray.core.fleet import Fleet
+from eco_ray.core.grants import Grant, Grants
 from eco_ray.core.intensity import IntensitySeries, kind_of
 from eco_ray.core.jobs import Attempt, Job, Plan
 from eco_ray.core.late import is_overdue
@@ -47,6 +48,8 @@ class Inventory:
         self._means: dict[str, tuple[IntensitySeries, int, Floats]] = {}
         #: what others than our attempts hold, by node; to be changed through `set_foreign` only
         self.foreign: dict[str, Resources] = {}
+        #: room that is kept for replicas; to be changed through `grant` and `withdraw` only
+        self.grants = Grants()
         self.first_slot = math.floor(now_s / config.slot_s)
         #: None: nodes have come or gone since it was made
         self._calendar: Calendar | None = None
@@ -79,7 +82,9 @@ class Inventory:
             nodes = self._calendar.fleet if self._calendar is not None else self.nodes.values()
         calendar = Calendar(self.config.slot_s, nodes, self.first_slot)
         for name, held in self.foreign.items():
-            calendar.set_foreign(name, held)
+            calendar.set_foreign(name, self.grants.others(name, held))
+        for grant in self.grants:
+            calendar.reserve(grant.segment, grant.demand)
         for job in jobs:
             for segment in job.plan.segments if job.plan else ():
                 calendar.reserve(segment, job.spec.demand)
@@ -132,9 +137,28 @@ class Inventory:
             return False
         self.foreign[name] = held
         self.news += 1
-        if self._calendar is not None:
-            self._calendar.set_foreign(name, held)
+        self.grants.saw(name, held)
+        self._set_others(name)
         return True
+
+    def grant(self, grant: Grant) -> None:
+        """Keep room for a replica: no plan that is made from now on takes it."""
+        self.grants.add(grant, self.foreign.get(grant.node, Resources()))
+        if self._calendar is not None:
+            self._calendar.reserve(grant.segment, grant.demand)
+            self._set_others(grant.node)
+
+    def withdraw(self, grant: Grant) -> None:
+        """Keep it no more."""
+        self.grants.remove(grant)
+        if self._calendar is not None:
+            self._calendar.release(grant.segment, grant.demand)
+            self._set_others(grant.node)
+
+    def _set_others(self, name: str) -> None:
+        """Tell the calendar what others hold of a node, without the replicas for which it keeps room."""
+        if self._calendar is not None:
+            self._calendar.set_foreign(name, self.grants.others(name, self.foreign.get(name, Resources())))
 
     def forget_before(self, now_s: float) -> None:
         """What is over needs no memory."""

@@ -6,7 +6,7 @@ from eco_ray.core.actions import Action, AskToCheckpoint, StartAttempt, StopAtte
 from eco_ray.core.attempts import with_attempt
 from eco_ray.core.book import Book
 from eco_ray.core.cluster import Node
-from eco_ray.core.explain import plan_message, without_signal
+from eco_ray.core.explain import without_signal
 from eco_ray.core.jobs import Attempt, AttemptState, Job, Plan, Reason, Segment
 from eco_ray.core.line import Line, urgency
 from eco_ray.core.records import changed
@@ -141,7 +141,7 @@ class Moves:
         return [StopAttempt(job.id, attempt)]
 
     def _pause_for_plan(self, job: Job, now_s: float) -> list[Action]:
-        _, message = plan_message(job, job.plan, now_s) if job.plan else ("", "")
+        _, message = self._book.reason_of(job, job.plan, now_s) if job.plan else ("", "")
         return self.ask_to_pause(job, f"pauses: {message}", now_s)
 
 

@@ -27,14 +27,16 @@ from eco_ray.core.events import (
     NodeJoined,
     NodeLost,
     ResumeRequested,
+    ServingNeeds,
     SuspendRequested,
     Tick,
 )
-from eco_ray.core.explain import plan_message, without_signal
+from eco_ray.core.explain import without_signal
 from eco_ray.core.feasible import check_feasible
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Plan, Reason
 from eco_ray.core.line import Line
 from eco_ray.core.moves import Moves
+from eco_ray.core.needs import Needs, NeedsConfig
 from eco_ray.core.records import changed
 from eco_ray.core.situation import PlannerConfig
 from eco_ray.errors import NotFoundError, UsageError
@@ -59,6 +61,8 @@ class OrchestratorConfig:
     #: up to so many jobs of the policy eco are planned together once per step of the market; a plan takes milliseconds,
     #: and the caller waits for all of them
     market_limit: int = 250
+    #: of room that jobs leave to replicas
+    needs: NeedsConfig = NeedsConfig()  # noqa: RUF009 - frozen, so one shared default is safe
 
 
 #: the sentence of a job that a person suspended
@@ -76,6 +80,8 @@ class Orchestrator:
         limits = self.config.replan_limit, self.config.replan_gain_pct, self.config.market_limit
         self._line = Line(self.book, now_s, *limits)
         self._moves = Moves(self.book, self._line, self.config.pause_timeout_s)
+        #: replicas for which jobs leave room
+        self.needs = Needs(self.book, self.config.needs, self.config.pause_timeout_s, self.config.replan_gain_pct)
         self._handlers: dict[type, Callable[[Any, float], list[Action]]] = {
             JobSubmitted: self._on_submitted,
             JobCancelled: self._on_cancelled,
@@ -88,6 +94,7 @@ class Orchestrator:
             NodeJoined: self._on_node_joined,
             NodeLost: self._on_node_lost,
             ForeignUse: self._on_foreign_use,
+            ServingNeeds: self._on_serving_needs,
             Tick: self._on_tick,
         }
 
@@ -196,9 +203,11 @@ class Orchestrator:
             state=JobState.RUNNING,
             reason=Reason.RUNNING,
             message=f"runs on {attempt.node} in {attempt.zone} (attempt {attempt.number}){without_signal(job.plan)}"
+            f"{self.book.fewer(job, attempt)}"
             if launching
             else job.message,
         )
+        self.needs.again = True
         self.book.set(job, now_s, "started", f"attempt {attempt.number} on {attempt.node} in {attempt.zone}")
         return []
 
@@ -239,7 +248,8 @@ class Orchestrator:
         )
         productive_s, progress = kept_work(job, ended)
         used_j, emitted_g = self.book.spent(job, ended, now_s)
-        ahead = job.plan if job.plan is not None and job.plan.start_s >= now_s else None
+        planned = job.plan
+        ahead = planned if planned is not None and planned.start_s >= now_s else None
         job = changed(
             with_attempt(job, ended),
             plan=None,
@@ -253,7 +263,10 @@ class Orchestrator:
         )
         if ahead is not None and ended.state is AttemptState.PAUSED and self._goes_on(job, ahead, now_s):
             job = self.book.resumed(job, ahead, now_s)
+        elif (fewer := self.needs.goes_on(job, planned, now_s)) is not None:
+            job = changed(job, plan=fewer)
         self._line.changed()
+        self.needs.again = True
         clean_up = CleanUp(job.id, ended, final=verdict.job_state.is_final)
         if verdict.job_state is JobState.SUCCEEDED:
             self.book.durations.succeeded(job)
@@ -266,7 +279,7 @@ class Orchestrator:
         if job.held:
             state, reason, message = JobState.SUSPENDED, Reason.SUSPENDED, HELD
         elif job.plan is not None:
-            reason, message = plan_message(job, job.plan, now_s)
+            reason, message = self.book.reason_of(job, job.plan, now_s)
         job = changed(job, state=state, reason=reason, message=message)
         kind = verdict.attempt_state.value
         self.book.set(job, now_s, kind, f"attempt {attempt.number}: {verdict.message}")
@@ -296,11 +309,13 @@ class Orchestrator:
 
     def _on_node_joined(self, event: NodeJoined, _now_s: float) -> list[Action]:
         self.book.set_node(event.node)
+        self.needs.again = True
         self._line.changed(everywhere=True)
         return []
 
     def _on_node_lost(self, event: NodeLost, now_s: float) -> list[Action]:
         self.book.lose_node(event.name)
+        self.needs.lost(event.name)
         for job in list(self.book.jobs.values()):
             planned_there = job.plan is not None and any(s.node == event.name for s in job.plan.segments)
             if planned_there and job.live_attempt is None:  # planned again at the next ticks: they may be thousands
@@ -311,17 +326,28 @@ class Orchestrator:
     def _on_foreign_use(self, event: ForeignUse, _now_s: float) -> list[Action]:
         if self.book.set_foreign(event.node, event.held):
             self._line.changed(everywhere=True)
+            self.needs.again = True
         return []
+
+    def _on_serving_needs(self, event: ServingNeeds, now_s: float) -> list[Action]:
+        return self._gave_way(now_s) if self.needs.told(event, now_s) else []
+
+    def _gave_way(self, now_s: float) -> list[Action]:
+        """Jobs gave way to replicas, or have their room back."""
+        self._line.changed(everywhere=True)
+        return [*self._moves.leave_early(now_s), *self._moves.start_waiting(now_s)]
 
     def _on_tick(self, _event: Tick, now_s: float) -> list[Action]:
         self.book.forget_before(now_s)
-        actions: list[Action] = []
+        actions = self._gave_way(now_s) if self.needs.active and self.needs.tick(now_s) else []
         for job in self.book.due(now_s):
             attempt = job.live_attempt
             if attempt is not None and attempt.state is AttemptState.PAUSING:
                 actions += self._moves.check_pause(job, attempt, now_s)
             elif attempt is not None:
                 actions += self._moves.check_plan(job, attempt, now_s)
+        if self.needs.active:
+            self.needs.give_up()
         if self._line.replan(now_s):
             actions += self._moves.leave_early(now_s)
         return actions + self._moves.start_waiting(now_s)

@@ -137,7 +137,7 @@ class Situation:
         added_w -= np.interp(load, curve.utilisation, curve.watts)
         added_w += demand.gpus * (node.gpu_busy_w - node.gpu_idle_w)
         if node.sleeps:
-            added_w += np.where(held <= 1e-9, node.idle_w, 0.0)
+            added_w += np.where(self.calendar.idle(place, first, count), node.idle_w, 0.0)
         return added_w * node.pue
 
     def plan_g(self, segments: Sequence[Segment], spec: JobSpec) -> tuple[float | None, float | None]:

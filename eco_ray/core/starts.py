@@ -62,4 +62,4 @@ def _is_asleep(name: str, start_s: float, situation: Situation) -> bool:
     slot = calendar.slot_of(start_s)
     at_edge = start_s - slot * calendar.slot_s <= _INSTANT_S
     first = slot - 1 if at_edge and slot > calendar.first_slot else slot
-    return bool((calendar.cpus_held(place, first, slot + 1 - first) <= 1e-9).all())
+    return bool(calendar.idle(place, first, slot + 1 - first).all())

@@ -229,8 +229,8 @@ class Task:
                 extra_g[row] += kwh * intensity[row]
             if wakes:
                 before = int(self.passed_s <= INSTANT_S and self.first > calendar.first_slot)
-                held = calendar.cpus_held(place, self.first - before, slots + before) <= 1e-9
-                asleep = held[before:] & (held[:-1] if before else np.append(True, held[:-1]))
+                idle = calendar.idle(place, self.first - before, slots + before)
+                asleep = idle[before:] & (idle[:-1] if before else np.append(True, idle[:-1]))
                 extra_g[row] += np.where(asleep, node.wake_j / 3.6e6 * node.pue * intensity[row], 0.0)
         if extra_g is not None:
             extra_g *= weight

@@ -11,6 +11,7 @@ from typing import Any
 from eco_ray.core.decide import decided_once
 from eco_ray.core.durations import AS_GIVEN
 from eco_ray.core.feasible import hours
+from eco_ray.core.grants import GIVES_WAY
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Plan, Reason
 from eco_ray.core.words import goes_on, iso, moment, more_or_less, plan_values, same, share_of
 
@@ -284,6 +285,8 @@ def _waits_by_plan(job: Job, plan: Plan, now_s: float) -> Prospect:
         unblock = f"{_needs_signal(job, now_s)}; without one it starts at {start}"
     elif job.spec.not_before_s > now_s and start_s <= job.spec.not_before_s + 1.0:
         unblock = f"nothing before {start}, as carbon.not_before says; {_again(job)} with an earlier one"
+    elif job.reason is Reason.SUSPENDED and job.message.startswith(GIVES_WAY):
+        unblock = f"it goes on by itself at {start} on {first.node}, or as soon as the model gives its room back"
     elif job.reason is Reason.SUSPENDED:
         unblock = f"nothing: it goes on by itself at {start} on {first.node}, as the policy {job.spec.policy} decided"
     else:

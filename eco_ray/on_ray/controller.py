@@ -27,6 +27,7 @@ from eco_ray.core.events import (
     NodeJoined,
     NodeLost,
     ResumeRequested,
+    ServingNeeds,
     SuspendRequested,
     Tick,
 )
@@ -44,11 +45,12 @@ from eco_ray.on_ray.examine import EXAMINE_S, ask_all
 from eco_ray.on_ray.facts import cluster_facts, status_facts
 from eco_ray.on_ray.launcher import Launcher
 from eco_ray.on_ray.model_accounts import ModelAccounts
-from eco_ray.on_ray.outbox import Outbox
+from eco_ray.on_ray.outbox import NEEDS, Outbox
 from eco_ray.on_ray.owners import RAY_JOB_PREFIX
 from eco_ray.on_ray.package import Packages
 from eco_ray.on_ray.performer import Performer
 from eco_ray.on_ray.ray_jobs import RayJobs
+from eco_ray.on_ray.serving.rooms import rooms_of
 from eco_ray.on_ray.signals import ShowSignal, Signals
 from eco_ray.on_ray.spool import Spool
 from eco_ray.on_ray.watcher import Watcher, report_event
@@ -162,14 +164,18 @@ class Controller:
         """What a replica on a node has to know."""
         return {"node": self._known[node], "clock": self.config.clock, "state_dir": str(self.config.state_dir)}
 
-    def serving_rooms(self) -> list[Room]:
-        """What each node has, holds and emits now."""
-        nodes = dict(self._core.book.nodes)
-        held, signals = self._fleet.held(nodes), {node.zone: self.signal(node.zone) or {} for node in nodes.values()}
-        return [
-            Room(node, held.get(name, Resources()), signals[node.zone].get("intensity_g_per_kwh"))
-            for name, node in nodes.items()
-        ]
+    def serving_rooms(self, model: str = "") -> list[Room]:
+        """What each node has, holds and emits now; room that is granted to `model` alone is free."""
+        held = self._fleet.held(dict(self._core.book.nodes))
+        known = {zone: (self.signal(zone) or {}).get("intensity_g_per_kwh") for zone in self._zones()}
+        return self._brain.ask(lambda: rooms_of(self._core.book, held, known.get, model))
+
+    def serving_needs(self, told: ServingNeeds | str) -> dict[str, Any]:
+        """Take in what a served model needs of the nodes, or only its name; what it was granted, and why not more."""
+        if isinstance(told, ServingNeeds):
+            self._brain.ask(lambda: self._request(told))
+        model = told.model if isinstance(told, ServingNeeds) else told
+        return self._brain.ask(lambda: self._core.needs.facts(model, self.now_s()))
 
     def note_served(self, facts: Mapping[str, Any]) -> None:
         """Keep what is known of a served model (name, version, requests, correct) for the report."""
@@ -199,11 +205,8 @@ class Controller:
 
     def examine(self) -> list[dict[str, Any]]:
         """What the agent of each node says of it, for `eco-ray doctor`; `error` where it does not answer."""
-        known = list(self._known.values())
-        there = [node for node in known if node.name in self._core.book.nodes]
-        told = ask_all(there, lambda node: self._fleet.call(node, lambda agent: agent.examine.remote(), EXAMINE_S))
-        gone = {"there": False, "error": "the node is not there"}
-        return [{"node": node.name, "zone": node.zone, **told.get(node.name, gone)} for node in known]
+        known, there = list(self._known.values()), self._core.book.nodes
+        return ask_all(known, there, lambda node: self._fleet.call(node, lambda a: a.examine.remote(), EXAMINE_S))
 
     def places(self) -> dict[str, str]:
         """Where this cluster keeps its state, for clients that only know its address."""
@@ -223,6 +226,7 @@ class Controller:
         self._tenants = {row.id: row.tenant for row in self._store.list_jobs()}
         self._learn()
         actions = self._core.restore(self._store.load_jobs(_OPEN))
+        self._core.needs.restore(self._store.get_meta(NEEDS) or {})
         nodes = self._fleet.nodes()
         self._looked(nodes, self._fleet.held(nodes))  # before anything is started
         for job in self._core.book.jobs.values():
@@ -256,7 +260,7 @@ class Controller:
 
     def _take_in(self, event: Event) -> None:
         actions = self._core.handle(event, self.now_s())
-        self._outbox.add(*self._core.take_changes(), actions)
+        self._outbox.add(*self._core.take_changes(), actions, self._core.needs.take_news())
 
     def _request(self, event: Event) -> None:
         """Handle what somebody asks for. Where the database is known to be away, nothing changes."""

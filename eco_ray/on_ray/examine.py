@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from threading import Thread
@@ -44,8 +44,12 @@ def examine_node(curve: PowerCurve, *, whole_machine: bool, gpus: float) -> dict
     }
 
 
-def ask_all(nodes: Sequence[Node], ask: Callable[[Node], Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What each node says, by name; all are asked at once, so that one that hangs takes no time from the others."""
+def ask_all(
+    known: Sequence[Node], there: Container[str], ask: Callable[[Node], Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """What each node says; all that are there are asked at once: one that hangs takes no time from the others."""
+    nodes = [node for node in known if node.name in there]
+    gone = {"there": False, "error": "the node is not there"}
     answers: dict[str, dict[str, Any]] = {node.name: _no_answer(f"within {EXAMINE_S:g} s") for node in nodes}
 
     def note(node: Node) -> None:
@@ -62,7 +66,8 @@ def ask_all(nodes: Sequence[Node], ask: Callable[[Node], Mapping[str, Any]]) -> 
     deadline = time.monotonic() + EXAMINE_S
     for thread in threads:
         thread.join(max(0.0, deadline - time.monotonic()))
-    return dict(answers)
+    told = dict(answers)
+    return [{"node": node.name, "zone": node.zone, **told.get(node.name, gone)} for node in known]
 
 
 def _no_answer(why: str) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypeVar
 
 from eco_ray.core.actions import Action, StartAttempt
 from eco_ray.core.jobs import Job
@@ -16,6 +16,9 @@ log = logging.getLogger("eco_ray.controller")
 
 T = TypeVar("T")
 
+#: under which key the store has what replicas were granted
+NEEDS = "serving_needs"
+
 
 class Outbox:
     """Between decisions and deeds stands the database. While it is away, both wait here and none is forgotten."""
@@ -26,15 +29,29 @@ class Outbox:
         self._jobs: dict[str, Job] = {}
         self._entries: list[LogEntry] = []
         self._actions: list[Action] = []
+        self._needs: Mapping[str, Any] | None = None
 
-    def add(self, jobs: Iterable[Job], entries: Iterable[LogEntry], actions: Iterable[Action]) -> None:
-        """Take in what changed and what is to be done about it; of a job, the last state counts."""
+    def add(
+        self,
+        jobs: Iterable[Job],
+        entries: Iterable[LogEntry],
+        actions: Iterable[Action],
+        needs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take in what changed and what is to be done about it; of a job, the last state counts.
+
+        `needs`: what replicas were granted, where that has changed.
+        """
+        self._needs = self._needs if needs is None else needs
         self._jobs |= {job.id: job for job in jobs}
         self._entries += entries
         self._actions += actions
 
     def send(self) -> None:
         """Save all, then do all. Raises the store's error where it is away; everything then waits for the next call."""
+        if self._needs is not None:
+            self._store.put_meta(NEEDS, self._needs)
+            self._needs = None
         if self._jobs or self._entries:
             try:
                 self._store.save_jobs(self._jobs.values(), self._entries)

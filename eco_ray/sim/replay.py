@@ -10,7 +10,7 @@ import heapq
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 from eco_ray.core.actions import Action, AskToCheckpoint, StartAttempt, StopAttempt
 from eco_ray.core.attempts import PAUSED_EXIT_CODE
@@ -24,14 +24,15 @@ from eco_ray.core.events import (
     JobSubmitted,
     NodeJoined,
     Outcome,
+    ServingNeeds,
     Tick,
 )
 from eco_ray.core.jobs import Job, JobSpec
 from eco_ray.core.orchestrator import Orchestrator
 from eco_ray.sim.schedule import Row
 
-#: at one moment: what ends makes room, news come before decisions, submissions before the tick
-_EXIT, _FORECAST, _SUBMIT, _TICK = range(4)
+#: at one moment: what ends makes room, news come before decisions, needs and submissions before the tick
+_EXIT, _FORECAST, _NEED, _SUBMIT, _TICK = range(5)
 
 
 class Forecasts(Protocol):
@@ -101,13 +102,18 @@ class Replay:
         end_s: float,
         tick_s: float,
         keep_log: bool = False,
+        needs: Sequence[tuple[float, ServingNeeds]] = (),
     ) -> None:
-        """All times are seconds since the epoch; the rows of the result count from `begin_s`."""
+        """All times are seconds since the epoch; the rows of the result count from `begin_s`.
+
+        needs: what models need of the nodes, and when they say so; replicas leave when the room is theirs no more.
+        """
         self._brain = orchestrator
         self._number = {node.name: number for number, node in enumerate(nodes)}
         self._submissions = submissions
         self._index = {s.job_id: i for i, s in enumerate(submissions)}
         self._forecasts = forecasts
+        self._needs = needs
         self._begin_s, self._end_s = begin_s, end_s
         self._keep_log = keep_log
         self._left_s = {s.job_id: s.length_s for s in submissions}
@@ -126,6 +132,8 @@ class Replay:
         """Play everything up to the end; jobs that are not done by then have no rows."""
         for time_s in self._forecasts.times_s():
             self._push(time_s, _FORECAST, None)
+        for time_s, need in self._needs:
+            self._push(time_s, _NEED, need)
         for index, submission in enumerate(self._submissions):
             self._push(submission.arrival_s, _SUBMIT, index)
         while self._heap:
@@ -148,6 +156,11 @@ class Replay:
                 self._leave(job_id, attempt, now_s, 0)
         elif kind == _FORECAST:
             self._tell(self._forecasts.at(now_s), now_s)
+        elif kind == _NEED:
+            need = cast("ServingNeeds", what)
+            self._tell(need, now_s)
+            if need.until_s is not None and need.until_s > now_s:
+                self._tick_at(need.until_s)
         elif kind == _SUBMIT:
             submission = self._submissions[what]  # type: ignore[call-overload]
             self._open += 1

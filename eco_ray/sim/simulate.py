@@ -9,6 +9,7 @@ import numpy as np
 
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.decide import NAMES, Question, window
+from eco_ray.core.events import ServingNeeds
 from eco_ray.core.jobs import JobSpec, SuspendRule, Workers
 from eco_ray.core.orchestrator import Orchestrator, OrchestratorConfig
 from eco_ray.core.outlook import S_PER_H
@@ -69,6 +70,8 @@ class Setup:
     #: where intensity and power come from, for people to follow up
     source: str = ""
     keep_log: bool = False
+    #: what served models need of the nodes, and when they say so [s since epoch]
+    needs: tuple[tuple[float, ServingNeeds], ...] = ()
 
     @property
     def nature(self) -> Nature:
@@ -96,6 +99,11 @@ def simulate(setup: Setup, policy: str) -> Simulated:
     """Run one policy. Raises UsageError for a combination that means nothing."""
     if policy not in POLICIES:
         raise UsageError(f"policy {policy!r} is not known; choose one of {', '.join(POLICIES)}")
+    if setup.needs and (policy == "bound" or (setup.capacity_cpus is None and not setup.nodes)):
+        raise UsageError(
+            f"needs of served models with {'a bound' if policy == 'bound' else 'no limit of capacity'}: nobody would "
+            "give way to them; give a capacity or nodes, and a policy that runs jobs, or leave the needs out"
+        )
     if policy == "bound":
         return _bound(setup)
     if setup.capacity_cpus is None and not setup.nodes and policy in NAMES:
@@ -146,6 +154,7 @@ def _replay(setup: Setup, policy: str) -> Simulated:
         end_s=end_s,
         tick_s=max(setup.resolution_s, _TICK_S),
         keep_log=setup.keep_log,
+        needs=setup.needs,
     ).run()
     resumes = np.array([replayed.resumes.get(job_id, 0) for job_id in setup.workload.ids], dtype=np.int64)
     changes = replayed.plan_changes

@@ -161,6 +161,12 @@ class World:
                 assert attempt is not None or (job.state, job.plan) == (JobState.SUSPENDED, None)
         for name, amount in used.items():
             assert amount.fits_in(self.capacity[name]), f"{name} is overbooked: {amount}"
+        for name in {grant.node for grant in book.grants}:  # who is asked to leave still holds what the replica will
+            kept, capacity = book.grants.kept(book.nodes[name]), self.capacity[name]
+            for job, attempt in book.live():
+                if attempt.node == name and attempt.state in (AttemptState.LAUNCHING, AttemptState.RUNNING):
+                    kept += (job.spec.demand * attempt.workers).reserved_on(capacity)
+            assert kept.fits_in(capacity), f"{name} is promised twice: {kept}"
         self._check_calendar()
         stored = {id_ for id_, text in self.records.items() if not job_from_json(text).state.is_final}
         assert stored == set(book.jobs)
@@ -171,27 +177,36 @@ class World:
         for job in book.jobs.values():
             for segment in job.plan.segments if job.plan else ():
                 expected.reserve(segment, job.spec.demand)
+        for grant in book.grants:
+            expected.reserve(grant.segment, grant.demand)
         for name in book.nodes:
             promised, held = expected.held(name, first, 400), book.calendar.held(name, first, 400)
             assert np.abs(promised - held).max() < 1e-9, f"the calendar of {name} is not what the plans say"
 
     # -- to the end --------------------------------------------------------------------------------------------------
 
-    def restored(self):
-        """The same world with an orchestrator that was killed now and started again from the store."""
+    def restored(self, needs=None):
+        """The same world with an orchestrator that was killed now and started again from the store and its needs."""
         other = object.__new__(World)
         other.__dict__ = {**self.__dict__, "core": None, "records": dict(self.records), "log": [], "history": []}
         other.launched = deepcopy(self.launched)
         other.ever_launched = set(self.ever_launched)
         other.core = Orchestrator("DE", self.now_s, self.config)
-        for node in self.core.book.nodes.values():
-            other.core.handle(NodeJoined(node), self.now_s)
-        other.core.handle(ForecastArrived(self.core.book.forecast), self.now_s)
         open_jobs = [job for job in map(job_from_json, self.records.values()) if not job.state.is_final]
+        if needs is None:
+            other._join(self.core.book)
         actions = other.core.restore(open_jobs)
+        if needs is not None:
+            other.core.needs.restore(needs)
+            other._join(self.core.book)
         other._perform(actions)
         other.check()
         return other, [short(a) for a in actions]
+
+    def _join(self, book):
+        for node in book.nodes.values():
+            self.core.handle(NodeJoined(node), self.now_s)
+        self.core.handle(ForecastArrived(book.forecast), self.now_s)
 
     def drain(self):
         """Let everybody go on, and everything succeed; returns the final state of each job."""

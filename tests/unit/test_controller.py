@@ -12,6 +12,7 @@ import pytest
 
 from eco_ray.core.clock import Clock
 from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.events import NeededReplica, ServingNeeds
 from eco_ray.core.jobs import Job, JobSpec, JobState, Reason
 from eco_ray.core.ledger import Sample, Served, Usage
 from eco_ray.core.orchestrator import OrchestratorConfig
@@ -227,3 +228,38 @@ def test_what_is_no_sample_is_set_aside_and_does_not_hold_up_the_others(cluster:
     assert controller.agent_report("de-1", {"samples": [bad[0], good, *bad[1:]]}) == 1
     assert [(row.node, row.energy_mj) for row in cluster.store.node_energy()] == [("de-1", 100_000)]
     assert len(list((tmp_path / "rejected").glob("*.damaged"))) == 3
+
+
+def test_what_replicas_were_granted_is_known_after_a_restart(cluster: Cluster) -> None:
+    first = cluster.controller()
+    need = ServingNeeds("m", (NeededReplica(Resources(4.0)),), first.now_s() + 10 * H, 0.2)
+    granted = first.serving_needs(need)["granted"]
+    assert [one["node"] for one in granted] == ["de-1"]
+    first.stop()
+    second = cluster.controller()
+    assert [one["node"] for one in second.serving_needs("m")["granted"]] == ["de-1"]
+    (room,) = second.serving_rooms()
+    assert room.held == Resources(4.0)
+    (own,) = second.serving_rooms("m")
+    assert own.held == Resources()
+    # nothing of it is left when the need is over
+    second.serving_needs(ServingNeeds("m"))
+    assert second.serving_needs("m")["granted"] == []
+    assert cluster.store.get_meta("serving_needs")["needs"] == []
+
+
+def test_a_grant_that_cannot_be_kept_now_is_kept_later(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    controller = cluster.controller()
+
+    def away(key: str, value: Any) -> None:
+        if key == "serving_needs":
+            raise EcoRayError("the database is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster.store, "put_meta", away)
+        with pytest.raises(EcoRayError, match="away"):
+            controller.serving_needs(ServingNeeds("m", (NeededReplica(Resources(4.0)),)))
+    deadline = time.monotonic() + 10
+    while cluster.store.get_meta("serving_needs") is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert len(cluster.store.get_meta("serving_needs")["grants"]) == 1  # kept as soon as it is there again
