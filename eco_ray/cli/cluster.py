@@ -10,6 +10,7 @@ import click
 
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit, when
+from eco_ray.cli.serving_rows import in_words, serving_rows
 from eco_ray.config import Settings
 from eco_ray.core.clock import Clock
 
@@ -69,7 +70,10 @@ def status(settings: Settings) -> None:
     """Controller, clock, nodes and open jobs."""
     from eco_ray.on_ray.client import Client
 
-    facts = Client(settings).status()
+    client = Client(settings)
+    facts = client.status()
+    models = serving_rows(client.settings)
+    shown = [f"{row['model']}:{row['version']}: {in_words(row)}" for row in models]
     emit(
         settings,
         {
@@ -79,6 +83,7 @@ def status(settings: Settings) -> None:
             "nodes": facts["nodes"],
             "open_jobs": facts["open_jobs"],
             "signals": facts["signals"],
+            "models": shown if settings.output == "table" else models,
             "state_dir": str(settings.state_dir),
         },
     )

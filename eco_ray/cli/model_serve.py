@@ -13,6 +13,7 @@ import click
 from eco_ray.cli.audit import audited
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
+from eco_ray.cli.serving_rows import in_words
 from eco_ray.config import Settings
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
@@ -134,6 +135,7 @@ def deployments(settings: Settings) -> None:
             "state": row["state"],
             "url": row["url"],
             "message": row["message"],
+            "now": row["scaling"] and in_words(row["scaling"]),
         }
         for row in rows
     ]

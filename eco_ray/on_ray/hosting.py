@@ -51,7 +51,10 @@ class Host(Answers):
         app = ModelApp(runtime, around.footprint, gate=gate, count=count, avoided=avoided, batching=batching)
         here = f"/v2/models/{deployment.model}/versions/"
         self._canary = CanaryApp(app, str(told["canary"]), here, gate) if "canary" in told else None
-        self._answer = AppResponse(self._canary or BesideApp(app, f"{CANARY}/{deployment.model}", version))
+        self._answer = AppResponse(
+            self._canary or BesideApp(app, f"{CANARY}/{deployment.model}", version), around.vitals
+        )
+        around.vitals.ready()
 
     def reconfigure(self, told: Mapping[str, Any] | None) -> None:
         """Take over what changes without a new replica: the share of requests that goes to a canary."""

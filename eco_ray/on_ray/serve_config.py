@@ -25,6 +25,15 @@ _ONGOING = 1000
 #: Serve's own loop calls the application, whose models compute in it only what takes milliseconds; by default Serve
 #: hands each request to another thread and back, which costs as much as a small model
 _SERVE_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+_POLICY = "eco_ray.on_ray.serving.policy:GreenPolicy"
+#: the policy hears of requests within a second, smooths and waits by itself, and Serve does as it says
+_AT_ONCE = {
+    "metrics_interval_s": 1.0,
+    "look_back_period_s": 2.0,
+    "upscale_delay_s": 0.0,
+    "downscale_delay_s": 0.0,
+    "downscale_to_zero_delay_s": 0.0,
+}
 #: for requests that a replica still works at when it has to go: streams may take 300 s [s]
 _GRACE_S = 310.0
 
@@ -53,6 +62,8 @@ class ServingConfig:
     shared_replicas: int = 1
     shared_models: int = 32
     shared_bytes: int = 10**9
+    #: fewer replicas were enough for so long before some end [s]
+    down_hold_s: float = 60.0
 
     @property
     def base_url(self) -> str:
@@ -103,7 +114,10 @@ def _app(
     if not canary:
         told["canary"] = f"{config.base_url}{CANARY}/{one.model}"
     user_config = {"canary_percent": one.canary_percent if one.canary and not canary else 0}
-    replicas = {**_replicas(one, latency_s.get(one.reference(version), 0.0), canary), "user_config": user_config}
+    replicas = {
+        **_replicas(one, latency_s.get(one.reference(version), 0.0), config, canary),
+        "user_config": user_config,
+    }
     return {
         "name": app_name(one, canary=canary),
         "route_prefix": f"{CANARY}/{one.model}" if canary else f"/v2/models/{one.model}",
@@ -179,16 +193,24 @@ def _of_replicas(one: Deployment) -> Deployment:
     )
 
 
-def _replicas(one: Deployment, latency_s: float, canary: bool) -> dict[str, Any]:
+def _replicas(one: Deployment, latency_s: float, config: ServingConfig, canary: bool) -> dict[str, Any]:
     if canary:
         return {"num_replicas": 1}
     if one.min_replicas == one.max_replicas:
         return {"num_replicas": one.min_replicas}
+    told = {
+        "reference": one.reference(one.version),
+        "service_s": latency_s,
+        "slo_p95_s": one.slo_p95_s,
+        "steady": {"down_hold_s": config.down_hold_s},
+    }
     scaling = {
         "min_replicas": one.min_replicas,
-        "initial_replicas": max(1, one.min_replicas),
+        "initial_replicas": min(max(1, one.min_replicas, one.initial_replicas), one.max_replicas),
         "max_replicas": one.max_replicas,
-        "target_ongoing_requests": ongoing_target(latency_s, one.slo_p95_s),
+        "target_ongoing_requests": ongoing_target(latency_s, one.slo_p95_s),  # for Serve's own gauges
+        "policy": {"policy_function": _POLICY, "policy_kwargs": told},
+        **_AT_ONCE,
     }
     return {"autoscaling_config": scaling}
 

@@ -364,6 +364,17 @@ def test_the_configuration_says_where_and_how_many():
         "initial_replicas": 1,
         "max_replicas": 8,
         "target_ongoing_requests": 5.0,
+        "policy": {
+            "policy_function": "eco_ray.on_ray.serving.policy:GreenPolicy",
+            "policy_kwargs": {
+                "reference": "mnist:1",
+                "service_s": 0.02,
+                "slo_p95_s": 0.2,
+                "steady": {"down_hold_s": 60.0},
+            },
+        },
+        **{"metrics_interval_s": 1.0, "look_back_period_s": 2.0, "upscale_delay_s": 0.0},
+        **{"downscale_delay_s": 0.0, "downscale_to_zero_delay_s": 0.0},
     }
     assert app["route_prefix"] == "/v2/models/mnist"
 
