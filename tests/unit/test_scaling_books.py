@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from eco_ray.cli.serving_rows import in_words
+from eco_ray.cli.serving_rows import in_words, serving_rows
+from eco_ray.config import load_settings
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.power import PowerCurve
@@ -78,6 +79,29 @@ def test_what_policies_tell_is_shown_with_what_others_would_emit(books, store):
     assert (books.replicas(ONE), books.replicas(FIXED)) == (1, 0)
     books.keep()
     assert store.get_meta(SCALING_KEY)["mnist"]["why"] == "so"
+
+
+def test_what_is_no_more_deployed_or_scaled_is_forgotten(store, tmp_path):
+    deployed = [ONE]
+    books = ScalingBooks(store, tmp_path, rooms, lambda: deployed, lambda: 200.0)
+    books.exchange(News((last(4),)))
+    deployed[0] = replace(ONE, min_replicas=1, max_replicas=1)
+    assert books.rows()["mnist"]["nodes"] == {"fr": 1}
+    deployed.clear()
+    books.rows()
+    assert books.replicas(ONE) == 0
+
+
+def test_people_are_shown_what_is_in_the_store(books, store, tmp_path):
+    settings = load_settings({"state_dir": str(tmp_path), "store_url": f"sqlite:///{tmp_path / 'x.db'}"})
+    assert serving_rows(settings) == []
+    books.exchange(News((last(),)))
+    store.put_meta("deployments", [one.to_json() for one in (SHARED, ONE, FIXED)])
+    assert serving_rows(settings) == []  # not written down yet
+    books.keep()
+    rows = serving_rows(settings)
+    assert [(row["model"], row["version"], row["replicas"]) for row in rows] == [("fixed", 3, 2), ("mnist", 3, 1)]
+    assert serving_rows(load_settings({"state_dir": str(tmp_path / "nothing")})) == []
 
 
 def test_a_start_is_known_without_a_replica_and_after_a_restart(books, store, tmp_path):

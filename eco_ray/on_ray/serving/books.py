@@ -79,8 +79,11 @@ class ScalingBooks:
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """By model: how many replicas, where, why, and what other numbers would emit."""
-        rooms = self._rooms()
-        return {one.model: self._row(one, self._facts(one, rooms)) for one in self._own()}
+        rooms, own = self._rooms(), self._own()
+        apps = {app_name(one) for one in own}
+        with self._lock:  # who is deployed again begins anew
+            self._last = {app: last for app, last in self._last.items() if app in apps}
+        return {one.model: self._row(one, self._facts(one, rooms)) for one in own}
 
     def keep(self) -> None:
         """Write down what people are shown, where it has changed or is old. Raises EcoRayError."""
@@ -119,7 +122,7 @@ class ScalingBooks:
     def _nodes(self, one: Deployment) -> dict[str, int]:
         """Where its replicas are: as they told, else as planned."""
         last = self._last.get(app_name(one))
-        if last is not None:
+        if last is not None and _scales(one):
             known = {index: count for index, count in last.nodes.items() if 0 <= index < len(one.nodes)}
             return {one.nodes[index]: count for index, count in known.items()}
         planned: dict[str, int] = {}
@@ -128,7 +131,7 @@ class ScalingBooks:
         return planned
 
     def _row(self, one: Deployment, facts: ReplicaFacts | None) -> dict[str, Any]:
-        last, scales = self._last.get(app_name(one)), one.min_replicas != one.max_replicas
+        last, scales = self._last.get(app_name(one)), _scales(one)
         if last is not None and scales:
             replicas, why, at_s = last.decision.replicas, last.decision.why, last.at_s
             running = last.running
@@ -195,6 +198,10 @@ def read_records(path: Path) -> list[ScalingRecord]:
         except (ValueError, KeyError, TypeError):
             continue
     return found
+
+
+def _scales(one: Deployment) -> bool:
+    return one.min_replicas != one.max_replicas
 
 
 def _differs(new: Start, known: Start | None) -> bool:
