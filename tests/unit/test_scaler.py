@@ -177,6 +177,12 @@ def test_serve_wakes_it_and_it_knows_who_waited(exchange, clock):
             exchange.once()
         replicas, state = serve(context(0.0, replicas, replicas, state))
     assert replicas == 0
+    exchange._ask = lambda news: seen.append(news) or Snapshot((), {APP: FACTS})
+    for _ in range(3):
+        seen = []
+        replicas, state = serve(context(0.0, 0, 0, state))
+        exchange.once()
+        assert "none (a cold start takes" in seen[0].last[0].decision.why  # and goes on to be told
     replicas, state = serve(context(9.0, 0, 0, state))
     assert replicas == 1
     clock.s += 4.0

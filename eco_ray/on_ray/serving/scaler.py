@@ -73,10 +73,12 @@ class Scaler:
         record = None
         if decision.replicas != load.replicas or now_s >= memory.logged_s + _LOG_S:
             record = ScalingRecord(ctx.app_name, load, memory.state, scaling, decision)
-        last = Last(ctx.app_name, self._reference, now_s, decision, memory.running, dict(sight.nodes), memory.start)
+        none_why = "" if decision.replicas else memory.none_why if not load.replicas else decision.why
+        shown = replace(decision, why=none_why or decision.why)  # that there are no requests explains little by itself
+        last = Last(ctx.app_name, self._reference, now_s, shown, memory.running, dict(sight.nodes), memory.start)
         self._exchange.tell(last, record)
         logged_s = now_s if record else memory.logged_s
-        memory = replace(memory, state=state, replicas=decision.replicas, logged_s=logged_s)
+        memory = replace(memory, state=state, replicas=decision.replicas, none_why=none_why, logged_s=logged_s)
         return decision.replicas, {**ctx.policy_state, _KEY: memory}
 
     def _complain(self, error: Exception) -> None:

@@ -35,6 +35,8 @@ class Memory:
     running: int = 0
     #: what was decided last
     replicas: int = -1
+    #: why there is none, while there is none
+    none_why: str = ""
     #: from the request that woke the first replica to its start [s]; None: it has not slept
     woke_s: float | None = None
     start: Start | None = None
