@@ -166,9 +166,8 @@ def test_a_new_one_goes_where_it_adds_the_fewest_grams_now(scheduler, monkeypatc
         request("aa", "bb", app="somebody"),
         request("xx", "yy"),
         request("aa", "bb", label_selector={"eco_node": "aa", "disk": "fast"}),
-        request("aa", "aa"),
     ],
-    ids=["another's", "nodes that are not ours", "labels that are not ours", "twice"],
+    ids=["another's", "nodes that are not ours", "labels that are not ours"],
 )
 def test_other_requests_stay_as_they_are(asked):
     before = dict(asked.actor_options)

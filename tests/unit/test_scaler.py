@@ -108,7 +108,7 @@ def test_what_it_decided_is_told_and_can_be_replayed(clock):
     assert (last.app, last.reference, last.nodes, last.start.start_j) == (APP, "mnist:1", {0: 1}, 60.0)
     records = [record for one in news for record in one.records]
     assert 5 < len(records) < 30  # changes, and every 30 s
-    kept = [ScalingRecord.from_json(json.loads(json.dumps(one.to_json()))) for one in records]
+    kept = [ScalingRecord.from_json(json.loads(json.dumps(one.to_json(), allow_nan=False))) for one in records]
     assert kept == records
     assert replay(kept) == [one.decision for one in records]
 
@@ -189,7 +189,8 @@ def test_serve_wakes_it_and_it_knows_who_waited(exchange, clock):
     replicas, state = serve(context(9.0, 1, 0, state))
     assert replicas == 1
     clock.s += 0.5
-    replicas, state = serve(context(9.0, 1, 1, state, {"a": told(9.0)}))
+    replicas, state = serve(context(9.0, 1, 1, state))  # it has not told anything yet
+    replicas, state = serve(context(9.0, replicas, 1, state, {"a": told(9.0)}))
     memory = state["eco_ray"]
     assert replicas > 1
     assert memory.state.waited == 9

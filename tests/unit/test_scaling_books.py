@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 
 import pytest
@@ -150,8 +151,10 @@ def test_a_controller_that_is_away_holds_up_one_thread(store, tmp_path):
     thread = threading.Thread(target=books.exchange, args=(News(),))
     thread.start()
     asked.wait(5.0)
+    began_s = time.monotonic()
     with pytest.raises(UnreachableError, match="again in a moment"):
         books.exchange(News((last(3),)))
+    assert time.monotonic() - began_s < 1.0
     assert books.replicas(ONE) == 3  # what was told is taken anyway
     hangs.set()
     thread.join()

@@ -170,7 +170,7 @@ class ScalingBooks:
                 since_s = self._logged_s.get(app, -1.0)
                 new = [one for one in records if one.app == app and one.load.now_s > since_s]
                 if new:
-                    self._append(app, [json.dumps(one.to_json()) for one in new])
+                    self._append(app, [json.dumps(one.to_json(), allow_nan=False) for one in new])
                     self._logged_s[app] = new[-1].load.now_s
 
     def _append(self, app: str, lines: list[str]) -> None:

@@ -119,7 +119,7 @@ def _reorder(request: Any, exchange: Exchange) -> None:
     selectors = [options["label_selector"], *(one["label_selector"] for one in options.get("fallback_strategy") or ())]
     nodes = [one.get(NODE_LABEL) for one in selectors if len(one) == 1]
     wanted = [node for node in order(snapshot.rooms, facts) if node in nodes]
-    if not wanted or len(nodes) != len(selectors) or len(set(nodes)) != len(nodes) or None in nodes:
+    if not wanted or len(nodes) != len(selectors) or None in nodes:
         return
     wanted += [node for node in nodes if node not in wanted]
     first, *others = ({NODE_LABEL: node} for node in wanted)
