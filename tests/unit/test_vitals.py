@@ -7,17 +7,18 @@ import time
 
 import pytest
 
-from eco_ray.on_ray.serving.vitals import UNKNOWN, Vitals
+from eco_ray.on_ray.serving.vitals import UNKNOWN, Vitals, waited_for_cpu_s
 from eco_ray.on_ray.surroundings import AppResponse
 
 
 class Clocks:
     def __init__(self):
-        self.clock_s, self.process_s = 100.0, 2.0
+        self.clock_s, self.process_s, self.waited_s = 100.0, 2.0, 7.0
 
-    def pass_(self, wall_s, cpu_s=0.0):
+    def pass_(self, wall_s, cpu_s=0.0, waited_s=0.0):
         self.clock_s += wall_s
         self.process_s += cpu_s
+        self.waited_s += waited_s
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def clocks():
 
 @pytest.fixture
 def vitals(clocks):
-    return Vitals(3.0, 1, lambda: clocks.clock_s, lambda: clocks.process_s)
+    return Vitals(3.0, 1, lambda: clocks.clock_s, lambda: clocks.process_s, lambda: clocks.waited_s)
 
 
 def test_a_start_is_what_was_imported_and_loaded(vitals, clocks):
@@ -45,18 +46,24 @@ def test_waiting_and_work_are_apart(vitals, clocks):
     clocks.pass_(4.0, 0.04)
     assert vitals.told(0.0)["idle_w"] == pytest.approx(0.03)
     came_s = vitals.came()
-    clocks.pass_(1.0, 0.8)
+    clocks.pass_(1.0, 0.5, 0.3)
     told = vitals.told(0.0)
     assert (told["requests"], told["worked_s"]) == (1.0, pytest.approx(0.8))
     clocks.pass_(1.0, 0.8)  # it still computes
     assert vitals.told(0.0)["worked_s"] == pytest.approx(1.6)
     vitals.answered(came_s)
     vitals.gone()
-    clocks.pass_(10.0, 0.1)
+    clocks.pass_(10.0, 0.1, 0.1)
     told = vitals.told(0.0)
     assert told["worked_s"] == pytest.approx(1.6)
     assert told["idle_w"] == pytest.approx(3.0 * 0.18 / 18)
     assert vitals.told(7.0)["worked_s"] == 7.0  # of a GPU, while the CPU waits
+
+
+def test_what_the_system_tells_of_waiting_only_grows():
+    before_s, began_s = waited_for_cpu_s(), time.perf_counter()
+    sum(range(300_000))
+    assert 0.0 <= before_s <= waited_for_cpu_s() <= before_s + time.perf_counter() - began_s + 0.01
 
 
 def test_the_p95_is_of_late_and_of_enough_answers(vitals, clocks):
