@@ -71,9 +71,10 @@ def status(settings: Settings) -> None:
     from eco_ray.on_ray.client import Client
 
     client = Client(settings)
-    facts = client.status()
-    models = serving_rows(client.settings)
-    shown = [f"{row['model']}:{row['version']}: {in_words(row)}" for row in models]
+    facts, models = client.status(), serving_rows(client.settings)
+    told: dict[str, Any] = {"models": models}
+    if settings.output == "table":
+        told = {f"model {row['model']}:{row['version']}": in_words(row) for row in models}
     emit(
         settings,
         {
@@ -83,7 +84,7 @@ def status(settings: Settings) -> None:
             "nodes": facts["nodes"],
             "open_jobs": facts["open_jobs"],
             "signals": facts["signals"],
-            "models": shown if settings.output == "table" else models,
+            **told,
             "state_dir": str(settings.state_dir),
         },
     )

@@ -79,7 +79,8 @@ class ScalingBooks:
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """By model: how many replicas, where, why, and what other numbers would emit."""
-        rooms, own = self._rooms(), self._own()
+        own = self._own()
+        rooms = self._rooms() if own else ()
         apps = {app_name(one) for one in own}
         with self._lock:  # who is deployed again begins anew
             self._last = {app: last for app, last in self._last.items() if app in apps}
@@ -89,7 +90,7 @@ class ScalingBooks:
         """Write down what people are shown, where it has changed or is old. Raises EcoRayError."""
         rows, now_s = self.rows(), self._now_s()
         stands = {model: (row["replicas"], row["running"], row["nodes"]) for model, row in rows.items()}
-        if self._kept[1] != stands or now_s >= self._kept[0] + _KEEP_S:
+        if self._kept[1] != stands or (rows and now_s >= self._kept[0] + _KEEP_S):
             self._store.put_meta(SCALING_KEY, rows)
             self._kept = now_s, stands
 

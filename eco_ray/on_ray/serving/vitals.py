@@ -52,7 +52,7 @@ class Vitals:
         self._latencies: deque[tuple[float, float]] = deque(maxlen=_KEPT)
         #: at the last look: clock, CPU time, waiting for a CPU, requests
         self._looked = clock_s(), process_s(), self._waited_s(), 0
-        #: CPU time and waiting for a CPU while there were requests; CPU time while there were none, how long that was [s]
+        #: CPU time, and waiting for one, while there were requests; CPU time while there were none, and how long [s]
         self._worked_s = self._idle_cpu_s = self._idle_s = 0.0
 
     def ready(self) -> None:
