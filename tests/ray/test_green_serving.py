@@ -94,6 +94,13 @@ class Live:
             seen = list(pool.map(self.ask, range(count)))
         return Counter(status for status, _ in seen), max(took_s for _, took_s in seen)
 
+    def complaints(self) -> list[str]:
+        """Of the policy, and of what is in place of Serve's choice of nodes, in the logs of Serve's controller."""
+        temp_dir = json.loads((self.folder / "state" / "cluster.json").read_text())["temp_dir"]
+        logs = Path(temp_dir, "session_latest", "logs").glob("worker-*.err")
+        told = "without grams", "where Ray Serve puts", "that Ray Serve chose", "stay as they are"
+        return [line for log in logs for line in log.read_text().splitlines() if any(word in line for word in told)]
+
     def records(self) -> list[Any]:
         """The log of decisions."""
         return read_records(self.folder / "state" / "scaling" / "model.mnist.jsonl")
@@ -186,6 +193,7 @@ def test_more_under_load_also_without_the_deployer_and_why_is_told(live: Live) -
     records = live.records()
     assert {one.decision.replicas for one in records} >= {0, 1, 2}
     assert replay(records) == [one.decision for one in records]
+    assert not live.complaints()
 
 
 def _pid_of_deployer(live: Live) -> int:
