@@ -11,10 +11,12 @@ import pytest
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.deployments import Deployment, SharedModel, ongoing_target
 from eco_ray.core.power import PowerCurve
+from eco_ray.core.replica_counts import ReplicaDecision
 from eco_ray.core.replica_places import Place, Room
 from eco_ray.errors import EcoRayError, InfeasibleError, NotFoundError, UnreachableError, UsageError
 from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
+from eco_ray.on_ray.serving.exchange import Last, News
 from eco_ray.store import open_store
 
 CONFIG = ServingConfig("127.0.0.1", 8000, Path("/x"), "")
@@ -340,6 +342,24 @@ def test_the_routing_of_what_is_served_stays(deployer):
 def test_zones_stay_when_something_else_changes(deployer):
     assert deploy(deployer, MNIST, ["DE"])["nodes"] == ["de"]
     assert deploy(deployer, replace(MNIST, demand=Resources(0.7)))["nodes"] == ["de"]
+
+
+def test_a_new_version_begins_with_as_many_replicas_as_there_are(deployer, serving):
+    """Serve would go down to the least first, and up again when requests wait."""
+    wanted = replace(MNIST, max_replicas=4)
+    deploy(deployer, wanted)
+    last = Last("model.mnist", "mnist:1", 0.0, ReplicaDecision(3, "so"), 3, {0: 3}, None)
+    assert set(deployer.scaling(News((last,))).facts["model.mnist"].nodes) == {"fr", "de"}
+    assert deployer.rows()[0]["scaling"]["why"] == "so"
+    deploy(deployer, replace(wanted, version=2))
+    (told,) = serving.told["model.mnist"]["deployments"]
+    assert told["autoscaling_config"]["initial_replicas"] == 3
+    before = serving.told
+    deployer.resume()
+    assert serving.told == before  # the same again: Serve changes nothing
+    deploy(deployer, replace(wanted, version=2, max_replicas=2))
+    (told,) = serving.told["model.mnist"]["deployments"]
+    assert told["autoscaling_config"]["initial_replicas"] == 2
 
 
 def test_names_of_applications_are_apart():
