@@ -10,6 +10,7 @@ import click
 
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit, when
+from eco_ray.cli.serving_rows import in_words, serving_rows
 from eco_ray.config import Settings
 from eco_ray.core.clock import Clock
 
@@ -69,7 +70,11 @@ def status(settings: Settings) -> None:
     """Controller, clock, nodes and open jobs."""
     from eco_ray.on_ray.client import Client
 
-    facts = Client(settings).status()
+    client = Client(settings)
+    facts, models = client.status(), serving_rows(client.settings)
+    told: dict[str, Any] = {"models": models}
+    if settings.output == "table":
+        told = {f"model {row['model']}:{row['version']}": in_words(row) for row in models}
     emit(
         settings,
         {
@@ -79,6 +84,7 @@ def status(settings: Settings) -> None:
             "nodes": facts["nodes"],
             "open_jobs": facts["open_jobs"],
             "signals": facts["signals"],
+            **told,
             "state_dir": str(settings.state_dir),
         },
     )

@@ -16,6 +16,7 @@ from eco_ray.cli.model_variant import shown as shown_variant
 from eco_ray.cli.model_variant import variant_options, with_variant
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
+from eco_ray.cli.serving_rows import in_words
 from eco_ray.config import Settings
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
@@ -142,6 +143,7 @@ def deployments(settings: Settings) -> None:
             "state": row["state"],
             "url": row["url"],
             "message": row["message"],
+            "now": row["scaling"] and in_words(row["scaling"]),
         }
         for row in rows
     ]

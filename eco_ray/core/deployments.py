@@ -55,6 +55,8 @@ class Deployment:
     zones: tuple[str, ...] = ()
     #: nodes that replicas may be on, in the order in which they are filled; empty: all of the cluster
     nodes: tuple[str, ...] = ()
+    #: replicas to begin with, where Serve scales: as many as there were; 0: one, or the least
+    initial_replicas: int = 0
     #: where replicas go by the plan, in the order in which they start
     places: tuple[Place, ...] = ()
     #: why the version that `follows` means now is not served; empty: it is

@@ -19,6 +19,8 @@ from eco_ray.core.replica_places import Room, plan_replicas, without
 from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError, UsageError
 from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
+from eco_ray.on_ray.serving.books import ScalingBooks
+from eco_ray.on_ray.serving.exchange import News, Snapshot
 
 log = logging.getLogger("eco_ray.serving")
 
@@ -74,6 +76,7 @@ class Deployer:
         """`resolve`: the version that the alias of a deployment means now; None: none."""
         self._store, self._serving, self._resolve = store, serving, resolve
         self._config, self._pause = config, pause
+        self._books = ScalingBooks(store, config.state_dir / "scaling", serving.rooms, self.deployments)
         self._lock = threading.Lock()
         #: models of which a change is under way
         self._changing: set[str] = set()
@@ -123,7 +126,16 @@ class Deployer:
 
     def rows(self) -> list[dict[str, Any]]:
         """What is deployed, and how it stands."""
-        return [self._row(one) for one in self.deployments()]
+        try:
+            scaling = self._books.rows()
+        except EcoRayError as error:  # the controller is away
+            log.warning("what is known of the replicas is not told: %s", error)
+            scaling = {}
+        return [{**self._row(one), "scaling": scaling.get(one.model)} for one in self.deployments()]
+
+    def scaling(self, news: News) -> Snapshot:
+        """Take what the policies in Serve's controller decided, and tell what they have to know."""
+        return self._books.exchange(news)
 
     def follow_once(self) -> None:
         """Serve what aliases mean now; a version that fails is written down, and not tried again until it moves."""
@@ -190,6 +202,10 @@ class Deployer:
                     self.follow_once()
                 except Exception:  # whatever it was, the next look may go well
                     log.exception("aliases could not be followed")
+                try:
+                    self._books.keep()
+                except Exception as error:  # the controller or the store is away
+                    log.info("what is known of the replicas is not written down: %s", error)
 
         threading.Thread(target=run, name="follow", daemon=True).start()
 
@@ -262,6 +278,7 @@ class Deployer:
         """
         with self._lock:
             wanted = self._beside(wanted)  # the first of them may have come while this one was tried
+            wanted = replace(wanted, initial_replicas=self._books.replicas(wanted))
             before = self.deployments()
             if self._known(wanted.model) != known:
                 raise EcoRayError(f"{wanted.model} was changed while {wanted.reference(wanted.version)} was tried")
@@ -353,7 +370,7 @@ def _without(room: Room, known: Deployment | None) -> Room:
 
 def _essence(one: Deployment | None) -> Deployment | None:
     """What somebody asked for of it."""
-    return one and replace(one, refused="", refused_version=None, nodes=(), places=())
+    return one and replace(one, refused="", refused_version=None, nodes=(), places=(), initial_replicas=0)
 
 
 def _needs(one: Deployment) -> tuple[object, ...]:

@@ -64,10 +64,11 @@ class Host(Answers):
         self._aside: AsideApp | None = None
         if route := str(told.get("beside", "")):  # this is the version beside
             self._mix.is_asking = is_variant = route.startswith(f"{VARIANT}/")
-            self._answer = AppResponse(BesideApp(app, route, version, is_variant=is_variant))
+            self._answer = AppResponse(BesideApp(app, route, version, is_variant=is_variant), around.vitals)
         else:
             self._aside = AsideApp(app, f"/v2/models/{deployment.model}/versions/", version, gate)
-            self._answer = AppResponse(self._aside)
+            self._answer = AppResponse(self._aside, around.vitals)
+        around.vitals.ready()
 
     def reconfigure(self, told: Mapping[str, Any] | None) -> None:
         """Take over what changes without a new replica: the version that is beside this one."""

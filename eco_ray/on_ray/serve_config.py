@@ -28,6 +28,15 @@ _ONGOING = 1000
 #: Serve's own loop calls the application, whose models compute in it only what takes milliseconds; by default Serve
 #: hands each request to another thread and back, which costs as much as a small model
 _SERVE_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+_POLICY = "eco_ray.on_ray.serving.policy:GreenPolicy"
+#: the policy hears of requests within a second, smooths and waits by itself, and Serve does as it says
+_AT_ONCE = {
+    "metrics_interval_s": 1.0,
+    "look_back_period_s": 2.0,
+    "upscale_delay_s": 0.0,
+    "downscale_delay_s": 0.0,
+    "downscale_to_zero_delay_s": 0.0,
+}
 #: for requests that a replica still works at when it has to go: streams may take 300 s [s]
 _GRACE_S = 310.0
 
@@ -66,6 +75,8 @@ class ServingConfig:
     shared_replicas: int = 1
     shared_models: int = 32
     shared_bytes: int = 10**9
+    #: fewer replicas were enough for so long before some end [s]
+    down_hold_s: float = 60.0
 
     @property
     def base_url(self) -> str:
@@ -123,7 +134,10 @@ def _app(
         "canary_percent": one.canary_percent if live.canary is not None else 0,
         "variant": live.variant,
     }
-    replicas = {**_replicas(one, latency_s.get(one.reference(version), 0.0), beside), "user_config": user_config}
+    replicas = {
+        **_replicas(one, version, latency_s.get(one.reference(version), 0.0), config, beside),
+        "user_config": user_config,
+    }
     return {
         "name": app_name(one, beside=beside),
         "route_prefix": beside_route(one) if beside else f"/v2/models/{one.model}",
@@ -199,15 +213,23 @@ def _of_replicas(one: Deployment) -> Deployment:
     )
 
 
-def _replicas(one: Deployment, latency_s: float, beside: bool) -> dict[str, Any]:
+def _replicas(one: Deployment, version: int, latency_s: float, config: ServingConfig, beside: bool) -> dict[str, Any]:
     least, most = _counts(one, beside)
     if least == most:
         return {"num_replicas": least}
+    told = {
+        "reference": one.reference(version),
+        "service_s": latency_s,
+        "slo_p95_s": one.slo_p95_s,
+        "steady": {"down_hold_s": config.down_hold_s},
+    }
     scaling = {
         "min_replicas": least,
-        "initial_replicas": max(1, least),
+        "initial_replicas": min(max(1, least, one.initial_replicas), most),
         "max_replicas": most,
-        "target_ongoing_requests": ongoing_target(latency_s, one.slo_p95_s),
+        "target_ongoing_requests": ongoing_target(latency_s, one.slo_p95_s),  # for Serve's own gauges
+        "policy": {"policy_function": _POLICY, "policy_kwargs": told},
+        **_AT_ONCE,
     }
     return {"autoscaling_config": scaling}
 

@@ -105,6 +105,12 @@ class Tally:
             self._counts[name] = requests, items, service_s + cpu_s
         self._changed.set()
 
+    @property
+    def service_s(self) -> float:
+        """All that was counted so far [s]."""
+        with self._lock:
+            return sum(count[2] for count in self._counts.values())
+
     def _name(self, model: str, tenant: str) -> str:
         """Whom it counts for, within what it tells apart."""
         name = counted_as(model, tenant)

@@ -25,6 +25,7 @@ from eco_ray.on_ray.doorkeeper import Doorkeeper
 from eco_ray.on_ray.local_cluster import NODE_LABEL
 from eco_ray.on_ray.replica_gpus import GpuShare, visible_devices
 from eco_ray.on_ray.served import Tally, served_dir
+from eco_ray.on_ray.serving.vitals import Vitals
 from eco_ray.service.gate import Gate, named_tenant
 
 #: how often a replica asks for what changes: intensity, keys, what is deployed [wall s]
@@ -39,19 +40,28 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 class AppResponse(Response):
     """What an ASGI application answers: Serve lets a response of Starlette answer the request by itself."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, vitals: Vitals | None = None) -> None:
+        """`vitals`: of the replica, which are told of each request to compute something."""
         super().__init__()
-        self._app = app
+        self._app, self._vitals = app, vitals
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
+        vitals = self._vitals if scope["method"] == "POST" else None
+        came_s = vitals.came() if vitals else 0.0
 
         async def send_once(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":  # Serve tells the request's id by itself
                 message["headers"] = [pair for pair in message["headers"] if pair[0] != b"x-request-id"]
+                if vitals and message["status"] < 400:  # what is refused at once says nothing of the latency
+                    vitals.answered(came_s)
             await send(message)
 
-        await self._app(scope, receive, send_once)
+        try:
+            await self._app(scope, receive, send_once)
+        finally:
+            if vitals:
+                vitals.gone()
 
 
 class Meter:
@@ -64,6 +74,8 @@ class Meter:
         held = metered_cpus(node), demand.cpus, node.pue, facts["clock"].speed, self._gpus.power_w()
         self.power = ReplicaPower(node.power, *held)
         self.signal = Signal(node.zone, None, "unknown")
+        #: that a busy CPU adds
+        self.cpu_w = (node.power.full_w - node.power.idle_w) / held[0]
 
     def footprint(self, cpu_s: float, duration_s: float, batch_share: float) -> Footprint:
         """What a request cost here and now."""
@@ -101,6 +113,7 @@ class Surroundings:
         self.avoided = AvoidedLog(_replica_id(), node, meter.power, meter.signal, facts["clock"], time.time())
         #: called as often as this follows what changes; what one raises is lost
         self.followers: list[Callable[[], None]] = []
+        self.vitals = Vitals(meter.cpu_w, _index(node, told))
         self._doorkeeper: Doorkeeper | None = None
         if "pepper_file" in told:  # keys are needed
             self._doorkeeper = Doorkeeper(told["pepper_file"], self.state_dir, int(told["replicas"]))
@@ -148,12 +161,22 @@ class Answers:
         self._around.apply_news()
         return self._answer
 
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """Serve asks, for the policy that scales."""
+        return self._around.vitals.told(self._around.tally.service_s)
+
 
 def _signal(zone: str, now: Mapping[str, Any] | None) -> Signal:
     """What the controller says of a zone."""
     if now is None or now["intensity_g_per_kwh"] is None:
         return Signal(zone, None, "unknown")
     return Signal(zone, now["intensity_g_per_kwh"], now["source"], now["kind"], Nature(now["nature"]))
+
+
+def _index(node: str, told: Mapping[str, Any]) -> int:
+    """Which of the deployment's nodes this one is; -1: none of them."""
+    nodes = list(told.get("deployment", {}).get("nodes", ()))
+    return nodes.index(node) if node in nodes else -1
 
 
 def _write_avoided(rows: list[Avoided]) -> None:

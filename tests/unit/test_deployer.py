@@ -11,11 +11,13 @@ import pytest
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.deployments import Deployment, SharedModel, ongoing_target
 from eco_ray.core.power import PowerCurve
+from eco_ray.core.replica_counts import ReplicaDecision
 from eco_ray.core.replica_places import Place, Room
 from eco_ray.core.variants import Mixing
 from eco_ray.errors import EcoRayError, InfeasibleError, NotFoundError, UnreachableError, UsageError
 from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
+from eco_ray.on_ray.serving.exchange import Last, News
 from eco_ray.store import open_store
 
 CONFIG = ServingConfig("127.0.0.1", 8000, Path("/x"), "")
@@ -379,6 +381,24 @@ def test_zones_stay_when_something_else_changes(deployer):
     assert deploy(deployer, replace(MNIST, demand=Resources(0.7)))["nodes"] == ["de"]
 
 
+def test_a_new_version_begins_with_as_many_replicas_as_there_are(deployer, serving):
+    """Serve would go down to the least first, and up again when requests wait."""
+    wanted = replace(MNIST, max_replicas=4)
+    deploy(deployer, wanted)
+    last = Last("model.mnist", "mnist:1", 0.0, ReplicaDecision(3, "so"), 3, {0: 3}, None)
+    assert set(deployer.scaling(News((last,))).facts["model.mnist"].nodes) == {"fr", "de"}
+    assert deployer.rows()[0]["scaling"]["why"] == "so"
+    deploy(deployer, replace(wanted, version=2))
+    (told,) = serving.told["model.mnist"]["deployments"]
+    assert told["autoscaling_config"]["initial_replicas"] == 3
+    before = serving.told
+    deployer.resume()
+    assert serving.told == before  # the same again: Serve changes nothing
+    deploy(deployer, replace(wanted, version=2, max_replicas=2))
+    (told,) = serving.told["model.mnist"]["deployments"]
+    assert told["autoscaling_config"]["initial_replicas"] == 2
+
+
 def test_names_of_applications_are_apart():
     names = {
         app_name(replace(MNIST, model=model, round_robin=turn, variant=variant), beside=beside)
@@ -401,6 +421,17 @@ def test_the_configuration_says_where_and_how_many():
         "initial_replicas": 1,
         "max_replicas": 8,
         "target_ongoing_requests": 5.0,
+        "policy": {
+            "policy_function": "eco_ray.on_ray.serving.policy:GreenPolicy",
+            "policy_kwargs": {
+                "reference": "mnist:1",
+                "service_s": 0.02,
+                "slo_p95_s": 0.2,
+                "steady": {"down_hold_s": 60.0},
+            },
+        },
+        **{"metrics_interval_s": 1.0, "look_back_period_s": 2.0, "upscale_delay_s": 0.0},
+        **{"downscale_delay_s": 0.0, "downscale_to_zero_delay_s": 0.0},
     }
     assert app["route_prefix"] == "/v2/models/mnist"
 

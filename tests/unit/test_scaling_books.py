@@ -1,0 +1,170 @@
+"""What the deployer keeps of scaling, and what it tells of it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+
+from eco_ray.cli.serving_rows import in_words, serving_rows
+from eco_ray.config import load_settings
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.deployments import Deployment
+from eco_ray.core.power import PowerCurve
+from eco_ray.core.replica_counts import ReplicaDecision, ReplicaLoad, Scaling, next_replicas
+from eco_ray.core.replica_facts import Start, replica_facts
+from eco_ray.core.replica_places import Place, Room
+from eco_ray.core.scaling_log import ScalingRecord, replay
+from eco_ray.errors import InfeasibleError, UnreachableError
+from eco_ray.on_ray.serving.books import SCALING_KEY, ScalingBooks, read_records
+from eco_ray.on_ray.serving.exchange import Last, News
+from eco_ray.store import open_store
+
+CURVE = PowerCurve((0, 1), (50, 100), "test")
+NODES = [Node(name, name.upper(), Resources(2.0), CURVE, sleeps=True) for name in ("fr", "de")]
+ONE = Deployment("mnist", 3, nodes=("fr", "de"), min_replicas=0, max_replicas=4, places=(Place("fr", ()),))
+FIXED = replace(ONE, model="fixed", min_replicas=2, max_replicas=2, places=(Place("fr", ()), Place("de", ())))
+SHARED = replace(ONE, model="tiny", shared=True)
+START = Start(3.0, 60.0, 2.0)
+
+
+def rooms(fr_cpus=0.0, de_cpus=0.0):
+    return [Room(NODES[0], Resources(fr_cpus), 100.0), Room(NODES[1], Resources(de_cpus), 400.0)]
+
+
+def last(replicas=1, app="model.mnist", nodes=None, start=START, at_s=100.0):
+    return Last(app, "mnist:3", at_s, ReplicaDecision(replicas, "so"), replicas, nodes or {0: replicas}, start)
+
+
+@pytest.fixture
+def store(tmp_path):
+    made = open_store(f"sqlite:///{tmp_path / 'x.db'}")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def books(store, tmp_path):
+    return ScalingBooks(store, tmp_path / "scaling", lambda: rooms(1.0), lambda: [ONE, FIXED, SHARED], lambda: 200.0)
+
+
+def test_facts_are_without_the_replicas_that_are_there():
+    facts = replica_facts(ONE, rooms(1.0), {"fr": 1}, START)
+    assert facts.grams_per_h == replica_facts(ONE, rooms(), {}, START).grams_per_h
+    # a node that sleeps and its 25 W, 100 and 400 g/kWh
+    assert facts.grams_per_h == pytest.approx((0.0, 7.5, 10.0, 40.0, 50.0))
+    assert facts.cold.idle_w == 52.0  # it keeps its node awake
+    assert replica_facts(ONE, rooms(2.0), {"fr": 1}, START).cold.idle_w == 2.0  # somebody else does
+    assert replica_facts(ONE, rooms(), {}, None).cold is None
+    unknown = replica_facts(ONE, [replace(room, intensity_g_per_kwh=None) for room in rooms()], {}, START)
+    assert unknown.alternatives(1, 4)[1] == {"replicas": 1, "grams_per_h": None}
+    assert [one["replicas"] for one in replica_facts(ONE, rooms(), {}, START).alternatives(3, 4)] == [0, 1, 2, 3, 4]
+
+
+def test_what_policies_tell_is_shown_with_what_others_would_emit(books, store):
+    snapshot = books.exchange(News((last(),)))
+    assert set(snapshot.facts) == {"model.mnist", "model.fixed"}
+    assert snapshot.facts["model.mnist"].cold.start_s == 3.0
+    row = books.rows()["mnist"]
+    assert (row["replicas"], row["running"], row["nodes"], row["why"]) == (1, 1, {"fr": 1}, "so")
+    assert row["at"] == "1970-01-01T00:01:40Z"
+    assert row["cold_start"]["start_j"] == 60.0
+    assert in_words(row) == (
+        "1 replica (fr: 1) at 1970-01-01T00:01:40Z: so; replicas would add 0: 0 g/h, 1: 7.5 g/h, 2: 10 g/h, 4: 50 g/h"
+    )
+    fixed = books.rows()["fixed"]
+    assert (fixed["replicas"], fixed["nodes"], fixed["why"]) == (2, {"fr": 1, "de": 1}, "--min and --max are 2")
+    assert "tiny" not in books.rows()
+    assert (books.replicas(ONE), books.replicas(FIXED)) == (1, 0)
+    books.keep()
+    assert store.get_meta(SCALING_KEY)["mnist"]["why"] == "so"
+
+
+def test_what_is_no_more_deployed_or_scaled_is_forgotten(store, tmp_path):
+    deployed = [ONE]
+    books = ScalingBooks(store, tmp_path, rooms, lambda: deployed, lambda: 200.0)
+    books.exchange(News((last(4),)))
+    deployed[0] = replace(ONE, min_replicas=1, max_replicas=1)
+    assert books.rows()["mnist"]["nodes"] == {"fr": 1}
+    deployed.clear()
+    books.rows()
+    assert books.replicas(ONE) == 0
+
+
+def test_people_are_shown_what_is_in_the_store(books, store, tmp_path):
+    settings = load_settings({"state_dir": str(tmp_path), "store_url": f"sqlite:///{tmp_path / 'x.db'}"})
+    assert serving_rows(settings) == []
+    books.exchange(News((last(),)))
+    store.put_meta("deployments", [one.to_json() for one in (SHARED, ONE, FIXED)])
+    assert serving_rows(settings) == []  # not written down yet
+    books.keep()
+    rows = serving_rows(settings)
+    assert [(row["model"], row["version"], row["replicas"]) for row in rows] == [("fixed", 3, 2), ("mnist", 3, 1)]
+    assert serving_rows(load_settings({"state_dir": str(tmp_path / "nothing")})) == []
+
+
+def test_a_start_is_known_without_a_replica_and_after_a_restart(books, store, tmp_path):
+    books.exchange(News((last(),)))
+    snapshot = books.exchange(News((last(0, nodes={}, start=None),)))
+    assert snapshot.facts["model.mnist"].cold.start_j == 60.0
+    again = ScalingBooks(store, tmp_path, rooms, lambda: [ONE], lambda: 200.0)
+    assert again.exchange(News()).facts["model.mnist"].cold.start_s == 3.0
+    other = ScalingBooks(store, tmp_path, rooms, lambda: [replace(ONE, version=4)], lambda: 200.0)
+    assert other.exchange(News()).facts["model.mnist"].cold is None
+
+
+def record(now_s, ongoing=1.0):
+    load, scaling = ReplicaLoad(now_s, ongoing, 5, 1, 1, 0.05), Scaling(0, 4)
+    return ScalingRecord("model.mnist", load, None, scaling, next_replicas(load, None, scaling)[0])
+
+
+def test_decisions_are_written_once_and_can_be_replayed(books, tmp_path):
+    path = tmp_path / "scaling" / "model.mnist.jsonl"
+    books.exchange(News(records=(record(1.0), record(2.0, 9.0))))
+    books.exchange(News(records=(record(2.0, 9.0), record(3.0))))  # its answer came too late: told again
+    with path.open("a") as file:
+        file.write('{"app": "model.mn')
+    records = read_records(path)
+    assert [one.load.now_s for one in records] == [1.0, 2.0, 3.0]
+    assert replay(records) == [one.decision for one in records]
+
+
+def test_logs_do_not_grow_forever(books, tmp_path):
+    for at in range(25):
+        books.exchange(News(records=tuple(record(float(at * 100 + n)) for n in range(100))))
+    records = read_records(tmp_path / "scaling" / "model.mnist.jsonl")
+    assert 1000 <= len(records) <= 2000
+    assert records[-1].load.now_s == 2499.0
+
+
+def test_a_controller_that_is_away_holds_up_one_thread(store, tmp_path):
+    hangs, asked = threading.Event(), threading.Event()
+
+    def hanging():
+        asked.set()
+        hangs.wait(30.0)
+        return rooms()
+
+    books = ScalingBooks(store, tmp_path, hanging, lambda: [ONE])
+    thread = threading.Thread(target=books.exchange, args=(News(),))
+    thread.start()
+    asked.wait(5.0)
+    began_s = time.monotonic()
+    with pytest.raises(UnreachableError, match="again in a moment"):
+        books.exchange(News((last(3),)))
+    assert time.monotonic() - began_s < 1.0
+    assert books.replicas(ONE) == 3  # what was told is taken anyway
+    hangs.set()
+    thread.join()
+    assert books.exchange(News()).rooms == tuple(rooms())
+
+
+def test_a_model_that_no_node_has_room_for_does_not_hide_the_others(store, tmp_path):
+    large = replace(ONE, model="large", demand=Resources(gpu_memory_gb=4.0))
+    with pytest.raises(InfeasibleError):
+        replica_facts(large, rooms(), {}, None)
+    books = ScalingBooks(store, tmp_path, rooms, lambda: [large, ONE])
+    assert set(books.exchange(News()).facts) == {"model.mnist"}
+    assert books.rows()["large"]["alternatives"] == []
