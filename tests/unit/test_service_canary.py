@@ -12,9 +12,11 @@ import httpx
 import pytest
 from service_server import Server
 
-from eco_ray.service.canary import BesideApp, CanaryApp
+from eco_ray.service.canary import VERSION_HEADER, BesideApp, CanaryApp
 from eco_ray.service.limits import Limits
 from eco_ray.service.problems import Problem
+
+SAYS = (VERSION_HEADER, b"2")
 
 
 class App:
@@ -44,7 +46,7 @@ class App:
 
 @pytest.fixture
 def other() -> Iterator[Server]:
-    made = Server(BesideApp(App("other"), "/canary/m", 2))
+    made = Server(BesideApp(App("other"), "/canary/m", SAYS))
     yield made
     made.stop()
 
@@ -94,7 +96,7 @@ def test_what_names_its_version_or_only_looks_stays(other: Server) -> None:
 @pytest.mark.parametrize("how", ["refuses", "fails", "is gone", "is another"])
 def test_a_version_that_cannot_answer_loses_nothing(how: str) -> None:
     app = App("other", {"fails": 500, "refuses": 503, "is another": 404}.get(how, 200))
-    broken = Server(app if how == "is another" else BesideApp(app, "", 2))
+    broken = Server(app if how == "is another" else BesideApp(app, "", SAYS))
     front, _ = serving(broken.url, 100)
     if how == "is gone":
         broken.stop()
@@ -109,7 +111,7 @@ def test_a_version_that_cannot_answer_loses_nothing(how: str) -> None:
 
 
 def test_who_names_the_version_here_is_answered_here() -> None:
-    other = Server(BesideApp(App("other", 404), "", 2))
+    other = Server(BesideApp(App("other", 404), "", SAYS))
     front, _ = serving(other.url, 100)
     try:
         assert httpx.post(f"{front.url}/v2/models/m/openai/v1/completions").json()["who"] == "here"
@@ -131,7 +133,7 @@ def test_who_may_not_ask_is_told_so_here(other: Server) -> None:
 
 
 def test_what_the_other_version_refuses_is_its_answer() -> None:
-    other = Server(BesideApp(App("other", 400), "", 2))
+    other = Server(BesideApp(App("other", 400), "", SAYS))
     front, _ = serving(other.url, 100)
     try:
         assert httpx.post(f"{front.url}/v2/models/m/infer").status_code == 400
