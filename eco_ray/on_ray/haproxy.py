@@ -11,7 +11,7 @@ its processes by that path, and stops those that a reload has left over, which w
 - a request's head has to come within 10 s, and its first 32 kB: there is no limit otherwise
 - a request is there, so far, before it is sent on: only such a one can be sent again when its replica has died
 - what no replica answered is a problem document with its status: Serve makes 500 of 502, 503 and 504
-- replicas of applications `model-rr.NAME` are asked in turn, not the one with the least connections
+- replicas of applications `model-rr.NAME` (`zone-rr....`) are asked in turn, not the one with the least connections
 
 A line that is not there any more is an error: what was closed must not be open again with another version of Ray.
 """
@@ -62,7 +62,7 @@ def edited(config: str, errors: Path) -> str:
         "its answers": (r"(?m)^(\s*errorfile) (50[234]) .*$", rf"\1 \2 {_literal(str(errors))}/\2.http", 3),
         "the frontend": (r"(?m)^(frontend http_frontend\n\s*bind .*)$", rf"\1\n{_literal(rules)}", 1),
         "metrics": (r"(?m)^(frontend prometheus|listen stats)\n(\s*bind )[*]?:", r"\1\n\g<2>127.0.0.1:", 0),
-        "models": (rf"(?m)^(backend http-(?:model|canary){ROUND_ROBIN}\..*)$", r"\1\n    balance roundrobin", 0),
+        "models": (rf"(?m)^(backend http-(?:model|canary|zone){ROUND_ROBIN}\..*)$", r"\1\n    balance roundrobin", 0),
     }
     for what, (pattern, new, times) in changes.items():
         config, found = re.subn(pattern, new, config)

@@ -2,6 +2,7 @@
 
     /v2/models/NAME/...              what `service` gives a model; the route of the application
     /models/NAME/v1/...              the same replicas, by a rewritten path (haproxy.py)
+    /zones/ZONE/v2/models/NAME/...   those of one zone, where the model is served per zone
 
 `model_app` is what Serve imports; its arguments are JSON, so that the same ones make the same replicas and other ones
 are a rolling update, in which new replicas answer before old ones go.
@@ -20,7 +21,8 @@ from eco_ray.on_ray.smoke import smoke
 from eco_ray.on_ray.surroundings import Answers, AppResponse, Surroundings
 from eco_ray.service.app import ModelApp
 from eco_ray.service.batches import Batcher, Compute
-from eco_ray.service.canary import BesideApp, CanaryApp
+from eco_ray.service.canary import VERSION_HEADER, BesideApp, CanaryApp
+from eco_ray.service.zones import ZONE_HEADER, zone_route
 
 if TYPE_CHECKING:
     from ray import serve
@@ -51,7 +53,9 @@ class Host(Answers):
         app = ModelApp(runtime, around.footprint, gate=gate, count=count, avoided=avoided, batching=batching)
         here = f"/v2/models/{deployment.model}/versions/"
         self._canary = CanaryApp(app, str(told["canary"]), here, gate) if "canary" in told else None
-        self._answer = AppResponse(self._canary or BesideApp(app, f"{CANARY}/{deployment.model}", version))
+        said = (ZONE_HEADER, deployment.zone.encode()) if deployment.zone else (VERSION_HEADER, str(version).encode())
+        route = zone_route(deployment.zone) if deployment.zone else f"{CANARY}/{deployment.model}"
+        self._answer = AppResponse(self._canary or BesideApp(app, route, said))
 
     def reconfigure(self, told: Mapping[str, Any] | None) -> None:
         """Take over what changes without a new replica: the share of requests that goes to a canary."""

@@ -25,6 +25,7 @@ from eco_ray.on_ray.model_files import load_version, open_registry, size_bytes
 from eco_ray.on_ray.serve_config import CANARY, ServingConfig, on_nodes
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.pepper import find_pepper
+from eco_ray.service.zones import zone_route
 from eco_ray.store import open_store
 
 log = logging.getLogger("eco_ray.serving")
@@ -59,6 +60,12 @@ class RayServing:
         told = [found.message, *(one.message for one in found.deployments.values())]
         return found.status.value, " ".join(filter(None, told))
 
+    def replicas(self, app: str) -> int:
+        """Those that run."""
+        found = serve.status().applications.get(app)
+        told = found.deployments.values() if found is not None else ()
+        return sum(one.replica_states.get("RUNNING", 0) for one in told)
+
     def check(self, deployment: Deployment, version: int) -> float:
         """Load a version in a process of its own on a node where it may run, and try it."""
         task = ray.remote(num_cpus=0, num_gpus=deployment.demand.gpus, max_retries=0, max_calls=1)(_check)
@@ -84,7 +91,7 @@ class RayServing:
         """Whether a version tells of itself over HTTP. Raises EcoRayError where shared replicas cannot load it."""
         import httpx
 
-        prefix = f"{CANARY}/{deployment.model}" if canary else ""
+        prefix = f"{CANARY}/{deployment.model}" if canary else zone_route(deployment.zone) if deployment.zone else ""
         try:
             answer = httpx.get(
                 f"{self._base}{prefix}/v2/models/{deployment.model}/versions/{version}/ready", timeout=_ASK_S
@@ -145,6 +152,10 @@ class DeployerActor(Deployer):
     def served(self) -> list[dict[str, Any]]:
         """Which versions are served."""
         return [{"model": one.model, "version": one.version, "follows": one.follows} for one in self.deployments()]
+
+    def zone_routes(self, model: str, router: str, counts: dict[str, int], away: tuple[str, ...]) -> Any:
+        """Which zones get the requests of a model; `TrafficPlanner.heard`."""
+        return self.traffic.heard(model, router, counts, away)
 
     def access(self) -> Access:
         """What a replica's gate has to know."""

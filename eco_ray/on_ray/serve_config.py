@@ -14,12 +14,15 @@ from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import SHARED_DEMAND, Deployment, SharedModel, ongoing_target
 from eco_ray.on_ray.haproxy import ROUND_ROBIN
 from eco_ray.on_ray.local_cluster import NODE_LABEL
+from eco_ray.service.zones import zone_route
 
 REPLICA = "replica"
 #: route of the replicas of a canary, which get requests from those of the deployment alone
 CANARY = "/canary"
 #: application of all shared models; its waiting is charged to it
 SHARED = "shared"
+#: resource that Ray's head node alone has
+HEAD = "node:__internal_head__"
 #: requests at one replica, working or waiting: the application has its own limits, which answer properly
 _ONGOING = 1000
 #: Serve's own loop calls the application, whose models compute in it only what takes milliseconds; by default Serve
@@ -30,9 +33,16 @@ _GRACE_S = 310.0
 
 
 def app_name(one: Deployment, *, canary: bool = False) -> str:
-    """The name of the Serve application of a deployment, or of its canary; only shared models share one."""
+    """The name of the Serve application of a deployment, or of its canary; only shared models share one.
+
+    Of one that is served per zone, that of its router.
+    """
     if one.shared:
         return SHARED
+    if one.per_zone:
+        return f"zones.{one.model}"
+    if one.zone:  # dots are allowed in both names
+        return f"zone{ROUND_ROBIN if one.round_robin else ''}.{one.zone.replace('.', '..')}.{one.model}"
     return f"{'canary' if canary else 'model'}{ROUND_ROBIN if one.round_robin else ''}.{one.model}"
 
 
@@ -80,7 +90,9 @@ def serve_config(
         if one.shared:
             shared.append(one)
             continue
-        apps.append(_app(one, one.version, latency_s, config, canary=False))
+        apps += (_app(part, one.version, latency_s, config, canary=False) for part in one.in_zones())
+        if one.per_zone:
+            apps.append(_zones(one, config))
         if one.canary is not None:
             apps.append(_app(one, one.canary, latency_s, config, canary=True))
     if shared:
@@ -100,13 +112,14 @@ def _app(
     told: dict[str, Any] = {"deployment": _of_replicas(one).to_json(), "version": version, **_keys(config)}
     if config.needs_keys:  # rates of tenants are divided by it
         told["replicas"] = max(1, one.min_replicas)
-    if not canary:
+    if not canary and not one.zone:
         told["canary"] = f"{config.base_url}{CANARY}/{one.model}"
     user_config = {"canary_percent": one.canary_percent if one.canary and not canary else 0}
     replicas = {**_replicas(one, latency_s.get(one.reference(version), 0.0), canary), "user_config": user_config}
+    route = zone_route(one.zone) if one.zone else ""
     return {
         "name": app_name(one, canary=canary),
-        "route_prefix": f"{CANARY}/{one.model}" if canary else f"/v2/models/{one.model}",
+        "route_prefix": f"{CANARY}/{one.model}" if canary else f"{route}/v2/models/{one.model}",
         "import_path": "eco_ray.on_ray.hosting:model_app",
         "args": told,
         "deployments": [{**_of_all(one.demand, one.nodes), **replicas}],
@@ -133,6 +146,25 @@ def _shared(models: Sequence[Deployment], config: ServingConfig) -> dict[str, An
     }
 
 
+def _zones(one: Deployment, config: ServingConfig) -> dict[str, Any]:
+    """The application at the address of a model that is served per zone; which zones these are needs no new replica."""
+    return {
+        "name": app_name(one),
+        "route_prefix": f"/v2/models/{one.model}",
+        "import_path": "eco_ray.on_ray.serving.zone_host:zones_app",
+        "args": {"model": one.model, **_of_router(config)},
+        "deployments": [
+            {
+                **_of_all(Resources(), ()),
+                "num_replicas": 1,
+                # where HAProxy is: a zone that is away takes no router along
+                "ray_actor_options": {"num_cpus": 0, "resources": {HEAD: 0.001}, **_process()},
+                "user_config": {"zones": [part.zone for part in one.parts]},
+            }
+        ],
+    }
+
+
 def _of_all(demand: Resources, nodes: Sequence[str]) -> dict[str, Any]:
     return {
         "name": REPLICA,
@@ -144,12 +176,11 @@ def _of_all(demand: Resources, nodes: Sequence[str]) -> dict[str, Any]:
 
 
 def _router(config: ServingConfig) -> dict[str, Any]:
-    told = {"base": config.base_url, "state_dir": str(config.state_dir), **_keys(config)}
     return {
         "name": "router",
         "route_prefix": "/",
         "import_path": "eco_ray.on_ray.router_host:router_app",
-        "args": told,
+        "args": _of_router(config),
         "deployments": [
             {
                 "name": REPLICA,
@@ -159,6 +190,10 @@ def _router(config: ServingConfig) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _of_router(config: ServingConfig) -> dict[str, str]:
+    return {"base": config.base_url, "state_dir": str(config.state_dir), **_keys(config)}
 
 
 def _keys(config: ServingConfig) -> dict[str, str]:
@@ -175,6 +210,7 @@ def _of_replicas(one: Deployment) -> Deployment:
         sha256=one.sha256,
         demand=one.demand,
         batch_wait_s=one.batch_wait_s,
+        zone=one.zone,
         nodes=one.nodes,
     )
 
