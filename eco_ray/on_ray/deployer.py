@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -61,8 +61,8 @@ class Serving(Protocol):
         """What each node has, holds and emits now."""
         ...
 
-    def replicas(self, app: str) -> int:
-        """Of an application that run."""
+    def replicas(self) -> Mapping[str, int]:
+        """Of each application, how many run."""
         ...
 
 

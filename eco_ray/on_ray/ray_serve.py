@@ -60,11 +60,12 @@ class RayServing:
         told = [found.message, *(one.message for one in found.deployments.values())]
         return found.status.value, " ".join(filter(None, told))
 
-    def replicas(self, app: str) -> int:
-        """Those that run."""
-        found = serve.status().applications.get(app)
-        told = found.deployments.values() if found is not None else ()
-        return sum(one.replica_states.get("RUNNING", 0) for one in told)
+    def replicas(self) -> dict[str, int]:
+        """Of each application, how many run."""
+        return {
+            app: sum(one.replica_states.get("RUNNING", 0) for one in told.deployments.values())
+            for app, told in serve.status().applications.items()
+        }
 
     def check(self, deployment: Deployment, version: int) -> float:
         """Load a version in a process of its own on a node where it may run, and try it."""

@@ -42,8 +42,8 @@ class ZonesServing(FakeServing):
             if zone not in self.gone
         ]
 
-    def replicas(self, app):
-        return 1
+    def replicas(self):
+        return dict.fromkeys(self.told, 1)
 
     def state(self, app):
         return ("UNHEALTHY", "no replica") if app in self.down else super().state(app)

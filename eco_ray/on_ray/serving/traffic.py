@@ -21,6 +21,7 @@ from eco_ray.core.serving import TrafficConfig, TrafficState
 from eco_ray.core.store_port import Store
 from eco_ray.core.zone_routes import Routes
 from eco_ray.core.zone_traffic import ModelNow, ZoneNow, ZonePlan, plan_zones
+from eco_ray.errors import EcoRayError
 from eco_ray.on_ray.serve_config import app_name
 
 log = logging.getLogger("eco_ray.serving")
@@ -40,8 +41,8 @@ class View(Protocol):
         """What each node has, holds and emits now. Raises EcoRayError."""
         ...
 
-    def replicas(self, app: str) -> int:
-        """Of a Serve application that run."""
+    def replicas(self) -> Mapping[str, int]:
+        """Of each Serve application, how many run."""
         ...
 
 
@@ -89,14 +90,19 @@ class TrafficPlanner:
         models = self._models()
         if not models and not self._told:
             return
-        rooms = self._view.rooms() if models else ()
+        rooms, replicas = (self._view.rooms(), self._view.replicas()) if models else ((), {})
         ways = self._store.get_meta("rtt_ms") or {}
         told: dict[str, dict[str, Any]] = {}
         for one, request_s in models:
             kept = self._told.get(one.model)
             before = Routes.from_json(kept["routes"]) if kept else None
-            now = self._seen(one, request_s, rooms, before)
-            plan, state = plan_zones(now, ways, before, _state(kept), self._config)
+            now = self._seen(one, request_s, rooms, replicas, before)
+            try:
+                plan, state = plan_zones(now, ways, before, _state(kept), self._config)
+            except EcoRayError as error:  # the others have theirs
+                log.warning("requests of %s stay where they go: %s", one.model, error)
+                told |= {one.model: kept} if kept else {}
+                continue
             told[one.model] = _as_told(now, plan, state)
             if before is None or before.shares != plan.routes.shares:
                 log.info("requests of %s go to %s: %s", one.model, _words(plan), plan.why)
@@ -122,7 +128,14 @@ class TrafficPlanner:
     def _clock(self) -> Clock:
         return Clock(**(self._store.get_meta("clock") or {}))
 
-    def _seen(self, one: Deployment, request_s: float, rooms: Sequence[Room], before: Routes | None) -> ModelNow:
+    def _seen(
+        self,
+        one: Deployment,
+        request_s: float,
+        rooms: Sequence[Room],
+        replicas: Mapping[str, int],
+        before: Routes | None,
+    ) -> ModelNow:
         """A model as it is now."""
         now_s, home = self._wall_s(), str((self._store.get_meta("cluster") or {}).get("home_zone", ""))
         zones = [part.zone for part in one.parts]
@@ -141,7 +154,7 @@ class TrafficPlanner:
             home or zones[0],
             {origin: per_s.get(origin, 0.0) for origin in known - {UNKNOWN_ZONE, ""}},
             tuple(
-                ZoneNow(part.zone, _own_rooms(part, rooms, self._view.replicas(app_name(part))), part.zone in away)
+                ZoneNow(part.zone, _own_rooms(part, rooms, replicas.get(app_name(part), 0)), part.zone in away)
                 for part in one.in_zones()
             ),
             one.demand,
