@@ -7,9 +7,11 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,6 +20,7 @@ from live_cluster import Cluster
 
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.power import PowerCurve
+from eco_ray.core.zone_routes import Routes
 from eco_ray.models.cnn import SmallCNN
 from eco_ray.models.registry import Registry
 from eco_ray.models.weights import save_model
@@ -26,6 +29,7 @@ from eco_ray.on_ray import local_cluster
 pytestmark = pytest.mark.timeout(300)
 
 INFER = "http://127.0.0.1:8000/v2/models/digits/infer"
+READY = "http://127.0.0.1:8000/v2/models/digits/ready"
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 28, 28]}
 
 
@@ -153,7 +157,14 @@ def test_a_zone_that_dies_under_load_costs_no_request_and_shares_follow_what_is_
     assert sum(after != before for before, after in pairwise(zones)) < 20
 
 
-def test_with_the_deployer_dead_requests_go_on_and_versions_change_when_it_is_back(served: Cluster) -> None:
+def router_pids(cluster: Cluster) -> list[int]:
+    ours = f"ECO_RAY_STATE_DIR={cluster.settings.state_dir}".encode()
+    lines = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout.splitlines()
+    named = [int(line.split()[0]) for line in lines if "ray::ServeReplica:zones.digits" in line]
+    return [pid for pid in named if ours in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")]
+
+
+def test_with_the_deployer_dead_requests_go_on_also_by_a_router_that_starts_then(served: Cluster) -> None:
     import ray
 
     from eco_ray.on_ray.fleet import NAMESPACE
@@ -161,9 +172,16 @@ def test_with_the_deployer_dead_requests_go_on_and_versions_change_when_it_is_ba
 
     ray.kill(ray.get_actor(DEPLOYER_NAME, namespace=NAMESPACE), no_restart=True)
     with httpx.Client(timeout=60.0) as http:
-        ends = time.monotonic() + 3
-        answered = set()
-        while time.monotonic() < ends:
-            answered.add(ask(http)[0])
-        assert answered <= {"BB", "CC"}
-    assert row(served)["traffic"]["home"] == "AA"  # it is back, and knows what it knew
+        assert {ask(http)[0] for _ in range(20)} <= {"BB", "CC"}
+        (router,) = router_pids(served)
+        kill([router])
+        deadline = time.monotonic() + 60
+        while router_pids(served) in ([], [router]) or http.get(READY).status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        routes = Routes.from_json(served.client.store.get_meta("zone_traffic")["digits"]["routes"])
+        shares = dict(zip(routes.zones, routes.shares[routes.origins.index("AA")], strict=True))
+        assert {ask(http)[0] for _ in range(20)} == {zone for zone, share in shares.items() if share}
+    again = row(served)  # by a deployer that has just begun
+    assert again["traffic"]["home"] == "AA"
+    assert [zone["zone"] for zone in again["zones"]] == ["BB", "CC", "EE"]

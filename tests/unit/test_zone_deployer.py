@@ -124,6 +124,7 @@ def test_a_version_follows_its_alias_in_every_zone_without_new_routers(deployer,
 
 def test_zones_are_those_that_are_named_or_have_room(deployer, serving):
     serving.held["CC"] = Resources(2.0)
+    serving.intensity["unknown"] = None  # a node that tells no zone
     assert [zone["zone"] for zone in deploy(deployer, MNIST)["zones"]] == ["AA", "BB"]
     with pytest.raises(InfeasibleError, match=r"zone CC: 1 replicas with .* have no room"):
         deploy(deployer, MNIST, zones=("BB", "CC"))
