@@ -297,7 +297,7 @@ class Deployer:
 
     def _tell(self, deployments: Sequence[Deployment]) -> None:
         for one in deployments:
-            for part in one.apps():
+            for part in one.in_zones():  # a router before them goes by its own name: it holds nothing of a node
                 self._serving.account(app_name(part), part, one.version)
             if one.canary is not None:
                 self._serving.account(app_name(one, canary=True), one, one.canary)
