@@ -98,6 +98,14 @@ def test_each_zone_has_an_application_of_its_own_on_its_own_nodes(deployer, serv
     assert (row["state"], row["traffic"], row["zones"][0]["share"]) == ("running", None, None)
 
 
+def test_what_needs_no_other_places_keeps_them(deployer, serving):
+    deploy(deployer, MNIST)
+    serving.held = dict.fromkeys(serving.intensity, Resources(2.0))  # others have come
+    row = deploy(deployer, replace(MNIST, slo_p95_s=0.2))
+    assert [zone["nodes"] for zone in row["zones"]] == [["aa-1"], ["bb-1"], ["cc-1"]]
+    assert row["zones"][0]["places"] == [{"node": "aa-1", "devices": ()}]
+
+
 def test_names_with_dots_are_told_apart():
     part = replace(MNIST, per_zone=False, zone="A.B", model="c")
     assert app_name(part) != app_name(replace(part, zone="A", model="B.c"))
@@ -296,13 +304,21 @@ def test_what_is_served_no_more_is_forgotten(routers, store):
     assert (store.get_meta("zone_traffic"), routers.planner.told("mnist")) == ({}, None)
 
 
-def test_the_thread_decides_at_once_for_a_model_without_shares(store, serving, deployer):
+def test_the_thread_decides_at_once_where_that_is_needed(store, serving, deployer):
     deploy(deployer, MNIST)
     deployer.follow()
-    try:
-        deadline = time.monotonic() + 10
-        while deployer.traffic.heard("mnist", "r1", {"": 0}, ()) is None and time.monotonic() < deadline:
+
+    def wait_for(zone, away):
+        deadline = time.monotonic() + 6
+        while time.monotonic() < deadline:
+            told = deployer.traffic.heard("mnist", "r1", {"": 0}, away)
+            if told is not None and Routers.shares(told)[zone] == 1:
+                return
             time.sleep(0.05)
-        assert Routers.shares(deployer.traffic.heard("mnist", "r1", {"": 0}, ()))["BB"] == 1
+        raise AssertionError(f"no shares for {zone}")
+
+    try:
+        wait_for("BB", ())
+        wait_for("CC", ("BB",))  # the next look would be in ten seconds
     finally:
         deployer._stopped.set()
