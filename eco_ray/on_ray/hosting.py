@@ -21,8 +21,8 @@ from eco_ray.on_ray.smoke import smoke
 from eco_ray.on_ray.surroundings import Answers, AppResponse, Surroundings
 from eco_ray.service.app import ModelApp
 from eco_ray.service.batches import Batcher, Compute
-from eco_ray.service.canary import VERSION_HEADER, BesideApp, CanaryApp
-from eco_ray.service.zones import ZONE_HEADER, zone_route
+from eco_ray.service.canary import BesideApp, CanaryApp
+from eco_ray.service.zones import ZoneApp
 
 if TYPE_CHECKING:
     from ray import serve
@@ -53,9 +53,8 @@ class Host(Answers):
         app = ModelApp(runtime, around.footprint, gate=gate, count=count, avoided=avoided, batching=batching)
         here = f"/v2/models/{deployment.model}/versions/"
         self._canary = CanaryApp(app, str(told["canary"]), here, gate) if "canary" in told else None
-        said = (ZONE_HEADER, deployment.zone.encode()) if deployment.zone else (VERSION_HEADER, str(version).encode())
-        route = zone_route(deployment.zone) if deployment.zone else f"{CANARY}/{deployment.model}"
-        self._answer = AppResponse(self._canary or BesideApp(app, route, said))
+        answers = self._canary or BesideApp(app, f"{CANARY}/{deployment.model}", version)
+        self._answer = AppResponse(ZoneApp(app, deployment.zone) if deployment.zone else answers)
 
     def reconfigure(self, told: Mapping[str, Any] | None) -> None:
         """Take over what changes without a new replica: the share of requests that goes to a canary."""

@@ -19,7 +19,7 @@ from eco_ray.service.forward import Forwarder
 from eco_ray.service.gate import Gate, named_tenant
 from eco_ray.service.http import GoneError, Receive, Scope, Send
 from eco_ray.service.limits import Limits
-from eco_ray.service.problems import Header, Problem
+from eco_ray.service.problems import Problem
 
 #: header of an answer of the other version
 VERSION_HEADER = b"eco-model-version"
@@ -99,23 +99,23 @@ class CanaryApp:
 
 
 class BesideApp:
-    """An application at an address of its own, whose answers say by a header who gave them."""
+    """The other version, at its own address."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], route: str, says: Header) -> None:
+    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], route: str, version: int) -> None:
         """`route`: before the paths of the application."""
-        self._app, self._route, self._says = app, route, says
+        self._app, self._route, self._version = app, route, str(version).encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
 
-        async def send_told(message: MutableMapping[str, Any]) -> None:
+        async def send_version(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
-                message["headers"] = [*message["headers"], self._says]
+                message["headers"] = [*message["headers"], (VERSION_HEADER, self._version)]
             await send(message)
 
         if scope["type"] == "http":
             scope = {**scope, "path": scope["path"].removeprefix(self._route)}
-        await self._app(scope, receive, send_told)
+        await self._app(scope, receive, send_version)
 
 
 def _again(body: bytes, receive: Receive) -> Receive:

@@ -9,6 +9,7 @@ answer is not left any more.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
 from urllib.parse import quote
@@ -42,6 +43,10 @@ _PROBE_S, _PROBED_S = 1.0, 3.0
 #: what stays as it is in a path, beside letters and digits (RFC 3986)
 _PLAIN = "/:@!$&'()*+,;="
 _AGAIN: Header = (b"retry-after", b"1")
+
+
+#: an ASGI application
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 def zone_route(zone: str) -> str:
@@ -159,6 +164,25 @@ class ZonesApp:
             _leave(found)
             return found.status == 200 and dict(found.headers).get(ZONE_HEADER) == zone.encode()
         return False
+
+
+class ZoneApp:
+    """A zone's replica, at its own address; its answers say so."""
+
+    def __init__(self, app: App, zone: str) -> None:
+        self._app, self._route, self._says = app, zone_route(zone), (ZONE_HEADER, zone.encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
+        async def send_told(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], self._says]
+            await send(message)
+
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["path"].removeprefix(self._route)}
+        await self._app(scope, receive, send_told)
 
 
 async def _nothing_more() -> Message:

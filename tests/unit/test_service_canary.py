@@ -12,11 +12,9 @@ import httpx
 import pytest
 from service_server import Server
 
-from eco_ray.service.canary import VERSION_HEADER, BesideApp, CanaryApp
+from eco_ray.service.canary import BesideApp, CanaryApp
 from eco_ray.service.limits import Limits
 from eco_ray.service.problems import Problem
-
-SAYS = (VERSION_HEADER, b"2")
 
 
 class App:
@@ -46,7 +44,7 @@ class App:
 
 @pytest.fixture
 def other() -> Iterator[Server]:
-    made = Server(BesideApp(App("other"), "/canary/m", SAYS))
+    made = Server(BesideApp(App("other"), "/canary/m", 2))
     yield made
     made.stop()
 
@@ -96,7 +94,7 @@ def test_what_names_its_version_or_only_looks_stays(other: Server) -> None:
 @pytest.mark.parametrize("how", ["refuses", "fails", "is gone", "is another"])
 def test_a_version_that_cannot_answer_loses_nothing(how: str) -> None:
     app = App("other", {"fails": 500, "refuses": 503, "is another": 404}.get(how, 200))
-    broken = Server(app if how == "is another" else BesideApp(app, "", SAYS))
+    broken = Server(app if how == "is another" else BesideApp(app, "", 2))
     front, _ = serving(broken.url, 100)
     if how == "is gone":
         broken.stop()
@@ -111,7 +109,7 @@ def test_a_version_that_cannot_answer_loses_nothing(how: str) -> None:
 
 
 def test_who_names_the_version_here_is_answered_here() -> None:
-    other = Server(BesideApp(App("other", 404), "", SAYS))
+    other = Server(BesideApp(App("other", 404), "", 2))
     front, _ = serving(other.url, 100)
     try:
         assert httpx.post(f"{front.url}/v2/models/m/openai/v1/completions").json()["who"] == "here"
@@ -133,7 +131,7 @@ def test_who_may_not_ask_is_told_so_here(other: Server) -> None:
 
 
 def test_what_the_other_version_refuses_is_its_answer() -> None:
-    other = Server(BesideApp(App("other", 400), "", SAYS))
+    other = Server(BesideApp(App("other", 400), "", 2))
     front, _ = serving(other.url, 100)
     try:
         assert httpx.post(f"{front.url}/v2/models/m/infer").status_code == 400

@@ -18,11 +18,10 @@ from service_cases import footprint
 from service_server import Server
 
 from eco_ray.core.zone_routes import Routes
-from eco_ray.service.canary import BesideApp
 from eco_ray.service.limits import Limits
 from eco_ray.service.own_cost import OwnCostApp
 from eco_ray.service.problems import Problem
-from eco_ray.service.zones import ZONE_HEADER, ZonesApp, zone_route
+from eco_ray.service.zones import ZoneApp, ZonesApp
 
 PATH = "/v2/models/m/infer"
 ROUTES = Routes(
@@ -42,8 +41,7 @@ class Front:
         self.how: dict[str, int | str | None] = dict.fromkeys(ROUTES.zones)
         self.asked: Counter[str] = Counter()
         self.bodies: list[bytes] = []
-        self.zones = {zone: BesideApp(self.replica(zone), zone_route(zone), (ZONE_HEADER, zone.encode()))
-                      for zone in ROUTES.zones}  # fmt: skip
+        self.zones = {zone: ZoneApp(self.replica(zone), zone) for zone in ROUTES.zones}
 
     def replica(self, zone: str) -> Any:
         async def answer(scope: Any, receive: Any, send: Any) -> None:
