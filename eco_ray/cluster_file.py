@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from eco_ray.core.cluster import Node
     from eco_ray.core.power import PowerCurve
 
+#: from a zone to another and back [ms]
+RoundTrip = Annotated[Amount, Field(ge=0, le=10_000)]
 #: most steps that the planner may look ahead
 MAX_SLOTS = 10_000
 
@@ -249,6 +251,8 @@ class ClusterFile(Strict):
     grid: Grid = Field(default_factory=Grid)
     #: of zones whose electricity was bought by contract: for the market-based figure beside the location-based one
     market_g_per_kwh: dict[Label, MarketFile] = Field(default_factory=dict)
+    #: from zone to zone and back, each pair once or twice alike [ms]; a pair that is left out is unknown
+    rtt_ms: dict[Label, dict[Label, RoundTrip]] = Field(default_factory=dict)
     clock: ClockFile = ClockFile()
     planner: Planner
     serve: Serve
@@ -277,7 +281,29 @@ class ClusterFile(Strict):
         for zone in self.market_g_per_kwh:
             if zone not in known:
                 raise ValueError(f"market_g_per_kwh: no node is in {zone!r}; the zones are {', '.join(self.zones)}")
+        self._check_ways()
         return self
+
+    def _check_ways(self) -> None:
+        known = {*self.zones, *([self.head.zone] if self.head.zone else [])}
+        for one, told in self.rtt_ms.items():
+            for other, way_ms in told.items():
+                if missing := {one, other} - known:
+                    raise ValueError(f"rtt_ms: no node is in {min(missing)!r}; the zones are {', '.join(self.zones)}")
+                back_ms = self.rtt_ms.get(other, {}).get(one, way_ms)
+                if back_ms != way_ms:
+                    raise ValueError(
+                        f"rtt_ms: {one} to {other} is {way_ms:g} and {other} to {one} {back_ms:g}; it is there and "
+                        "back, the same both ways: give it once"
+                    )
+
+    def to_ways(self) -> dict[str, dict[str, float]]:
+        """Round-trip times [ms] that the file tells, both ways."""
+        ways: dict[str, dict[str, float]] = {}
+        for one, told in self.rtt_ms.items():
+            for other, way_ms in told.items():
+                ways.setdefault(one, {})[other] = ways.setdefault(other, {})[one] = way_ms
+        return ways
 
     @property
     def zones(self) -> tuple[str, ...]:

@@ -67,6 +67,9 @@ def _seconds(_context: click.Context, _option: click.Parameter, text: str | None
 )
 @variant_options
 @click.option("--shared", is_flag=True, help="By replicas that it shares with all models that are deployed so.")
+@click.option(
+    "--per-zone", is_flag=True, default=None, help="Replicas in each zone; requests go to where they emit least."
+)
 @click.option("--registry", metavar="URL", help="A directory, or s3://, gs://, az:// [STATE_DIR/models].")
 @common_options
 def deploy(
@@ -139,15 +142,28 @@ def deployments(settings: Settings) -> None:
             "follows": row["follows"],
             "canary": f"{row['canary']} ({row['canary_percent']} %)" if row["canary"] else "",
             "variant": shown_variant(row["variant"]),
-            "replicas": "{min}-{max}".format(**row["replicas"]) + (" shared" if row["shared"] else ""),
+            "replicas": "{min}-{max}".format(**row["replicas"])
+            + (" shared" if row["shared"] else " per zone" if row["zones"] else ""),
+            **({"zones": _zones(row)} if any(one["zones"] for one in rows) else {}),
             "state": row["state"],
             "url": row["url"],
-            "message": row["message"],
+            "message": row["message"] or (row["traffic"] or {}).get("why", ""),
             "now": row["scaling"] and in_words(row["scaling"]),
         }
         for row in rows
     ]
     emit(settings, rows, shown, empty="no model is deployed; `eco-ray model deploy NAME@ALIAS` deploys one")
+
+
+def _zones(row: dict[str, Any]) -> str:
+    """Zones with their parts of the requests, and what the model emits against what it would at home."""
+    parts = ", ".join(
+        zone["zone"] if zone["share"] is None else f"{zone['zone']} {zone['share']:.0%}" for zone in row["zones"]
+    )
+    now_g, home_g = ((row["traffic"] or {}).get(key) for key in ("grams_per_h", "home_grams_per_h"))
+    if now_g is None:
+        return parts
+    return f"{parts}; {now_g:.3g} g/h" + (f", at home {home_g:.3g}" if home_g is not None else "")
 
 
 def _wanted(reference: str, name: str | None, registry: str | None, settings: Settings) -> Deployment:
@@ -185,7 +201,7 @@ def _digest(path: Path) -> str:
 _OF_ITS_OWN = {
     **{"canary": "--canary", "slo_p95_s": "--slo-p95", "min_replicas": "--min", "max_replicas": "--max"},
     **{"cpus": "--cpus", "memory_gb": "--memory", "gpus": "--gpus", "gpu_memory_gb": "--gpu-memory"},
-    **{"batch_wait_s": "--batch-wait", "zones": "--zone", "routing": "--routing"},
+    **{"batch_wait_s": "--batch-wait", "zones": "--zone", "routing": "--routing", "per_zone": "--per-zone"},
     **VARIANT_OPTIONS,
 }
 
@@ -223,6 +239,7 @@ def _with_options(wanted: Deployment, options: dict[str, Any]) -> Deployment:
         demand=demand,
         slo_p95_s=given.get("slo_p95_s", wanted.slo_p95_s),
         batch_wait_s=given.get("batch_wait_s", wanted.batch_wait_s),
+        per_zone=given.get("per_zone", wanted.per_zone),
         zones=tuple(given["zones"]) if given.get("zones") else wanted.zones,
         round_robin=given["routing"] == "round-robin" if "routing" in given else wanted.round_robin,
     )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from eco_ray.core.cluster import Resources
 from eco_ray.core.replica_places import Place
 from eco_ray.core.variants import Mixing
+from eco_ray.errors import UsageError
 
 #: requests that a replica works at or holds, where no latency was promised: for Serve's autoscaling
 ONGOING = 2.0
@@ -17,6 +18,16 @@ _OF_PROMISE = 0.5
 _MOST_ONGOING = 100.0
 #: what each replica of shared models holds
 SHARED_DEMAND = Resources(1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ZonePart:
+    """Where replicas of a deployment are in one grid zone."""
+
+    zone: str
+    #: as those of the deployment
+    nodes: tuple[str, ...]
+    places: tuple[Place, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +62,11 @@ class Deployment:
     round_robin: bool = False
     #: answered by replicas that it shares with other models
     shared: bool = False
+    #: replicas of its own in each zone, between which requests are split; numbers of replicas are those of each zone
+    per_zone: bool = False
+    #: of such a one, its zones; and of the part in one zone, which one it is
+    parts: tuple[ZonePart, ...] = ()
+    zone: str = ""
     #: grid zones that replicas may be in; empty: all
     zones: tuple[str, ...] = ()
     #: nodes that replicas may be on, in the order in which they are filled; empty: all of the cluster
@@ -71,13 +87,14 @@ class Deployment:
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Deployment:
         """What `to_json` gave."""
-        places = (Place(one["node"], _tuple(one["devices"])) for one in told["places"])
+        parts = (ZonePart(one["zone"], tuple(one["nodes"]), _places(one["places"])) for one in told.get("parts", ()))
         kept = {
             "demand": Resources(**told["demand"]),
             "mixing": Mixing(**told["mixing"]) if told.get("mixing") else None,
             "nodes": tuple(told["nodes"]),
             "zones": tuple(told["zones"]),
-            "places": tuple(places),
+            "places": _places(told["places"]),
+            "parts": tuple(parts),
         }
         return cls(**{**told, **kept})
 
@@ -94,6 +111,19 @@ class Deployment:
     def versions(self) -> tuple[int, ...]:
         """Those that answer, first the one that is served."""
         return (self.version,) if self.beside is None else (self.version, self.beside)
+
+    def in_zones(self) -> tuple[Deployment, ...]:
+        """Its parts, each as a deployment; without zones of its own it is one itself."""
+        if not self.per_zone:
+            return (self,)
+        return tuple(
+            replace(self, per_zone=False, parts=(), zone=part.zone, zones=(), nodes=part.nodes, places=part.places)
+            for part in self.parts
+        )
+
+    def apps(self) -> tuple[Deployment, ...]:
+        """What has a Serve application of its own, but for a canary: the parts, and then the router before them."""
+        return (*self.in_zones(), self) if self.per_zone else (self,)
 
     def promoted(self, version: int) -> Deployment:
         """With a version for all requests; a canary ends that becomes it, or that the live version is chosen over.
@@ -135,6 +165,30 @@ class SharedModel(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.model}:{self.version}"
+
+
+def check_change(known: Deployment | None, wanted: Deployment) -> None:
+    """Raise UsageError for what cannot be, or cannot change while a model is served."""
+    others = {"--shared": wanted.shared, "--canary": wanted.canary is not None, "--variant": wanted.variant is not None}
+    if wanted.per_zone and (told := [option for option, there in others.items() if there]):
+        raise UsageError(f"{wanted.model} cannot be served per zone and with {told[0]}; leave one of both out")
+    if known is None:
+        return
+    if known.round_robin != wanted.round_robin:
+        raise UsageError(
+            f"the routing of {wanted.model} cannot change while it is served: Ray Serve would end it before it "
+            "starts anew; undeploy it first"
+        )
+    ways = [
+        "per zone" if one.per_zone else "by shared replicas" if one.shared else "by replicas of its own"
+        for one in (known, wanted)
+    ]
+    if ways[0] != ways[1]:
+        raise UsageError(f"{wanted.model} is served {ways[0]}, and cannot be {ways[1]} meanwhile; undeploy it first")
+
+
+def _places(told: Sequence[Mapping[str, Any]]) -> tuple[Place, ...]:
+    return tuple(Place(one["node"], _tuple(one["devices"])) for one in told)
 
 
 def _tuple(told: Sequence[int] | None) -> tuple[int, ...] | None:

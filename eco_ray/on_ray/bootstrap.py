@@ -99,6 +99,7 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
         "clock",
         {"speed": clock.speed, "wall_origin_s": clock.wall_origin_s, "grid_origin_s": clock.grid_origin_s},
     )
+    store.put_meta("rtt_ms", cluster.to_ways())
     store.close()
     config = ControllerConfig(
         cluster.name,

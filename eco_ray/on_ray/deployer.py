@@ -9,18 +9,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 from eco_ray.core.audit import AuditEntry
-from eco_ray.core.deployments import SHARED_DEMAND, Deployment
+from eco_ray.core.deployments import SHARED_DEMAND, Deployment, check_change
 from eco_ray.core.replica_places import Room, plan_replicas, without
 from eco_ray.core.store_port import Store
+from eco_ray.core.zone_places import placed_in_zones
 from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError, UsageError
 from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
 from eco_ray.on_ray.serving.books import ScalingBooks
 from eco_ray.on_ray.serving.exchange import News, Snapshot
+from eco_ray.on_ray.serving.traffic import TrafficPlanner, traffic_row, zone_rows
 
 log = logging.getLogger("eco_ray.serving")
 
@@ -61,6 +63,10 @@ class Serving(Protocol):
         """What each node has, holds and emits now."""
         ...
 
+    def replicas(self) -> Mapping[str, int]:
+        """Of each application, how many run."""
+        ...
+
 
 class Deployer:
     """The deployments of a cluster."""
@@ -81,6 +87,8 @@ class Deployer:
         #: models of which a change is under way
         self._changing: set[str] = set()
         self._stopped = threading.Event()
+        #: of models that are served per zone
+        self.traffic = TrafficPlanner(store, serving, self._per_zone)
 
     def deploy(self, wanted: Deployment, before: Deployment | None = None) -> dict[str, Any]:
         """Serve a model, or change how it is served; when it answers, what is served.
@@ -92,16 +100,7 @@ class Deployer:
             known = self._known(wanted.model)
             if _essence(known) != _essence(before):
                 raise EcoRayError(f"{wanted.model} was changed meanwhile; see `eco-ray model deployments`, try again")
-            if known is not None and known.round_robin != wanted.round_robin:
-                raise UsageError(
-                    f"the routing of {wanted.model} cannot change while it is served: Ray Serve would end it before it "
-                    "starts anew; undeploy it first"
-                )
-            if known is not None and known.shared != wanted.shared:
-                raise UsageError(
-                    f"{wanted.model} is served by {'shared replicas' if known.shared else 'replicas of its own'} and "
-                    "cannot change that while it is served; undeploy it first"
-                )
+            check_change(known, wanted)
             wanted = self._placed(wanted, known)
             self._begin(wanted.model)
         try:
@@ -208,6 +207,12 @@ class Deployer:
                     log.info("what is known of the replicas is not written down: %s", error)
 
         threading.Thread(target=run, name="follow", daemon=True).start()
+        threading.Thread(target=self.traffic.follow, args=(self._stopped,), name="traffic", daemon=True).start()
+
+    def _per_zone(self) -> list[tuple[Deployment, float]]:
+        """Models that are served per zone, and how long computing one request takes [s]."""
+        latencies = self._store.get_meta(_LATENCIES) or {}
+        return [(one, latencies.get(one.reference(one.version), 0.0)) for one in self.deployments() if one.per_zone]
 
     def _audit(self, action: str, object_: str, detail: str) -> None:
         """Write down what nobody asked for in this moment; what is served does not depend on it."""
@@ -232,13 +237,15 @@ class Deployer:
             if any(one.shared for one in self.deployments()):
                 return self._beside(wanted)
         if known is not None and _needs(wanted) == _needs(known):
-            return replace(wanted, nodes=known.nodes, places=known.places)
+            return replace(wanted, nodes=known.nodes, places=known.places, parts=known.parts)
         zones = wanted.zones
         rooms = self._serving.rooms()
         if unknown := set(zones) - {room.node.zone for room in rooms}:
             here = ", ".join(sorted({room.node.zone for room in rooms}))
             raise NotFoundError(f"no node is in zone {min(unknown)!r:.40}; nodes are in {here}")
         allowed = [_without(room, known) for room in rooms if not zones or room.node.zone in zones]
+        if wanted.per_zone:
+            return placed_in_zones(wanted, allowed)
         plan = plan_replicas(allowed, wanted.demand, max(1, wanted.min_replicas), wanted.max_replicas)
         return replace(wanted, nodes=plan.nodes, demand=plan.demand, places=plan.places)
 
@@ -303,7 +310,8 @@ class Deployer:
 
     def _tell(self, deployments: Sequence[Deployment]) -> None:
         for one in deployments:
-            self._serving.account(app_name(one), one, one.version)
+            for part in one.in_zones():  # a router before them goes by its own name: it holds nothing of a node
+                self._serving.account(app_name(part), part, one.version)
             if one.beside is not None:
                 self._serving.account(app_name(one, beside=True), one, one.beside)
         self._put(deployments)
@@ -320,15 +328,16 @@ class Deployer:
 
     def _wait(self, wanted: Deployment) -> None:
         deadline = time.monotonic() + _READY_S
-        for place, version in enumerate(wanted.versions):
-            beside = place > 0
-            app = app_name(wanted, beside=beside)
+        parts = [(part, wanted.version, False) for part in wanted.apps()]
+        parts += [(wanted, wanted.beside, True)] if wanted.beside is not None else []
+        for part, version, beside in parts:
+            app = app_name(part, beside=beside)
             while True:
                 state, why = self._serving.state(app)
                 if state in ("DEPLOY_FAILED", "UNHEALTHY"):
                     last = why.strip().splitlines()[-1] if why.strip() else state
                     raise EcoRayError(f"{wanted.reference(version)} could not be started: {last}"[:1000])
-                if state == "RUNNING" and self._serving.answers(wanted, version, beside=beside):
+                if state == "RUNNING" and self._serving.answers(part, version, beside=beside):
                     break
                 if wanted not in self.deployments():
                     raise EcoRayError(f"{wanted.model} was changed again before {wanted.reference(version)} answered")
@@ -340,7 +349,9 @@ class Deployer:
                 self._pause(0.25)
 
     def _row(self, one: Deployment) -> dict[str, Any]:
-        state, why = self._serving.state(app_name(one))
+        states = {part.zone: self._serving.state(app_name(part)) for part in one.apps()}
+        state, why = next((told for told in states.values() if told[0] != "RUNNING"), states[one.zone])
+        told = self.traffic.told(one.model) if one.per_zone else None
         return {
             "model": one.model,
             "version": one.version,
@@ -351,6 +362,8 @@ class Deployer:
             "shared": one.shared,
             "nodes": list(one.nodes),
             "places": [{"node": place.node, "devices": place.devices} for place in one.places],
+            "zones": zone_rows(one, told, {zone: told[0].lower() for zone, told in states.items()}),
+            "traffic": traffic_row(told),
             "state": state.lower(),
             "message": why or one.refused,
             "url": f"http://{self._config.host}:{self._config.port}/v2/models/{one.model}",
@@ -370,7 +383,7 @@ def _without(room: Room, known: Deployment | None) -> Room:
 
 def _essence(one: Deployment | None) -> Deployment | None:
     """What somebody asked for of it."""
-    return one and replace(one, refused="", refused_version=None, nodes=(), places=(), initial_replicas=0)
+    return one and replace(one, refused="", refused_version=None, nodes=(), places=(), parts=(), initial_replicas=0)
 
 
 def _needs(one: Deployment) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ its processes by that path, and stops those that a reload has left over, which w
 - a request's head has to come within 10 s, and its first 32 kB: there is no limit otherwise
 - a request is there, so far, before it is sent on: only such a one can be sent again when its replica has died
 - what no replica answered is a problem document with its status: Serve makes 500 of 502, 503 and 504
-- replicas of applications `model-rr.NAME` are asked in turn, not the one with the least connections
+- replicas of applications `model-rr.NAME` (`zone-rr....`) are asked in turn, not the one with the least connections
 
 A line that is not there any more is an error: what was closed must not be open again with another version of Ray.
 """
@@ -67,7 +67,7 @@ def edited(config: str, errors: Path) -> str:
         "the frontend": (r"(?m)^(frontend http_frontend\n\s*bind .*)$", rf"\1\n{_literal(rules)}", 1),
         "metrics": (r"(?m)^(frontend prometheus|listen stats)\n(\s*bind )[*]?:", r"\1\n\g<2>127.0.0.1:", 0),
         "models": (
-            rf"(?m)^(backend http-(?:model|canary|variant){ROUND_ROBIN}\..*)$",
+            rf"(?m)^(backend http-(?:model|canary|variant|zone){ROUND_ROBIN}\..*)$",
             r"\1\n    balance roundrobin",
             0,
         ),

@@ -2,6 +2,7 @@
 
     /v2/models/NAME/...              what `service` gives a model; the route of the application
     /models/NAME/v1/...              the same replicas, by a rewritten path (haproxy.py)
+    /zones/ZONE/v2/models/NAME/...   those of one zone, where the model is served per zone
 
 `model_app` is what Serve imports; its arguments are JSON, so that the same ones make the same replicas and other ones
 are a rolling update, in which new replicas answer before old ones go.
@@ -24,6 +25,7 @@ from eco_ray.on_ray.surroundings import Answers, AppResponse, Surroundings
 from eco_ray.service.app import ModelApp
 from eco_ray.service.aside import AsideApp, BesideApp
 from eco_ray.service.batches import Batcher, Compute
+from eco_ray.service.zones import ZoneApp
 
 if TYPE_CHECKING:
     from ray import serve
@@ -62,7 +64,9 @@ class Host(Answers):
         around.followers.append(self._mix.look)
         self._model, self._base = deployment.model, str(told.get("base", ""))
         self._aside: AsideApp | None = None
-        if route := str(told.get("beside", "")):  # this is the version beside
+        if deployment.zone:
+            self._answer = AppResponse(ZoneApp(app, deployment.zone), around.vitals)
+        elif route := str(told.get("beside", "")):  # this is the version beside
             self._mix.is_asking = is_variant = route.startswith(f"{VARIANT}/")
             self._answer = AppResponse(BesideApp(app, route, version, is_variant=is_variant), around.vitals)
         else:

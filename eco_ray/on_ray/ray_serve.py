@@ -29,6 +29,7 @@ from eco_ray.on_ray.serving.needs import NeedsWatch, serve_replicas, tell_contro
 from eco_ray.on_ray.serving.variant_facts import RegisteredVersions
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.pepper import find_pepper
+from eco_ray.service.zones import zone_route
 from eco_ray.store import open_store
 
 log = logging.getLogger("eco_ray.serving")
@@ -63,6 +64,13 @@ class RayServing:
         told = [found.message, *(one.message for one in found.deployments.values())]
         return found.status.value, " ".join(filter(None, told))
 
+    def replicas(self) -> dict[str, int]:
+        """Of each application, how many run."""
+        return {
+            app: sum(one.replica_states.get("RUNNING", 0) for one in told.deployments.values())
+            for app, told in serve.status().applications.items()
+        }
+
     def check(self, deployment: Deployment, version: int) -> float:
         """Load a version in a process of its own on a node where it may run, and try it."""
         task = ray.remote(num_cpus=0, num_gpus=deployment.demand.gpus, max_retries=0, max_calls=1)(_check)
@@ -88,7 +96,7 @@ class RayServing:
         """Whether a version tells of itself over HTTP. Raises EcoRayError where shared replicas cannot load it."""
         import httpx
 
-        prefix = beside_route(deployment) if beside else ""
+        prefix = beside_route(deployment) if beside else zone_route(deployment.zone) if deployment.zone else ""
         try:
             answer = httpx.get(
                 f"{self._base}{prefix}/v2/models/{deployment.model}/versions/{version}/ready", timeout=_ASK_S
@@ -166,6 +174,10 @@ class DeployerActor(Deployer):
     def served(self) -> list[dict[str, Any]]:
         """Which versions are served."""
         return [{"model": one.model, "version": one.version, "follows": one.follows} for one in self.deployments()]
+
+    def zone_routes(self, model: str, router: str, counts: dict[str, int], away: tuple[str, ...]) -> Any:
+        """Which zones get the requests of a model; `TrafficPlanner.heard`."""
+        return self.traffic.heard(model, router, counts, away)
 
     def access(self) -> Access:
         """What a replica's gate has to know."""

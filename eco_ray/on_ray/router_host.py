@@ -49,7 +49,7 @@ class RouterHost:
         self._doorkeeper = Doorkeeper(told["pepper_file"], Path(told["state_dir"])) if needs_keys else None
         gate = self._doorkeeper.gate() if self._doorkeeper else named_tenant
         self._router = Router(lambda: self._models, resolve=self._resolve, gate=gate)
-        self._usage = UsageApp(UsageLookup(_open_store()), gate=gate)
+        self._usage = UsageApp(UsageLookup(open_cluster_store()), gate=gate)
         self._meter = Meter(node_facts(), Resources(0.0))
         self._answer = AppResponse(OwnCostApp(self._app, self._meter.footprint))
         self._look()
@@ -95,7 +95,7 @@ class RouterHost:
         self._models = dict.fromkeys(self._served, self._base)
 
 
-def _open_store() -> Store:
+def open_cluster_store() -> Store:
     """The cluster's; its URL may hold a password, which has no place in Serve's configuration."""
     import ray
 

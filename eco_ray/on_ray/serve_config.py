@@ -15,6 +15,7 @@ from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import SHARED_DEMAND, Deployment, SharedModel, ongoing_target
 from eco_ray.on_ray.haproxy import ROUND_ROBIN
 from eco_ray.on_ray.local_cluster import NODE_LABEL
+from eco_ray.service.zones import zone_route
 
 REPLICA = "replica"
 #: route of the replicas of a canary, which get requests from those of the deployment alone
@@ -23,6 +24,8 @@ CANARY = "/canary"
 VARIANT = "/variant"
 #: application of all shared models; its waiting is charged to it
 SHARED = "shared"
+#: resource that Ray's head node alone has
+HEAD = "node:__internal_head__"
 #: requests at one replica, working or waiting: the application has its own limits, which answer properly
 _ONGOING = 1000
 #: Serve's own loop calls the application, whose models compute in it only what takes milliseconds; by default Serve
@@ -42,11 +45,19 @@ _GRACE_S = 310.0
 
 
 def app_name(one: Deployment, *, beside: bool = False) -> str:
-    """The name of the Serve application of a deployment, or of the version beside it; only shared models share one."""
+    """The name of the Serve application of a deployment, or of the version beside it; only shared models share one.
+
+    Of one that is served per zone, that of its router.
+    """
     if one.shared:
         return SHARED
+    if one.per_zone:
+        return f"zones.{one.model}"
+    turn = ROUND_ROBIN if one.round_robin else ""
+    if one.zone:  # dots are allowed in both names
+        return f"zone{turn}.{one.zone.replace('.', '..')}.{one.model}"
     kind = _route(one).removeprefix("/") if beside else "model"
-    return f"{kind}{ROUND_ROBIN if one.round_robin else ''}.{one.model}"
+    return f"{kind}{turn}.{one.model}"
 
 
 def beside_route(one: Deployment) -> str:
@@ -104,7 +115,9 @@ def serve_config(
         if one.shared:
             shared.append(one)
             continue
-        apps.append(_app(one, one.version, latency_s, config, beside=False))
+        apps += (_app(part, one.version, latency_s, config, beside=False) for part in one.in_zones())
+        if one.per_zone:
+            apps.append(_zones(one, config))
         if one.beside is not None:
             apps.append(_app(one, one.beside, latency_s, config, beside=True))
     if shared:
@@ -126,7 +139,7 @@ def _app(
         told["replicas"] = max(1, one.min_replicas)
     if beside:
         told["beside"] = beside_route(one)
-    else:
+    elif not one.zone:
         told["base"] = config.base_url
     live = one if not beside else replace(one, canary=None, variant=None)
     user_config = {
@@ -138,9 +151,10 @@ def _app(
         **_replicas(one, version, latency_s.get(one.reference(version), 0.0), config, beside),
         "user_config": user_config,
     }
+    before = beside_route(one) if beside else f"{zone_route(one.zone) if one.zone else ''}/v2/models/{one.model}"
     return {
         "name": app_name(one, beside=beside),
-        "route_prefix": beside_route(one) if beside else f"/v2/models/{one.model}",
+        "route_prefix": before,
         "import_path": "eco_ray.on_ray.hosting:model_app",
         "args": told,
         "deployments": [{**_of_all(one.demand, one.nodes), **replicas}],
@@ -167,6 +181,25 @@ def _shared(models: Sequence[Deployment], config: ServingConfig) -> dict[str, An
     }
 
 
+def _zones(one: Deployment, config: ServingConfig) -> dict[str, Any]:
+    """The application at the address of a model that is served per zone; which zones these are needs no new replica."""
+    return {
+        "name": app_name(one),
+        "route_prefix": f"/v2/models/{one.model}",
+        "import_path": "eco_ray.on_ray.serving.zone_host:zones_app",
+        "args": {"model": one.model, **_of_router(config)},
+        "deployments": [
+            {
+                **_of_all(Resources(), ()),
+                "num_replicas": 1,
+                # where HAProxy is: a zone that is away takes no router along
+                "ray_actor_options": {"num_cpus": 0, "resources": {HEAD: 0.001}, **process()},
+                "user_config": {"zones": [part.zone for part in one.parts]},
+            }
+        ],
+    }
+
+
 def _of_all(demand: Resources, nodes: Sequence[str]) -> dict[str, Any]:
     return {
         "name": REPLICA,
@@ -178,12 +211,11 @@ def _of_all(demand: Resources, nodes: Sequence[str]) -> dict[str, Any]:
 
 
 def _router(config: ServingConfig) -> dict[str, Any]:
-    told = {"base": config.base_url, "state_dir": str(config.state_dir), **_keys(config)}
     return {
         "name": "router",
         "route_prefix": "/",
         "import_path": "eco_ray.on_ray.router_host:router_app",
-        "args": told,
+        "args": _of_router(config),
         "deployments": [
             {
                 "name": REPLICA,
@@ -193,6 +225,10 @@ def _router(config: ServingConfig) -> dict[str, Any]:
             }
         ],
     }
+
+
+def _of_router(config: ServingConfig) -> dict[str, str]:
+    return {"base": config.base_url, "state_dir": str(config.state_dir), **_keys(config)}
 
 
 def _keys(config: ServingConfig) -> dict[str, str]:
@@ -209,6 +245,7 @@ def _of_replicas(one: Deployment) -> Deployment:
         sha256=one.sha256,
         demand=one.demand,
         batch_wait_s=one.batch_wait_s,
+        zone=one.zone,
         nodes=one.nodes,
     )
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -254,3 +255,30 @@ def test_errors_hold_place_value_limit_and_cure(tmp_path: Path, text: str, words
 def test_errors_of_settings_name_the_setting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ECO_RAY_SLOT", "0.1s")
     assert "slot (from env ECO_RAY_SLOT): 0.1s is outside 1s to 1d" in refusal(tmp_path, MINIMAL)
+
+
+TWO_ZONES = MINIMAL.replace("nodes:", "nodes:\n  - {name: b, zone: FR, num_cpus: 1, memory_gb: 1, power: {tdp_w: 10}}")
+
+
+def test_ways_between_zones_are_told_once_and_hold_both_ways(tmp_path: Path) -> None:
+    assert load(tmp_path, TWO_ZONES).to_ways() == {}
+    told = load(tmp_path, TWO_ZONES + "rtt_ms: {FR: {DE: 12.5, FR: 1}}\n")
+    assert told.to_ways() == {"DE": {"FR": 12.5}, "FR": {"DE": 12.5, "FR": 1.0}}
+    twice = load(tmp_path, TWO_ZONES + "rtt_ms: {FR: {DE: 12}, DE: {FR: 12}}\n")
+    assert twice.to_ways() == {"DE": {"FR": 12.0}, "FR": {"DE": 12.0}}
+
+
+@pytest.mark.parametrize(
+    ("ways", "why"),
+    [
+        ("{FR: {DE: 12}, DE: {FR: 13}}", r"FR to DE is 12 and DE to FR 13; .* give it once"),
+        ("{FR: {GB: 12}}", "no node is in 'GB'"),
+        ("{GB: {FR: 12}}", "no node is in 'GB'"),
+        ("{FR: {DE: -1}}", "rtt_ms"),
+        ("{FR: {DE: 10001}}", "rtt_ms"),
+        ("{FR: {DE: .inf}}", "rtt_ms"),
+        ("{FR: 12}", "rtt_ms"),
+    ],
+)
+def test_ways_that_cannot_be_are_refused(tmp_path: Path, ways: str, why: str) -> None:
+    assert re.search(why, refusal(tmp_path, TWO_ZONES + f"rtt_ms: {ways}\n"))

@@ -459,7 +459,7 @@ def test_a_deployment_is_kept_as_it_is():
         mixing=Mixing(0.3, 0.97, 400.0),
     )
     assert Deployment.from_json(one.to_json()) == one
-    later = "shared", "variant", "mixing"
+    later = "shared", "variant", "mixing", "per_zone", "parts", "zone"
     older = {key: value for key, value in one.to_json().items() if key not in later}
     assert Deployment.from_json(older) == replace(one, shared=False, variant=None, mixing=None)
 

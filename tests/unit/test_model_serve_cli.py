@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from eco_ray.cli.main import cli
-from eco_ray.cli.model_serve import _check_shared, _digest, _memory, _seconds, _with_options
+from eco_ray.cli.model_serve import _check_shared, _digest, _memory, _seconds, _with_options, _zones
 from eco_ray.cli.model_variant import shown, with_variant
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
@@ -41,7 +41,7 @@ def test_times(text, seconds):
 
 def options(**given):
     names = ("min_replicas", "max_replicas", "cpus", "gpus", "memory_gb", "gpu_memory_gb", "slo_p95_s", "batch_wait_s")
-    return {**dict.fromkeys((*names, "routing")), **given}
+    return {**dict.fromkeys((*names, "routing", "per_zone")), **given}
 
 
 def test_what_is_left_out_stays():
@@ -71,6 +71,7 @@ def test_min_alone_is_a_number_of_replicas_and_max_a_range():
         ({"routing": "default"}, "--routing"),
         ({"variant": 2, "variant_share": 30.0, "accuracy_floor": 0.9}, "--variant, --variant-share, --accuracy-floor"),
         ({"dirty_above": 300.0}, "--dirty-above"),
+        ({"per_zone": True}, "--per-zone"),
     ],
 )
 def test_what_shared_replicas_cannot_do_for_one_of_their_models_is_refused(given, told):
@@ -122,6 +123,21 @@ def test_routing_is_kept_unless_it_is_told():
     assert turns.round_robin
     assert _with_options(turns, options()).round_robin
     assert not _with_options(turns, options(routing="default")).round_robin
+
+
+def test_per_zone_is_kept_unless_it_is_told():
+    each = _with_options(ONE, options(per_zone=True))
+    assert each.per_zone
+    assert _with_options(each, options()).per_zone
+
+
+def test_the_table_says_where_requests_go_and_what_that_emits():
+    zones = [{"zone": "DE", "share": 0.25}, {"zone": "FR", "share": 0.75}]
+    told = {"grams_per_h": 12.345, "home_grams_per_h": 40.0}
+    assert _zones({"zones": zones, "traffic": told}) == "DE 25%, FR 75%; 12.3 g/h, at home 40"
+    assert _zones({"zones": zones, "traffic": {**told, "home_grams_per_h": None}}) == "DE 25%, FR 75%; 12.3 g/h"
+    assert _zones({"zones": zones, "traffic": {**told, "grams_per_h": None}}) == "DE 25%, FR 75%"
+    assert _zones({"zones": [{"zone": "DE", "share": None}], "traffic": None}) == "DE"
 
 
 def test_the_digest_of_a_folder_is_that_of_its_names_and_bytes(tmp_path):

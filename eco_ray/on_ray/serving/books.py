@@ -84,7 +84,8 @@ class ScalingBooks:
         apps = {app_name(one) for one in own}
         with self._lock:  # who is deployed again begins anew
             self._last = {app: last for app, last in self._last.items() if app in apps}
-        return {one.model: self._row(one, self._facts(one, rooms)) for one in own}
+        found = {app_name(one): self._row(one, self._facts(one, rooms)) for one in own}
+        return {one.model: _of_zones(one, found) if one.per_zone else found[app_name(one)] for one in self._deployed()}
 
     def keep(self) -> None:
         """Write down what people are shown, where it has changed or is old. Raises EcoRayError."""
@@ -109,9 +110,13 @@ class ScalingBooks:
             raise UnreachableError("the controller has not told yet what its nodes have; ask again in a moment")
         return seen
 
-    def _own(self) -> list[Deployment]:
-        """Deployments with replicas of their own."""
+    def _deployed(self) -> list[Deployment]:
+        """Those with replicas of their own."""
         return [one for one in self._deployments() if not one.shared]
+
+    def _own(self) -> list[Deployment]:
+        """Each zone of one that is served per zone is one by itself."""
+        return [part for one in self._deployed() for part in one.in_zones()]
 
     def _facts(self, one: Deployment, rooms: Sequence[Room]) -> ReplicaFacts | None:
         try:
@@ -211,3 +216,21 @@ def _differs(new: Start, known: Start | None) -> bool:
         return True
     pairs = zip(asdict(new).values(), asdict(known).values(), strict=True)
     return any(abs(now - before) > 0.1 * max(before, 1e-9) for now, before in pairs)
+
+
+def _of_zones(one: Deployment, found: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A model's row from those of its zones."""
+    zones = {part.zone: found[app_name(part)] for part in one.in_zones()}
+    nodes: dict[str, int] = {}
+    for row in zones.values():
+        nodes |= row["nodes"]
+    return {
+        "replicas": sum(row["replicas"] for row in zones.values()),
+        "running": sum(row["running"] for row in zones.values()),
+        "nodes": nodes,
+        "why": "; ".join(f"{zone} {row['replicas']}: {row['why']}" for zone, row in zones.items()),
+        "at": max((row["at"] for row in zones.values()), default=""),
+        "alternatives": [],
+        "cold_start": None,
+        "zones": zones,
+    }

@@ -1,0 +1,142 @@
+"""Shares of a model between its zones: what is not known, what does not answer, and how often they change."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from eco_ray.core.arrivals import Arrivals
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.power import PowerCurve
+from eco_ray.core.replica_places import Room
+from eco_ray.core.serving import TrafficConfig
+from eco_ray.core.zone_traffic import ModelNow, ZoneNow, plan_zones
+
+CONFIG = TrafficConfig(hold_s=300.0)
+WAYS = {"AA": {"BB": 20.0, "CC": 90.0}, "BB": {"AA": 20.0, "CC": 30.0}, "CC": {"AA": 90.0, "BB": 30.0}}
+CURVE = PowerCurve((0, 1), (50, 100), "test")
+
+
+def zone(name: str, intensity: float | None, **how) -> ZoneNow:
+    return ZoneNow(name, (Room(Node(f"{name}-1", name, Resources(4.0), CURVE), Resources(), intensity),), **how)
+
+
+def model(aa=300.0, bb=100.0, cc=200.0, *, asked=None, now_s=0.0, **how) -> ModelNow:
+    zones = zone("AA", aa), zone("BB", bb), zone("CC", cc)
+    return ModelNow(now_s, "AA", asked or {"AA": 10.0}, zones, Resources(1.0), 2, 0.01, **how)
+
+
+def plan(now, ways=WAYS, before=None, state=None):
+    return plan_zones(now, ways, before, state, CONFIG)
+
+
+def shares(told, origin="AA"):
+    return dict(zip(told.routes.zones, told.routes.shares[told.routes.origins.index(origin)], strict=True))
+
+
+def test_requests_go_where_they_emit_least_and_the_plan_says_what_that_saves():
+    told, _ = plan(model())
+    assert shares(told) == {"AA": 0, "BB": 1, "CC": 0}
+    assert told.capacity_per_s[0] == pytest.approx(2 * 0.85 / 0.011)
+    assert told.home_grams_per_h == pytest.approx(3 * told.grams_per_h)
+    assert told.routes.ways_ms == ((0.0, 20.0, 90.0),)
+
+
+def test_what_is_promised_leaves_so_much_for_the_way():
+    clean_is_far = model(300, 300, 50, slo_p95_s=0.095)  # 85 ms of it for the way
+    assert shares(plan(clean_is_far)[0])["CC"] == 0
+    assert shares(plan(replace(clean_is_far, slo_p95_s=0.2))[0])["CC"] == 1
+    assert shares(plan(replace(clean_is_far, slo_p95_s=None))[0])["CC"] == 1
+
+
+def test_a_way_that_nobody_told_is_beyond_any_promise_and_within_none():
+    promised, _ = plan(model(slo_p95_s=1.0), ways={})
+    assert shares(promised) == {"AA": 1, "BB": 0, "CC": 0}
+    assert "AA to BB, CC: rtt_ms of the cluster file tells no way" in promised.why
+    assert shares(plan(model(), ways={})[0])["BB"] == 1
+    # beyond the promise rather than refused
+    crowded, _ = plan(model(slo_p95_s=1.0, asked={"AA": 200.0}), ways={})
+    assert shares(crowded)["AA"] == pytest.approx(crowded.capacity_per_s[0] / 200)
+
+
+def test_a_zone_of_unknown_intensity_is_filled_last_and_its_grams_are_not_told():
+    told, _ = plan(model(bb=None))
+    assert shares(told) == {"AA": 0, "BB": 0, "CC": 1}
+    assert "the intensity of BB is unknown" in told.why
+    assert told.grams_per_h is not None
+    crowded, _ = plan(model(bb=None, asked={"AA": 400.0}))
+    assert shares(crowded)["BB"] > 0
+    assert crowded.grams_per_h is None
+    assert plan(model(aa=None))[0].home_grams_per_h is None
+
+
+def test_where_no_intensity_is_known_shares_stay_or_go_to_the_nearest():
+    first, state = plan(model())
+    lost, state = plan(model(None, None, None, now_s=1000.0), before=first.routes, state=state)
+    assert (lost.routes.shares, lost.grams_per_h) == (first.routes.shares, None)
+    assert lost.why.startswith("kept")
+    again, _ = plan(model(now_s=1010.0), before=lost.routes, state=state)
+    assert again.routes.shares == first.routes.shares
+    nearest, state = plan(model(None, None, None))
+    assert shares(nearest) == {"AA": 1, "BB": 0, "CC": 0}
+    known, _ = plan(model(now_s=10.0), before=nearest.routes, state=state)
+    assert shares(known)["BB"] == 1  # at once: the nearest was no choice
+
+
+def test_a_zone_that_does_not_answer_or_has_no_node_gets_nothing_at_once():
+    first, state = plan(model())
+    for gone in (zone("BB", 100.0, away=True), ZoneNow("BB", ())):
+        now = replace(model(now_s=10.0), zones=(zone("AA", 300.0), gone, zone("CC", 200.0)))
+        told, _ = plan(now, before=first.routes, state=state)
+        assert shares(told) == {"AA": 0, "BB": 0, "CC": 1}
+        assert "BB would get" in told.why
+    dead = replace(now, zones=tuple(replace(one, away=True) for one in now.zones))
+    kept, _ = plan(dead, before=first.routes, state=state)
+    assert kept.routes.shares == first.routes.shares
+    assert plan(dead)[0].routes.shares == ((1 / 3,) * 3,)
+
+
+def test_more_than_all_can_answer_leaves_the_shares_or_spreads_by_capacity():
+    first, state = plan(model())
+    kept, _ = plan(model(asked={"AA": 1000.0}), before=first.routes, state=state)
+    assert kept.routes.shares == first.routes.shares
+    assert "do not fit" in kept.why
+    assert set(shares(plan(model(asked={"AA": 1000.0}))[0]).values()) == {1 / 3}
+
+
+def test_without_requests_the_first_ones_find_clean_shares():
+    told, state = plan(model(asked={"AA": 0.0, "DD": 0.0}))
+    assert (shares(told)["BB"], shares(told, "DD")["BB"]) == (1, 1)  # DD has no replicas, its requests some
+    assert (told.load_per_s, told.grams_per_h, told.home_grams_per_h) == ((0, 0, 0), 0, 0)
+    grown, _ = plan(model(asked={"AA": 5.0, "DD": 5.0}, now_s=10.0), before=told.routes, state=state)
+    assert grown.routes.shares == told.routes.shares
+
+
+def test_flapping_intensity_and_outages_change_shares_a_bounded_number_of_times():
+    """An hour, looked at every 10 s, in which everything flaps."""
+    chance, routes, state, changes = random.Random(1), None, None, 0
+    for step in range(360):
+        bb = chance.choice([50.0, 500.0, None])
+        asked = {"AA": chance.uniform(0.0, 60.0)}
+        told, state = plan(model(300.0, bb, 200.0, asked=asked, now_s=10.0 * step), before=routes, state=state)
+        changes += routes is not None and told.routes.shares != routes.shares
+        routes = told.routes
+    assert 2 <= changes <= 12  # 3600 s / 300 s
+
+
+def test_arrivals_are_smoothed_and_counted_once():
+    arrivals = Arrivals()
+    arrivals.note("r1", {"AA": 5000}, 0.0)  # since when, nobody knows
+    assert arrivals.per_s(0.0) == {"AA": 0.0}
+    arrivals.note("r1", {"AA": 5100}, 5.0)
+    arrivals.note("r1", {"AA": 5100}, 6.0)  # asked again
+    arrivals.note("r2", {"AA": 0, "BB": 0}, 6.0)
+    arrivals.note("r2", {"AA": 100, "BB": 20}, 9.0)
+    assert arrivals.per_s(10.0) == {"AA": 20.0, "BB": 2.0}
+    arrivals.note("r2", {"AA": 0, "BB": 0}, 12.0)  # began anew under its old name
+    calm = arrivals.per_s(20.0)
+    assert 0 < calm["AA"] < 20.0
+    assert arrivals.per_s(20.0) == calm
+    assert arrivals.per_s(1000.0)["AA"] < 1e-6
