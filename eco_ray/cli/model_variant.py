@@ -64,7 +64,7 @@ def with_variant(wanted: Deployment, options: Mapping[str, Any], canary: int | N
             f"{name} cannot have a canary and a variant at once: nobody could say which answers are whose; end the "
             "variant with --variant-share 0 first"
         )
-    if not given:
+    if not given and (wanted.variant is None or not wanted.path):
         return wanted
     if given.get("variant_share") == 0:
         if len(given) > 1:
@@ -76,7 +76,10 @@ def with_variant(wanted: Deployment, options: Mapping[str, Any], canary: int | N
             f"version {wanted.canary}, or end it with --canary 0"
         )
     if wanted.path:
-        raise UsageError(f"{name} is a file, whose accuracy nobody knows; push it to a registry with its variant")
+        raise UsageError(
+            f"{name} is a file, whose accuracy nobody knows: it has no variant; push it to a registry, or end the "
+            "variant with --variant-share 0"
+        )
     variant = given.get("variant", wanted.variant)
     if variant is None:
         said = ", ".join(OPTIONS[key] for key in given)

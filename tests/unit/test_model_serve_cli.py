@@ -106,6 +106,7 @@ def test_a_variant_is_what_was_said_of_it_and_the_rest_stays():
         (ONE, ASKED, 10, "a canary and a variant at once"),
         (replace(ONE, canary=3, canary_percent=5), ASKED, None, "promote version 3, or end it with --canary 0"),
         (replace(ONE, path="/m"), ASKED, None, "m is a file, whose accuracy nobody knows"),
+        (replace(MIXED, path="/m"), {}, None, "m is a file, .* end the variant with --variant-share 0"),
     ],
 )
 def test_a_variant_that_is_not_clear_is_refused(one, given, canary, why):
