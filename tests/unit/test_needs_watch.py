@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from eco_ray.core.cluster import Resources
-from eco_ray.core.deployments import Deployment
+from eco_ray.core.deployments import Deployment, ZonePart
 from eco_ray.core.events import NeededReplica, ServingNeeds
 from eco_ray.on_ray.serving.needs import NeedsWatch, Replicas, needed
 
@@ -84,3 +86,17 @@ def test_where_serve_does_not_say_nothing_changes():
     told.replicas = None
     told.watch.look_once()
     assert len(told.asked) == 1
+
+
+def test_each_zone_of_a_model_needs_room_by_itself():
+    told = Told()
+    parts = tuple(ZonePart(zone, ("a", "b"), ()) for zone in ("DE", "FR"))
+    told.deployed = [replace(PROMISED, per_zone=True, parts=parts)]
+    waits = {"zone.DE.m": Replicas(3, 1), "zone.FR.m": Replicas(1, 0)}
+    asked = []
+    NeedsWatch(
+        lambda: told.deployed, waits.get, lambda one: asked.append(one) or {"granted": [], "message": ""}
+    ).look_once()
+    assert [one for one in asked if isinstance(one, str)] == ["m in DE", "m in FR"]
+    (need,) = (one for one in asked if isinstance(one, ServingNeeds))
+    assert (need.model, len(need.replicas)) == ("m in DE", 1)

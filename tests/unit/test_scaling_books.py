@@ -11,7 +11,7 @@ import pytest
 from eco_ray.cli.serving_rows import in_words, serving_rows
 from eco_ray.config import load_settings
 from eco_ray.core.cluster import Node, Resources
-from eco_ray.core.deployments import Deployment
+from eco_ray.core.deployments import Deployment, ZonePart
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.replica_counts import ReplicaDecision, ReplicaLoad, Scaling, next_replicas
 from eco_ray.core.replica_facts import Start, replica_facts
@@ -168,3 +168,19 @@ def test_a_model_that_no_node_has_room_for_does_not_hide_the_others(store, tmp_p
     books = ScalingBooks(store, tmp_path, rooms, lambda: [large, ONE])
     assert set(books.exchange(News()).facts) == {"model.mnist"}
     assert books.rows()["large"]["alternatives"] == []
+
+
+def test_zones_are_scaled_by_themselves_and_told_together(store, tmp_path):
+    parts = tuple(ZonePart(zone, (zone.lower(),), (Place(zone.lower(), ()),)) for zone in ("FR", "DE"))
+    both = replace(ONE, per_zone=True, parts=parts, nodes=("fr", "de"))
+    books = ScalingBooks(store, tmp_path / "scaling", lambda: rooms(1.0), lambda: [both, FIXED], lambda: 200.0)
+    told = [last(2, "zone.FR.mnist"), last(0, "zone.DE.mnist", {}, start=None, at_s=150.0)]
+    facts = books.exchange(News(tuple(told), ())).facts
+    assert {"zone.FR.mnist", "zone.DE.mnist"} < set(facts)
+    assert facts["zone.FR.mnist"].grams_per_h[1] < facts["zone.DE.mnist"].grams_per_h[1]
+    row = books.rows()["mnist"]
+    assert (row["replicas"], row["running"], row["nodes"]) == (2, 2, {"fr": 2, "de": 0})
+    assert row["why"] == "FR 2: so; DE 0: so"
+    assert [one["replicas"] for one in row["zones"].values()] == [2, 0]
+    assert row["zones"]["FR"]["alternatives"]
+    assert "2 replicas (fr: 2" in in_words(row)

@@ -54,34 +54,35 @@ class NeedsWatch:
         `tell`: hands a need to the controller, or only asks for that of a model; what it has been granted.
         """
         self._deployments, self._replicas, self._tell = deployments, replicas, tell
-        #: by model: how many replicas have room without help; None: no need
+        #: by model, or model in a zone: how many replicas have room without help; None: no need
         self._without_help: dict[str, int | None] = {}
         self._stopped = threading.Event()
 
     def look_once(self) -> None:
         """Tell of each model what it needs by now."""
-        promised = {one.model: one for one in self._deployments() if one.slo_p95_s is not None and not one.shared}
+        own = [part for one in self._deployments() if not one.shared for part in one.in_zones()]
+        promised = {_name(one): one for one in own if one.slo_p95_s is not None}
         for model in self._without_help.keys() - promised.keys():
             if self._without_help[model] is not None:
                 self._tell(ServingNeeds(model))
             del self._without_help[model]
-        for one in promised.values():
+        for name, one in promised.items():
             replicas = self._replicas(app_name(one))
             if replicas is not None:
-                self._look_at(one, replicas)
+                self._look_at(name, one, replicas)
 
-    def _look_at(self, one: Deployment, replicas: Replicas) -> None:
-        if one.model not in self._without_help:  # the watch of an earlier life may have asked for room
-            granted = len(self._tell(one.model)["granted"])
-            self._without_help[one.model] = replicas.wanted - granted if granted else None
-        before = self._without_help[one.model]
+    def _look_at(self, name: str, one: Deployment, replicas: Replicas) -> None:
+        if name not in self._without_help:  # the watch of an earlier life may have asked for room
+            granted = len(self._tell(name)["granted"])
+            self._without_help[name] = replicas.wanted - granted if granted else None
+        before = self._without_help[name]
         count, after = needed(replicas, before)
         if count or before is not None:
             need = (NeededReplica(one.demand, one.nodes, one.zones),) * count
-            told = self._tell(ServingNeeds(one.model, need, slo_p95_s=one.slo_p95_s if count else None))
+            told = self._tell(ServingNeeds(name, need, slo_p95_s=one.slo_p95_s if count else None))
             if count and told["message"]:
                 log.warning("%s", told["message"])
-        self._without_help[one.model] = after
+        self._without_help[name] = after
 
     def follow(self) -> None:
         """Look in the background."""
@@ -94,6 +95,11 @@ class NeedsWatch:
                     log.exception("what replicas need could not be told")
 
         threading.Thread(target=run, name="needs", daemon=True).start()
+
+
+def _name(one: Deployment) -> str:
+    """For people: one that is served per zone needs room in each by itself."""
+    return f"{one.model} in {one.zone}" if one.zone else one.model
 
 
 def serve_replicas(app: str) -> Replicas | None:
