@@ -53,13 +53,12 @@ def replica_facts(one: Deployment, rooms: Sequence[Room], here: Mapping[str, int
     """`here`: replicas of the deployment on nodes now. Raises InfeasibleError where no node has what each needs."""
     free = own_rooms(one, rooms, here)
     grams = grams_by_count(free, one.demand, min(one.max_replicas, _MOST))
-    last = [room for room in free if here.get(room.node.name)]
-    if not last:  # the next one goes where it adds the fewest
-        nodes = plan_replicas(free, one.demand, 0, 1).nodes
-        last = [room for room in free if room.node.name in nodes[:1]]
+    nodes = plan_replicas(free, one.demand, 0, 1).nodes  # by grams
+    nodes = tuple(node for node in nodes if here.get(node)) or nodes  # the last that stays, or the first that comes
     cold = None
-    if start is not None and last:
-        cold = cold_start(last[0], one.demand, start.start_s, start_j=start.start_j, idle_w=start.idle_w)
+    if start is not None and nodes:
+        (room,) = (room for room in free if room.node.name == nodes[0])
+        cold = cold_start(room, one.demand, start.start_s, start_j=start.start_j, idle_w=start.idle_w)
     return ReplicaFacts(one.demand, tuple(room.node.name for room in free), cold, grams)
 
 

@@ -57,6 +57,10 @@ def test_facts_are_without_the_replicas_that_are_there():
     assert facts.grams_per_h == pytest.approx((0.0, 7.5, 10.0, 40.0, 50.0))
     assert facts.cold.idle_w == 52.0  # it keeps its node awake
     assert replica_facts(ONE, rooms(2.0), {"fr": 1}, START).cold.idle_w == 2.0  # somebody else does
+    both = replica_facts(ONE, rooms(1.0, 1.0), {"de": 1, "fr": 1}, START)
+    assert both.cold.intensity_g_per_kwh == 100.0  # of the one that stays
+    assert replica_facts(ONE, rooms(0.0, 1.0), {"de": 1}, START).cold.intensity_g_per_kwh == 400.0
+    assert replica_facts(ONE, rooms(), {}, START).cold.intensity_g_per_kwh == 100.0
     assert replica_facts(ONE, rooms(), {}, None).cold is None
     unknown = replica_facts(ONE, [replace(room, intensity_g_per_kwh=None) for room in rooms()], {}, START)
     assert unknown.alternatives(1, 4)[1] == {"replicas": 1, "grams_per_h": None}
