@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx
 import pytest
@@ -18,9 +19,11 @@ from eco_ray.models.cnn import SmallCNN
 from eco_ray.models.weights import save_model
 from eco_ray.on_ray import at_once
 from eco_ray.on_ray.local_cluster import free_port
-from eco_ray.on_ray.ray_serve import RayServing
 from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
 from eco_ray.on_ray.serving.needs import NeedsWatch, Replicas, serve_replicas, tell_controller
+
+if TYPE_CHECKING:
+    from eco_ray.on_ray.ray_serve import RayServing
 
 pytestmark = pytest.mark.timeout(120)
 STEPS = 60
@@ -28,6 +31,8 @@ STEPS = 60
 
 @pytest.fixture
 def serving(cluster: Cluster) -> Iterator[tuple[RayServing, ServingConfig]]:
+    from eco_ray.on_ray.ray_serve import RayServing  # with Ray, which must know of the token that is set by now
+
     settings = cluster.client.settings
     config = ServingConfig("127.0.0.1", free_port(), settings.state_dir, settings.store_url)
     yield RayServing(config), config
