@@ -86,6 +86,8 @@ class Settings(BaseSettings):
     #: models that each of them has loaded at once, and their files [MB]; the one used longest ago goes
     serve_shared_models: Whole = Field(default=32, ge=1, le=1_000)
     serve_shared_mb: Whole = Field(default=1_000, ge=1, le=1_000_000)
+    #: emptying nodes so that their autoscaler ends them: done, or only told of in `eco-ray status`
+    consolidation: Literal["drain", "report"] = "drain"
     #: YAML file with what each tenant may use; None: no limits
     limits_file: Path | None = None
     #: latest finish after the earliest start, for jobs without deadline and max_delay [s of grid time]

@@ -68,8 +68,10 @@ def down(settings: Settings) -> None:
 def status(settings: Settings) -> None:
     """Controller, clock, nodes and open jobs."""
     from eco_ray.on_ray.client import Client
+    from eco_ray.on_ray.serving.drain_record import META_KEY, shown
 
-    facts = Client(settings).status()
+    client = Client(settings)
+    facts = client.status()
     emit(
         settings,
         {
@@ -79,6 +81,7 @@ def status(settings: Settings) -> None:
             "nodes": facts["nodes"],
             "open_jobs": facts["open_jobs"],
             "signals": facts["signals"],
+            "consolidation": shown(client.store.get_meta(META_KEY)),
             "state_dir": str(settings.state_dir),
         },
     )

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from eco_ray.core.cluster import Resources
+from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.replica_places import Room, added_g_per_h, memory_fits, without
 from eco_ray.core.units import MJ_PER_J, grams
 
@@ -66,6 +66,8 @@ class Consolidation:
     gap_s: float = 900.0
     #: a node that was filled is not emptied for so long, and one that was emptied is not filled
     rest_s: float = 3600.0
+    #: a node with nothing on it is released after so long; `release_after_s`
+    empty_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,15 @@ def next_drain(hosts: Hosts, state: DrainState | None, config: Consolidation) ->
     filled = {**dict(state.filled), **{move.to: until_s for move in found.moves}}
     emptied = {**dict(state.emptied), state.candidate: until_s}
     return found, DrainState(drained_s=hosts.now_s, filled=tuple(filled.items()), emptied=tuple(emptied.items()))
+
+
+def release_after_s(node: Node, config: Consolidation) -> float:
+    """How long a node with nothing on it is kept on [s]: until its waiting has taken the energy of waking it.
+
+    Whenever it is needed next, that takes at most twice what would have been least (Karlin et al., Algorithmica 3,
+    1988; as for the last replica of a model).
+    """
+    return max(config.empty_s, node.wake_j / node.idle_w if node.idle_w > 0 else math.inf)
 
 
 def _yet(times: tuple[tuple[str, float], ...], now_s: float) -> tuple[tuple[str, float], ...]:

@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from eco_ray.core.cluster import UNKNOWN_ZONE, Node, Resources
+from eco_ray.core.consolidation import Guest
 from eco_ray.core.dry_run import dry_run
 from eco_ray.core.events import (
     AttemptExited,
@@ -24,6 +25,7 @@ from eco_ray.core.events import (
     ForeignUse,
     JobCancelled,
     JobSubmitted,
+    NodeDraining,
     NodeJoined,
     NodeLost,
     ResumeRequested,
@@ -49,6 +51,7 @@ from eco_ray.on_ray.owners import RAY_JOB_PREFIX
 from eco_ray.on_ray.package import Packages
 from eco_ray.on_ray.performer import Performer
 from eco_ray.on_ray.ray_jobs import RayJobs
+from eco_ray.on_ray.serving.job_guests import rooms_and_jobs
 from eco_ray.on_ray.signals import ShowSignal, Signals
 from eco_ray.on_ray.spool import Spool
 from eco_ray.on_ray.watcher import Watcher, report_event
@@ -164,7 +167,21 @@ class Controller:
 
     def serving_rooms(self) -> list[Room]:
         """What each node has, holds and emits now."""
-        nodes = dict(self._core.book.nodes)
+        nodes = {name: node for name, node in list(self._core.book.nodes.items()) if self._core.book.is_open(name)}
+        return self._rooms(nodes)
+
+    def emptying(self, horizon_s: float) -> tuple[list[Room], list[Guest], frozenset[str]]:
+        """All nodes with the mean intensity of so many wall seconds ahead, attempts on them, and where some will be."""
+        rooms, now_s, speed = self._rooms(dict(self._core.book.nodes)), self.now_s(), self.config.clock.speed
+        return self._brain.ask(lambda: rooms_and_jobs(self._core.book, rooms, horizon_s, now_s, speed))
+
+    def let_go(self, node: str) -> None:
+        """End the agent of a drained node that is empty: the last that keeps Ray there."""
+        there = self._core.book.nodes.get(node)
+        if there is not None and not self._core.book.is_open(node):
+            self._fleet.end_agent(there)
+
+    def _rooms(self, nodes: Mapping[str, Node]) -> list[Room]:
         held, signals = self._fleet.held(nodes), {node.zone: self.signal(node.zone) or {} for node in nodes.values()}
         return [
             Room(node, held.get(name, Resources()), signals[node.zone].get("intensity_g_per_kwh"))
@@ -224,7 +241,8 @@ class Controller:
         self._learn()
         actions = self._core.restore(self._store.load_jobs(_OPEN))
         nodes = self._fleet.nodes()
-        self._looked(nodes, self._fleet.held(nodes))  # before anything is started
+        # before anything is started
+        self._looked(nodes, self._fleet.held(nodes), self._fleet.draining(nodes))
         for job in self._core.book.jobs.values():
             if job.live_attempt is not None:
                 self._watcher.watch(job.id, job.live_attempt)
@@ -332,7 +350,8 @@ class Controller:
         while not self._stopped.wait(_LOOK_S):
             with contextlib.suppress(Exception):  # Ray may be restarting; the next look will tell
                 nodes = self._fleet.nodes()
-                self._brain.do_soon(partial(self._looked, nodes, self._fleet.held(nodes)))
+                seen = nodes, self._fleet.held(nodes), self._fleet.draining(nodes)
+                self._brain.do_soon(partial(self._looked, *seen))
                 self._ingest_spools_of(self._known.keys() - nodes.keys())
             if time.monotonic() >= ray_jobs_due:
                 ray_jobs_due = time.monotonic() + _LIST_S
@@ -340,7 +359,7 @@ class Controller:
                 with contextlib.suppress(Exception):
                     self._brain.do_soon(partial(self._listed, self._launcher.ray_jobs()))
 
-    def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources]) -> None:
+    def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources], draining: Iterable[str]) -> None:
         now_s = self.now_s()
         present = self._core.book.nodes
         for name, node in nodes.items():
@@ -349,6 +368,8 @@ class Controller:
         for name in [name for name in present if name not in nodes]:
             log.warning("node %s is lost", name)
             self._handle(NodeLost(name))
+        for name in draining:
+            self._handle(NodeDraining(name))
         for name, amount in held.items():
             if time.monotonic() - self._performer.changed_on.get(name, 0.0) > _SETTLE_S and name in present:
                 ours = [j.spec.demand * (j.live_attempt.workers if j.live_attempt else 1) for j in self._jobs_on(name)]

@@ -23,6 +23,8 @@ from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.fleet import NAMESPACE
 from eco_ray.on_ray.model_files import load_version, open_registry, size_bytes
 from eco_ray.on_ray.serve_config import CANARY, ServingConfig, on_nodes
+from eco_ray.on_ray.serving.consolidator import Consolidator
+from eco_ray.on_ray.serving.ray_cluster import RayCluster
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.pepper import find_pepper
 from eco_ray.store import open_store
@@ -128,6 +130,8 @@ class DeployerActor(Deployer):
         super().__init__(store, RayServing(config), resolve, config)
         threading.Thread(target=self._resume_at_last, daemon=True).start()
         self.follow()
+        self._consolidator = Consolidator(store, RayCluster(self.deployments), acts=config.drains)
+        self._consolidator.follow()
 
     def _resume_at_last(self) -> None:
         while True:

@@ -25,6 +25,8 @@ _ONGOING = 1000
 #: Serve's own loop calls the application, whose models compute in it only what takes milliseconds; by default Serve
 #: hands each request to another thread and back, which costs as much as a small model
 _SERVE_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
+#: Ray's own mark of the head node, of which any part will do
+_ON_HEAD = {"node:__internal_head__": 0.001}
 #: for requests that a replica still works at when it has to go: streams may take 300 s [s]
 _GRACE_S = 310.0
 
@@ -53,6 +55,8 @@ class ServingConfig:
     shared_replicas: int = 1
     shared_models: int = 32
     shared_bytes: int = 10**9
+    #: whether nodes that come back by themselves are emptied where that saves
+    drains: bool = True
 
     @property
     def base_url(self) -> str:
@@ -155,7 +159,8 @@ def _router(config: ServingConfig) -> dict[str, Any]:
                 "name": REPLICA,
                 "num_replicas": 1,
                 "max_ongoing_requests": _ONGOING,
-                "ray_actor_options": {"num_cpus": 0, **_process()},
+                # beside the proxy: on a worker node it would keep that from being released
+                "ray_actor_options": {"num_cpus": 0, "resources": _ON_HEAD, **_process()},
             }
         ],
     }

@@ -38,6 +38,7 @@ class ServingClient:
                 settings.serve_shared_replicas,
                 settings.serve_shared_models,
                 settings.serve_shared_mb * 10**6,
+                settings.consolidation == "drain",
             )
         )
 
