@@ -164,26 +164,25 @@ def drained(settings: Any) -> None:
 
     save_model(SmallCNN(), FOLDER / "m.safetensors", {})
 
-    held: Any = ray.remote(num_cpus=2, max_restarts=0)(Holder)
+    held: Any = ray.remote(max_restarts=0)(Holder)
     on_green, on_dirty = ({"eco_node": name} for name in ("green", "dirty"))
-    holder = held.options(label_selector=on_green).remote()
-    other = held.options(label_selector=on_dirty).remote()
-    ray.get([holder.ping.remote(), other.ping.remote()], timeout=60)
+    stays = held.options(num_cpus=1, label_selector=on_green).remote()
+    full = held.options(num_cpus=2, label_selector=on_green).remote()
+    other = held.options(num_cpus=1, label_selector=on_dirty).remote()
+    ray.get([one.ping.remote() for one in (stays, full, other)], timeout=60)
     note("both nodes are up")
     client = Client(settings)
     until("both are known", lambda: sum(n["there"] for n in client.status()["nodes"]) == 3, 20)
     serving = deployer(ServingConfig("127.0.0.1", PORT, settings.state_dir, settings.store_url, drains=False))
-    a_model = Deployment("keeper", 1, path=str(FOLDER / "m.safetensors"), sha256="x", demand=Resources(1.0))
-    ray.get(serving.deploy.remote(a_model), timeout=90)
-    note("keeper is served on green")
-    ray.kill(other)
     model = Deployment("mnist", 1, path=str(FOLDER / "m.safetensors"), sha256="x", demand=Resources(1.0))
-    ray.get(serving.deploy.remote(model), timeout=90)
+    ray.get(serving.deploy.remote(model), timeout=120)
+    note("mnist is served on dirty")
+    ray.kill(other)
     steps = FOLDER / "steps"
     job_id = client.submit(job_from_flags(f"{sys.executable} {COUNTS} {steps} 600 0.02", {"policy": "run-now"}))
     until("job runs", lambda: steps.exists() and client.job(job_id).progress, 40)
     facts["job_nodes"] = [one.node for one in client.job(job_id).attempts]
-    ray.kill(holder)
+    ray.kill(full)
 
     cluster = RayCluster(lambda: ray.get(serving.deployments.remote()))
     now = Consolidation(hold_s=1.0, gap_s=0.0, empty_s=math.inf)
@@ -191,16 +190,17 @@ def drained(settings: Any) -> None:
 
     def look() -> bool:
         told.append(consolidator.look())
+        facts["told"] = [(one.did, one.why) for one in told]
         return told[-1].did == "released"
 
     with Load(infer) as load:
         time.sleep(1.0)
-        until("draining", lambda: not look() and told[-1].did == "draining", 30)
+        until("draining", lambda: not look() and told[-1].did == "draining", 60)
         until("released", look, 90)
         until("autoscaler ended it", lambda: alive() == {"green"}, 30)
         until("job is back", lambda: len(client.job(job_id).attempts) == 2, 40)
         time.sleep(1.0)
-    facts.update({"load": dict(load.seen), "told": [(one.did, one.why) for one in told]})
+    facts["load"] = dict(load.seen)
     facts["job_nodes"] = [one.node for one in client.job(job_id).attempts]
     facts["job_states"] = [str(one.state) for one in client.job(job_id).attempts]
     until("job ended", lambda: client.job(job_id).state.is_final, 60)
@@ -208,10 +208,9 @@ def drained(settings: Any) -> None:
     again = [consolidator.look().did for _ in range(3)]  # the green node stays, and is filled
     facts.update({"again": again, "alive_after": sorted(alive())})
     facts["status"] = shown(client.store.get_meta(META_KEY))  # of the deployer's own, which only reports
-    for name in ("keeper", "mnist"):
-        ray.get(serving.undeploy.remote(name), timeout=60)
+    ray.kill(stays)
+    ray.get(serving.undeploy.remote("mnist"), timeout=60)
     note("nothing is served")
-    consolidator.stop()
     Consolidator(MemoryStore(), cluster, Consolidation(empty_s=3.0)).follow(1.0)
 
 

@@ -1,9 +1,9 @@
 """The only place that knows Ray's private calls for draining nodes (Ray 2.60): what `ray drain-node` uses.
 
 A drained node takes nothing new, Serve moves its replicas make-before-break, and Ray's process on it ends as soon as
-nothing of it is in use; an autoscaler v2 then ends the machine. There is no way back: a node without an autoscaler is
-gone. Ray itself kills nothing at the deadline; Serve, however, stops replicas their grace time before it, whether
-others have come or not: so a deadline has to be far away.
+nothing of it is in use, be it an actor without CPUs; an autoscaler v2 then ends the machine. There is no way back: a
+node without an autoscaler is gone. Ray kills nothing at the deadline (a task that was longer ran to its end); Serve,
+however, stops replicas their grace time before it, whether others have come or not: so a deadline has to be far away.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class RayDrains:
     """Drains nodes of the connected cluster."""
 
     def drain(self, ray_node_id: str, why: str, deadline_wall_s: float) -> DrainAnswer:
-        """Ask Ray to drain a node; asking twice is asking once. Raises UnreachableError.
+        """Ask Ray to drain a node; asked again, the last deadline holds. Raises UnreachableError.
 
         A node that is gone is refused here: Ray (2.60) says yes to any id, and does nothing.
         """
