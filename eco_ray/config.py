@@ -88,6 +88,8 @@ class Settings(BaseSettings):
     serve_shared_mb: Whole = Field(default=1_000, ge=1, le=1_000_000)
     #: fewer replicas of a model were enough for so long before some end [s]
     serve_down_hold_s: PositiveDuration = Field(default=60.0, alias="serve_down_hold")
+    #: emptying nodes so that their autoscaler ends them: done, or only told of in `eco-ray status`
+    consolidation: Literal["drain", "report"] = "drain"
     #: YAML file with what each tenant may use; None: no limits
     limits_file: Path | None = None
     #: latest finish after the earliest start, for jobs without deadline and max_delay [s of grid time]

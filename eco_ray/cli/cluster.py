@@ -69,6 +69,7 @@ def down(settings: Settings) -> None:
 def status(settings: Settings) -> None:
     """Controller, clock, nodes and open jobs."""
     from eco_ray.on_ray.client import Client
+    from eco_ray.on_ray.serving.drain_record import META_KEY, shown
 
     client = Client(settings)
     facts, models = client.status(), serving_rows(client.settings)
@@ -85,6 +86,7 @@ def status(settings: Settings) -> None:
             "open_jobs": facts["open_jobs"],
             "signals": facts["signals"],
             **told,
+            "consolidation": shown(client.store.get_meta(META_KEY)),
             "state_dir": str(settings.state_dir),
         },
     )

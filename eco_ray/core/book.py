@@ -240,7 +240,7 @@ class Book(Inventory):
 
     def does_the_rest(self, job: Job, ahead: Sequence[Segment], now_s: float) -> bool:
         """Whether these stretches, on nodes that are there, do what is left of a job in time."""
-        if not ahead or any(segment.node not in self.nodes for segment in ahead):
+        if not ahead or any(not self.is_open(segment.node) for segment in ahead):
             return False
         if decided_once(job.spec.policy):
             return True
@@ -270,8 +270,8 @@ class Book(Inventory):
         self.set(changed(job, plan=Plan((segment,), None, None, now_s)), now_s)
 
     def _holds(self, plan: Plan | None) -> bool:
-        """Whether the nodes of a plan are still there."""
-        return plan is not None and all(s.node in self.nodes for s in plan.segments)
+        """Whether the nodes of a plan are still there, and take it."""
+        return plan is not None and all(self.is_open(s.node) for s in plan.segments)
 
     def is_up_to_date(self, job: Job) -> bool:
         """Whether no forecast and no node has come since the job was last planned or looked at."""

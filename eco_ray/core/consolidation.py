@@ -11,10 +11,11 @@ call the same.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
-from eco_ray.core.cluster import Resources
+from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.replica_places import Room, added_g_per_h, memory_fits, without
 from eco_ray.core.units import MJ_PER_J, grams
 
@@ -30,6 +31,9 @@ class Guest:
     demand: Resources
     #: grid zones that it may be in, for residency and latency; empty: all
     zones: tuple[str, ...] = ()
+    #: nodes that it may be on, in the order in which whoever starts it fills them: it goes to the first with room.
+    #: Empty: to the one on which it adds the fewest grams
+    nodes: tuple[str, ...] = ()
     #: of leaving and beginning again elsewhere: a cold start, or what is lost of a job and its transfer [g]
     move_g: float = 0.0
     #: it cannot go now: a job without checkpoints, or one that has just been resumed
@@ -44,6 +48,8 @@ class Hosts:
     #: each with the mean intensity of its zone over the horizon
     rooms: tuple[Room, ...]
     guests: tuple[Guest, ...]
+    #: nodes that are not emptied, and why, in a few words
+    kept: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +66,8 @@ class Consolidation:
     gap_s: float = 900.0
     #: a node that was filled is not emptied for so long, and one that was emptied is not filled
     rest_s: float = 3600.0
+    #: a node with nothing on it is released after so long; `release_after_s`
+    empty_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,15 @@ def next_drain(hosts: Hosts, state: DrainState | None, config: Consolidation) ->
     return found, DrainState(drained_s=hosts.now_s, filled=tuple(filled.items()), emptied=tuple(emptied.items()))
 
 
+def release_after_s(node: Node, config: Consolidation) -> float:
+    """How long a node with nothing on it is kept on [s]: until its waiting has taken the energy of waking it.
+
+    Whenever it is needed next, that takes at most twice what would have been least (Karlin et al., Algorithmica 3,
+    1988; as for the last replica of a model).
+    """
+    return max(config.empty_s, node.wake_j / node.idle_w if node.idle_w > 0 else math.inf)
+
+
 def _yet(times: tuple[tuple[str, float], ...], now_s: float) -> tuple[tuple[str, float], ...]:
     return tuple((name, until_s) for name, until_s in times if until_s > now_s)
 
@@ -124,7 +141,7 @@ def _yet(times: tuple[tuple[str, float], ...], now_s: float) -> tuple[tuple[str,
 def _emptied(room: Room, hosts: Hosts, state: DrainState, config: Consolidation) -> Drain | str:
     """How a node could be emptied, or why not."""
     guests = [guest for guest in hosts.guests if guest.node == room.node.name]
-    stuck = _stuck(room, guests, state)
+    stuck = _stuck(room, guests, hosts, state)
     if stuck:
         return stuck
     emptied = {room.node.name, *dict(state.emptied)}
@@ -146,10 +163,12 @@ def _emptied(room: Room, hosts: Hosts, state: DrainState, config: Consolidation)
     return Drain(room.node.name, tuple(moves), saved_g, why)
 
 
-def _stuck(room: Room, guests: Sequence[Guest], state: DrainState) -> str:
+def _stuck(room: Room, guests: Sequence[Guest], hosts: Hosts, state: DrainState) -> str:
     """Why a node cannot be emptied, wherever its guests could go; empty: it can."""
     others = without(room, sum((guest.demand for guest in guests), Resources())).held
     staying = next((guest.name for guest in guests if guest.stays), "")
+    if room.node.name in hosts.kept:
+        return hosts.kept[room.node.name]
     if room.intensity_g_per_kwh is None:
         return "its intensity is unknown"
     if room.node.name in dict(state.filled):
@@ -166,7 +185,7 @@ def _places(guests: Sequence[Guest], rooms: Sequence[Room]) -> tuple[list[Move],
         able = [room for room in held.values() if _takes(room, guest)]
         if not able:
             return f"{guest.name} has no room elsewhere"
-        room = min(able, key=lambda one: (added_g_per_h(one, guest.demand), one.node.name))
+        room = min(able, key=partial(_preferred, guest))
         added += added_g_per_h(room, guest.demand)
         if room.node.sleeps and room.held == Resources():
             woken_g += grams(room.node.wake_j * MJ_PER_J, room.intensity_g_per_kwh or 0.0, room.node.pue)
@@ -175,10 +194,17 @@ def _places(guests: Sequence[Guest], rooms: Sequence[Room]) -> tuple[list[Move],
     return moves, added, woken_g
 
 
+def _preferred(guest: Guest, room: Room) -> tuple[int, float, str]:
+    """The room with the least is where it goes."""
+    rank = guest.nodes.index(room.node.name) if guest.nodes else 0
+    return rank, added_g_per_h(room, guest.demand), room.node.name
+
+
 def _takes(room: Room, guest: Guest) -> bool:
     node, demand = room.node, guest.demand
     return (
         (not guest.zones or node.zone in guest.zones)
+        and (not guest.nodes or node.name in guest.nodes)
         and demand.fits_node(node.capacity)
         and memory_fits(node, demand)
         and (room.held + demand.reserved_on(node.capacity)).fits_in(node.capacity)

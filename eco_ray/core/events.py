@@ -114,6 +114,13 @@ class NodeLost:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeDraining:
+    """A node is being emptied, by whomever, and will go away. May be told again and again."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class ForeignUse:
     """What others than our attempts hold of a node."""
 
@@ -168,6 +175,7 @@ Event = (
     | ForecastArrived
     | NodeJoined
     | NodeLost
+    | NodeDraining
     | ForeignUse
     | ServingNeeds
     | Tick

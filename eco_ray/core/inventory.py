@@ -33,6 +33,8 @@ class Inventory:
         self.jobs: dict[str, Job] = {}
         #: nodes that are there, by name; to be changed through `set_node` and `lose_node` only
         self.nodes: dict[str, Node] = {}
+        #: those of them that are being emptied: nothing new goes there; to be changed through `close_node` only
+        self.closed: set[str] = set()
         self.forecast: dict[str, IntensitySeries] = {}
         #: intensity of the past, by zone
         self.past: dict[str, IntensitySeries] = {}
@@ -79,7 +81,8 @@ class Inventory:
     def calendar_of(self, jobs: Iterable[Job], nodes: Iterable[Node] | Fleet | None = None) -> Calendar:
         """A calendar with the plans of these jobs alone, of all nodes or of some."""
         if nodes is None:  # a fleet takes long to sort, and remembers its answers
-            nodes = self._calendar.fleet if self._calendar is not None else self.nodes.values()
+            open_nodes = [node for node in self.nodes.values() if self.is_open(node.name)]
+            nodes = self._calendar.fleet if self._calendar is not None else open_nodes
         calendar = Calendar(self.config.slot_s, nodes, self.first_slot)
         for name, held in self.foreign.items():
             calendar.set_foreign(name, self.grants.others(name, held))
@@ -119,7 +122,10 @@ class Inventory:
 
     def set_node(self, node: Node) -> None:
         """A node is there, or is known better: its power was measured, for example."""
-        if self.nodes.get(node.name) != node:
+        before = self.nodes.get(node.name)
+        if before is None or before.ray_node_id != node.ray_node_id:
+            self.closed.discard(node.name)  # another one, or it has come back
+        if before != node:
             self.nodes[node.name] = node
             self._calendar = None
             self.news += 1
@@ -127,9 +133,23 @@ class Inventory:
     def lose_node(self, name: str) -> None:
         """A node is gone."""
         self.foreign.pop(name, None)
+        self.closed.discard(name)
         if self.nodes.pop(name, None) is not None:
             self._calendar = None
             self.news += 1
+
+    def is_open(self, name: str) -> bool:
+        """Whether a node is there, and takes new attempts."""
+        return name in self.nodes and name not in self.closed
+
+    def close_node(self, name: str) -> bool:
+        """A node that is there is being emptied; returns whether that is new."""
+        if not self.is_open(name):
+            return False
+        self.closed.add(name)
+        self._calendar = None
+        self.news += 1
+        return True
 
     def set_foreign(self, name: str, held: Resources) -> bool:
         """What others hold of a node; returns whether that is new."""

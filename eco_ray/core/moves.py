@@ -26,8 +26,9 @@ class Moves:
         """At the end of a planned stretch: go on, or pause for the next one."""
         if job.plan is not None and now_s < job.plan.segments[0].end_s:
             return []
-        if attempt.state is AttemptState.LAUNCHING or attempt.node not in self._book.nodes:
-            self._book.hold_node(job, attempt, now_s)  # it cannot pause; its start or its loss will be reported
+        if attempt.state is AttemptState.LAUNCHING or not self._book.is_open(attempt.node):
+            # it cannot pause; its start or its loss will be reported. Or it was asked to, as its node is emptied
+            self._book.hold_node(job, attempt, now_s)
             return []
         if self._book.goes_as_planned(job, now_s):
             job = self._book.next_segment(job, now_s)
@@ -45,10 +46,19 @@ class Moves:
         actions: list[Action] = []
         for job, attempt in self._book.live():
             ahead = job.plan.segments[0] if job.plan else None
-            if attempt.state is not AttemptState.RUNNING or ahead is None or attempt.node not in self._book.nodes:
+            if attempt.state is not AttemptState.RUNNING or ahead is None or not self._book.is_open(attempt.node):
                 continue  # what is lost will be reported
             if ahead.start_s > now_s + 1e-6 or not _same_place(ahead, attempt):
                 actions += self._pause_for_plan(job, now_s)
+        return actions
+
+    def leave_node(self, name: str, now_s: float) -> list[Action]:
+        """Ask those on a node that is being emptied to pause, once each; who cannot runs on there."""
+        actions: list[Action] = []
+        for job, attempt in self._book.live():
+            able = attempt.state is AttemptState.RUNNING and job.pausable and job.spec.suspend.allow
+            if attempt.node == name and able:
+                actions += self.ask_to_pause(job, f"pauses: {name} is being emptied, it goes on elsewhere", now_s)
         return actions
 
     def start_waiting(self, now_s: float) -> list[Action]:
@@ -63,7 +73,7 @@ class Moves:
         if job.held or job.plan is None or job.live_attempt is not None or job.plan.start_s > now_s + 1e-6:
             return []
         segment = job.plan.segments[0]
-        node = self._book.nodes.get(segment.node)
+        node = self._book.nodes.get(segment.node) if self._book.is_open(segment.node) else None
         demand = job.spec.demand * segment.workers
         free = node is not None and demand.reserved_on(node.capacity).fits_in(self._book.free(node))
         if node is not None and not free and self._book.is_leaving(node, now_s, 2 * self._pause_timeout_s):

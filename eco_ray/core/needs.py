@@ -198,7 +198,7 @@ class Needs:
         self._end([grant for grant in spare if not grant.ended], now_s)
         for replica in missing:
             until_s = need.until_s if need.until_s is not None else now_s + self._config.assumed_s
-            nodes = [node for node in book.nodes.values() if replica.may_be_on(node)]
+            nodes = [one for one in book.nodes.values() if book.is_open(one.name) and replica.may_be_on(one)]
             offers = [Grant(need.model, node.name, node.zone, replica.demand, now_s, until_s) for node in nodes]
             way = self._give_way.find(offers, now_s)
             if isinstance(way, Way):

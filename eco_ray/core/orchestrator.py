@@ -24,6 +24,7 @@ from eco_ray.core.events import (
     ForeignUse,
     JobCancelled,
     JobSubmitted,
+    NodeDraining,
     NodeJoined,
     NodeLost,
     ResumeRequested,
@@ -93,6 +94,7 @@ class Orchestrator:
             ForecastArrived: self._on_forecast,
             NodeJoined: self._on_node_joined,
             NodeLost: self._on_node_lost,
+            NodeDraining: self._on_node_draining,
             ForeignUse: self._on_foreign_use,
             ServingNeeds: self._on_serving_needs,
             Tick: self._on_tick,
@@ -316,12 +318,22 @@ class Orchestrator:
     def _on_node_lost(self, event: NodeLost, now_s: float) -> list[Action]:
         self.book.lose_node(event.name)
         self.needs.lost(event.name)
-        for job in list(self.book.jobs.values()):
-            planned_there = job.plan is not None and any(s.node == event.name for s in job.plan.segments)
-            if planned_there and job.live_attempt is None:  # planned again at the next ticks: they may be thousands
-                self._moves.to_line(job, f"had its place on {event.name}, which is gone; it gets another one", now_s)
-        self._line.changed(everywhere=True)
+        self._give_up(event.name, "is gone", now_s)
         return self._moves.start_waiting(now_s)
+
+    def _on_node_draining(self, event: NodeDraining, now_s: float) -> list[Action]:
+        if self.book.close_node(event.name):
+            self.needs.lost(event.name)
+            self._give_up(event.name, "is being emptied", now_s)
+        return [*self._moves.leave_node(event.name, now_s), *self._moves.start_waiting(now_s)]
+
+    def _give_up(self, node: str, why: str, now_s: float) -> None:
+        """Plans of waiting jobs for a node: made again at the next ticks, as they may be thousands."""
+        for job in list(self.book.jobs.values()):
+            planned_there = job.plan is not None and any(s.node == node for s in job.plan.segments)
+            if planned_there and job.live_attempt is None:
+                self._moves.to_line(job, f"had its place on {node}, which {why}; it gets another one", now_s)
+        self._line.changed(everywhere=True)
 
     def _on_foreign_use(self, event: ForeignUse, _now_s: float) -> list[Action]:
         if self.book.set_foreign(event.node, event.held):

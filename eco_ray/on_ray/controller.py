@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any
 
 from eco_ray.core.cluster import UNKNOWN_ZONE, Node, Resources
+from eco_ray.core.consolidation import Guest
 from eco_ray.core.dry_run import dry_run
 from eco_ray.core.events import (
     AttemptExited,
@@ -24,6 +25,7 @@ from eco_ray.core.events import (
     ForeignUse,
     JobCancelled,
     JobSubmitted,
+    NodeDraining,
     NodeJoined,
     NodeLost,
     ResumeRequested,
@@ -50,6 +52,7 @@ from eco_ray.on_ray.owners import RAY_JOB_PREFIX
 from eco_ray.on_ray.package import Packages
 from eco_ray.on_ray.performer import Performer
 from eco_ray.on_ray.ray_jobs import RayJobs
+from eco_ray.on_ray.serving.job_guests import rooms_and_jobs
 from eco_ray.on_ray.serving.rooms import rooms_of
 from eco_ray.on_ray.signals import ShowSignal, Signals
 from eco_ray.on_ray.spool import Spool
@@ -166,9 +169,8 @@ class Controller:
 
     def serving_rooms(self, model: str = "") -> list[Room]:
         """What each node has, holds and emits now; room that is granted to `model` alone is free."""
-        held = self._fleet.held(dict(self._core.book.nodes))
-        known = {zone: (self.signal(zone) or {}).get("intensity_g_per_kwh") for zone in self._zones()}
-        return self._brain.ask(lambda: rooms_of(self._core.book, held, known.get, model))
+        book, rooms = self._core.book, self._rooms(model)
+        return [room for room in rooms if book.is_open(room.node.name)]
 
     def serving_needs(self, told: ServingNeeds | str) -> dict[str, Any]:
         """Take in what a served model needs of the nodes, or only its name; what it was granted, and why not more."""
@@ -176,6 +178,22 @@ class Controller:
             self._brain.ask(lambda: self._request(told))
         model = told.model if isinstance(told, ServingNeeds) else told
         return self._brain.ask(lambda: self._core.needs.facts(model, self.now_s()))
+
+    def emptying(self, horizon_s: float) -> tuple[list[Room], list[Guest], frozenset[str]]:
+        """All nodes with the mean intensity of so many wall seconds ahead, attempts on them, and where some will be."""
+        rooms, now_s, speed = self._rooms(), self.now_s(), self.config.clock.speed
+        return self._brain.ask(lambda: rooms_and_jobs(self._core.book, rooms, horizon_s, now_s, speed))
+
+    def let_go(self, node: str) -> None:
+        """End the agent of a drained node that is empty: the last that keeps Ray there."""
+        there = self._core.book.nodes.get(node)
+        if there is not None and not self._core.book.is_open(node):
+            self._fleet.end_agent(there)
+
+    def _rooms(self, model: str = "") -> list[Room]:
+        held = self._fleet.held(dict(self._core.book.nodes))
+        known = {zone: (self.signal(zone) or {}).get("intensity_g_per_kwh") for zone in self._zones()}
+        return self._brain.ask(lambda: rooms_of(self._core.book, held, known.get, model))
 
     def note_served(self, facts: Mapping[str, Any]) -> None:
         """Keep what is known of a served model (name, version, requests, correct) for the report."""
@@ -228,7 +246,8 @@ class Controller:
         actions = self._core.restore(self._store.load_jobs(_OPEN))
         self._core.needs.restore(self._store.get_meta(NEEDS) or {})
         nodes = self._fleet.nodes()
-        self._looked(nodes, self._fleet.held(nodes))  # before anything is started
+        # before anything is started
+        self._looked(nodes, self._fleet.held(nodes), self._fleet.draining(nodes))
         for job in self._core.book.jobs.values():
             if job.live_attempt is not None:
                 self._watcher.watch(job.id, job.live_attempt)
@@ -336,7 +355,8 @@ class Controller:
         while not self._stopped.wait(_LOOK_S):
             with contextlib.suppress(Exception):  # Ray may be restarting; the next look will tell
                 nodes = self._fleet.nodes()
-                self._brain.do_soon(partial(self._looked, nodes, self._fleet.held(nodes)))
+                seen = nodes, self._fleet.held(nodes), self._fleet.draining(nodes)
+                self._brain.do_soon(partial(self._looked, *seen))
                 self._ingest_spools_of(self._known.keys() - nodes.keys())
             if time.monotonic() >= ray_jobs_due:
                 ray_jobs_due = time.monotonic() + _LIST_S
@@ -344,7 +364,7 @@ class Controller:
                 with contextlib.suppress(Exception):
                     self._brain.do_soon(partial(self._listed, self._launcher.ray_jobs()))
 
-    def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources]) -> None:
+    def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources], draining: Iterable[str]) -> None:
         now_s = self.now_s()
         present = self._core.book.nodes
         for name, node in nodes.items():
@@ -353,6 +373,8 @@ class Controller:
         for name in [name for name in present if name not in nodes]:
             log.warning("node %s is lost", name)
             self._handle(NodeLost(name))
+        for name in draining:
+            self._handle(NodeDraining(name))
         for name, amount in held.items():
             if time.monotonic() - self._performer.changed_on.get(name, 0.0) > _SETTLE_S and name in present:
                 ours = [j.spec.demand * (j.live_attempt.workers if j.live_attempt else 1) for j in self._jobs_on(name)]

@@ -20,6 +20,7 @@ from eco_ray.on_ray.accounts import metered_cpus
 from eco_ray.on_ray.local_cluster import NODE_LABEL, ZONE_LABEL
 from eco_ray.on_ray.node_agent import AgentConfig, NodeAgent
 from eco_ray.on_ray.served import served_dir
+from eco_ray.on_ray.serving.drain_adapter import RayDrains
 from eco_ray.power.capping import open_control
 
 log = logging.getLogger("eco_ray.agent")
@@ -77,6 +78,11 @@ class Fleet:
                 held[node.name] = Resources(max(0.0, cpus), max(0.0, gpus), 0.0)
         return held
 
+    def draining(self, nodes: Mapping[str, Node]) -> list[str]:
+        """Those that are being emptied, by whomever."""
+        ids = RayDrains().draining()
+        return [name for name, node in nodes.items() if node.ray_node_id in ids]
+
     def agent(self, node: Node) -> Any:
         """The agent of a node, started if it is not there."""
         key = f"{node.name}/{node.ray_node_id}"
@@ -115,6 +121,13 @@ class Fleet:
     def spool_dir(self, node: str) -> Path:
         """Where the agent of a node keeps unconfirmed samples."""
         return self._config.state_dir / "spool" / node
+
+    def end_agent(self, node: Node) -> None:
+        """End the agent of a node that goes away; what it has not sent is on its disk."""
+        agent = self._agents.get(f"{node.name}/{node.ray_node_id}")
+        if agent is not None:
+            with contextlib.suppress(Exception):
+                ray.kill(agent, no_restart=True)
 
     def stop_agents(self) -> None:
         """End all agents."""

@@ -35,6 +35,11 @@ ZONE_LABEL = "grid_zone"
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 
 
+#: Serve fills a node before it begins another, and never empties one by itself: it knows no carbon, and would move
+#: replicas while we do [s: as good as never]
+_PACKED = {"RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1", "RAY_SERVE_NODE_COMPACTION_DELAY_S": "1000000000"}
+
+
 @dataclass
 class ClusterRecord:
     """How to reach a cluster, kept in the state directory (mode 0600)."""
@@ -98,6 +103,7 @@ def cluster_env(token_file: Path, state_dir: Path, temp_dir: str) -> dict[str, s
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_timeout_ms": "5000",
         "RAY_health_check_failure_threshold": "4",
+        **_PACKED,
         **_haproxy_env(state_dir, Path(temp_dir) / "haproxy"),
         # jobs run `python` of this environment
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]),

@@ -24,8 +24,10 @@ from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.fleet import NAMESPACE
 from eco_ray.on_ray.model_files import load_version, open_registry, size_bytes
 from eco_ray.on_ray.serve_config import ServingConfig, beside_route, on_nodes
+from eco_ray.on_ray.serving.consolidator import Consolidator
 from eco_ray.on_ray.serving.mixer import Mixer, Report
 from eco_ray.on_ray.serving.needs import NeedsWatch, serve_replicas, tell_controller
+from eco_ray.on_ray.serving.ray_cluster import RayCluster
 from eco_ray.on_ray.serving.variant_facts import RegisteredVersions
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.pepper import find_pepper
@@ -145,6 +147,8 @@ class DeployerActor(Deployer):
         threading.Thread(target=self._resume_at_last, daemon=True).start()
         self.follow()
         NeedsWatch(self.deployments, serve_replicas, tell_controller).follow()
+        self._consolidator = Consolidator(store, RayCluster(self.deployments), acts=config.drains)
+        self._consolidator.follow()
 
     def _resume_at_last(self) -> None:
         while True:

@@ -88,6 +88,8 @@ class ServingConfig:
     shared_bytes: int = 10**9
     #: fewer replicas were enough for so long before some end [s]
     down_hold_s: float = 60.0
+    #: whether nodes that come back by themselves are emptied where that saves
+    drains: bool = True
 
     @property
     def base_url(self) -> str:
@@ -221,7 +223,8 @@ def _router(config: ServingConfig) -> dict[str, Any]:
                 "name": REPLICA,
                 "num_replicas": 1,
                 "max_ongoing_requests": _ONGOING,
-                "ray_actor_options": {"num_cpus": 0, **process()},
+                # beside the proxy: on a worker node it would keep that from being released
+                "ray_actor_options": {"num_cpus": 0, "resources": {HEAD: 0.001}, **process()},
             }
         ],
     }

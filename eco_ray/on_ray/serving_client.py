@@ -39,6 +39,7 @@ class ServingClient:
                 settings.serve_shared_models,
                 settings.serve_shared_mb * 10**6,
                 settings.serve_down_hold_s,
+                settings.consolidation == "drain",
             )
         )
 

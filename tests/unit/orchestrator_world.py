@@ -19,7 +19,9 @@ from eco_ray.core.events import (
     ForeignUse,
     JobCancelled,
     JobSubmitted,
+    NodeDraining,
     NodeJoined,
+    NodeLost,
     ResumeRequested,
     SuspendRequested,
     Tick,
@@ -173,13 +175,14 @@ class World:
 
     def _check_calendar(self):
         book, first = self.core.book, int(self.now_s // SLOT_S)
-        expected = Calendar(SLOT_S, book.nodes.values(), first)
+        open_nodes = [node for node in book.nodes.values() if book.is_open(node.name)]
+        expected = Calendar(SLOT_S, open_nodes, first)
         for job in book.jobs.values():
             for segment in job.plan.segments if job.plan else ():
                 expected.reserve(segment, job.spec.demand)
         for grant in book.grants:
             expected.reserve(grant.segment, grant.demand)
-        for name in book.nodes:
+        for name in (node.name for node in open_nodes):
             promised, held = expected.held(name, first, 400), book.calendar.held(name, first, 400)
             assert np.abs(promised - held).max() < 1e-9, f"the calendar of {name} is not what the plans say"
 
@@ -200,6 +203,8 @@ class World:
             other.core.needs.restore(needs)
             other._join(self.core.book)
         other._perform(actions)
+        for name in sorted(self.core.book.closed):  # as the next look at the nodes tells
+            other.do(NodeDraining(name))
         other.check()
         return other, [short(a) for a in actions]
 
@@ -211,6 +216,8 @@ class World:
     def drain(self):
         """Let everybody go on, and everything succeed; returns the final state of each job."""
         for node in NODES.values():
+            if node.name in self.core.book.closed:
+                self.do(NodeLost(node.name))
             if node.name not in self.core.book.nodes:
                 self.do(NodeJoined(node))
         for name in NODES:

@@ -88,6 +88,27 @@ def test_what_keeps_a_node(told, why):
     assert why in decided.why
 
 
+def test_a_guest_goes_where_its_owner_puts_it_and_nowhere_else():
+    rooms = {"dirty": 600.0, "green": 50.0, "middle": 300.0}
+    guests = [guest("r1", "dirty", nodes=("dirty", "middle", "green"))]
+    decided = drained(hosts(rooms, guests))
+    assert decided.moves == (Move("r1", "middle"),)  # Serve asks no grams: the saving is of where it will be
+    assert decided.saved_g == pytest.approx(37.5 - 18.75)
+    full = [*guests, guest("r2", "middle", 4.0)]
+    assert drained(hosts(rooms, full)).moves == (Move("r1", "green"),)
+    alone = drained(hosts(rooms, [guest("r1", "dirty", nodes=("dirty",))]))
+    assert alone.node is None
+    assert "r1 has no room elsewhere" in alone.why
+
+
+def test_a_node_that_is_kept_is_not_emptied_and_may_be_filled():
+    found = hosts({"dirty": 600.0, "green": 50.0}, [guest("r1", "dirty"), guest("r2", "green")])
+    decided = drained(replace(found, kept={"dirty": "nobody can bring it back"}))
+    assert decided.node is None
+    assert "dirty: nobody can bring it back" in decided.why
+    assert drained(replace(found, kept={"green": "nobody can bring it back"})).moves == (Move("r1", "green"),)
+
+
 def test_what_somebody_else_holds_keeps_a_node():
     found = hosts({"dirty": 600.0, "green": 50.0}, [guest("r1", "dirty")])
     held = replace(found.rooms[0], held=Resources(1.5))

@@ -46,6 +46,9 @@ class Agents:
     def held(self, nodes: dict[str, Node]) -> dict[str, Resources]:
         return {}
 
+    def draining(self, nodes: dict[str, Node]) -> list[str]:
+        return []
+
     def agent(self, node: Node) -> Any:
         return SimpleNamespace(expect=SimpleNamespace(remote=lambda *told: self.expected.append(told)))
 

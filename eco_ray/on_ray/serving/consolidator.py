@@ -1,0 +1,288 @@
+"""Empties nodes so that they can be released: looks, decides by `next_drain`, asks Ray, and sees to the end of it.
+
+One drain at a time, its own or anybody's; none while replicas are starting, or while controller or Serve are away. What
+is decided is in the store before Ray is asked, so that one that is killed at any moment does nothing twice. Only nodes
+that come back by themselves are emptied (`View.returning`); of others it only says what emptying them would save.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from eco_ray.core.audit import AuditEntry
+from eco_ray.core.cluster import Node, Resources
+from eco_ray.core.consolidation import Consolidation, DrainState, Guest, Hosts, next_drain, release_after_s
+from eco_ray.core.replica_places import Room
+from eco_ray.core.store_port import Store
+from eco_ray.errors import EcoRayError
+from eco_ray.on_ray.serving.drain_record import META_KEY, DrainAnswer, Kept, Told, UnderWay
+from eco_ray.on_ray.serving.sound_rooms import sound
+
+log = logging.getLogger("eco_ray.serving")
+
+#: between two looks [wall s]
+LOOK_S = 10.0
+#: after a longer pause than this nobody knows whether a node was worth emptying all along [s]
+_BREAK_S = 120.0
+#: how often it is written down that nothing has changed [s]
+_WRITE_S = 60.0
+#: Ray shows a drain at once; after so long it has not taken it [s]
+_TAKEN_S = 30.0
+#: from the drain on, until Serve may stop replicas that have no others yet, and jobs are lost [s]
+MOVE_S = 900.0
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """The cluster at one moment."""
+
+    #: wall time [s since epoch]
+    now_s: float
+    #: nodes that are there, with the mean intensity of their zones over the horizon
+    rooms: tuple[Room, ...]
+    guests: tuple[Guest, ...]
+    #: nodes that are being drained, by whomever
+    draining: frozenset[str] = frozenset()
+    #: nodes that are switched off when they are empty, and on again when they are needed
+    returning: frozenset[str] = frozenset()
+    #: nodes on which waiting jobs have their places
+    planned: frozenset[str] = frozenset()
+    #: what has fewer replicas up than it should have, not counting those on nodes that are drained
+    starting: tuple[str, ...] = ()
+
+    def on(self, node: str) -> list[str]:
+        """Names of the guests of a node."""
+        return [guest.name for guest in self.guests if guest.node == node]
+
+
+class Cluster(Protocol):
+    """The Ray side."""
+
+    def view(self, horizon_s: float) -> View:
+        """What is there now. Raises EcoRayError where somebody who has to be asked is away."""
+        ...
+
+    def drain(self, node: Node, why: str, deadline_wall_s: float) -> DrainAnswer:
+        """Ask Ray to drain a node. Raises EcoRayError where it is not known whether it does."""
+        ...
+
+    def let_go(self, node: Node) -> None:
+        """End what is ours on a drained node that is empty: the last that keeps Ray there. May be asked again."""
+        ...
+
+
+class Consolidator:
+    """Of one cluster."""
+
+    def __init__(
+        self,
+        store: Store,
+        cluster: Cluster,
+        config: Consolidation | None = None,
+        *,
+        acts: bool = True,
+        move_s: float = MOVE_S,
+    ) -> None:
+        """`acts`: False: it only says what it would do. `move_s`: for guests to be elsewhere."""
+        self._store, self._cluster, self._config = store, cluster, config or Consolidation()
+        self._acts, self._move_s = acts, move_s
+        self._kept: Kept | None = None
+        self._written_s = -math.inf
+        self._stopped = threading.Event()
+
+    def follow(self, pause_s: float = LOOK_S) -> None:
+        """Look again and again in the background, until `stop`."""
+
+        def run() -> None:
+            while not self._stopped.wait(pause_s):
+                try:
+                    self.look()
+                except Exception:  # whatever it was, the next look may go well
+                    log.exception("nodes could not be looked at")
+
+        threading.Thread(target=run, name="consolidate", daemon=True).start()
+
+    def stop(self) -> None:
+        """End `follow`."""
+        self._stopped.set()
+
+    def look(self) -> Told:
+        """One look, and what comes of it. Raises EcoRayError where the store is away: then nothing is done."""
+        kept = self._kept or Kept.from_json(self._store.get_meta(META_KEY) or {})
+        try:
+            view = self._cluster.view(self._config.horizon_s)
+        except EcoRayError as error:
+            return self._keep(replace(kept, told=Told("unknown", None, str(error), kept.told.looked_s)), kept)
+        if view.now_s - kept.looked_s > _BREAK_S:
+            kept = replace(kept, state=replace(kept.state, candidate=""), empty=())
+        kept = replace(kept, looked_s=view.now_s, empty=_empty(dict(kept.empty), view))
+        return self._see_to(kept, kept.under_way, view) if kept.under_way else self._decide(kept, view)
+
+    # -- deciding ----------------------------------------------------------------------------------------------------
+
+    def _decide(self, kept: Kept, view: View) -> Told:
+        waits = _waits(view)
+        if waits:
+            return self._keep(replace(kept, told=Told("waits", None, waits, view.now_s)), kept)
+        hosts = _hosts(view, self._acts)
+        idle = self._idle(kept, hosts)
+        if idle:
+            return self._begin(kept, *idle, kept.state, view)
+        found, state = next_drain(hosts, kept.state, self._config)
+        if found.node is None:
+            would = _would(hosts, self._config)
+            why = f"{found.why}; {would}" if would else found.why
+            told = Told("would drain" if would else "nothing", None, why, view.now_s)
+            return self._keep(replace(kept, state=state, told=told), kept)
+        return self._begin(kept, found.node, found.why, state, view)
+
+    def _idle(self, kept: Kept, hosts: Hosts) -> tuple[str, str] | None:
+        """A node that has been empty for long enough, and why it goes."""
+        since = dict(kept.empty)
+        for node in (room.node for room in hosts.rooms if room.node.name in since.keys() - hosts.kept.keys()):
+            empty_s = hosts.now_s - since[node.name]
+            if empty_s >= release_after_s(node, self._config):
+                return node.name, f"{node.name} is released: nothing has been on it for {empty_s:.0f} s"
+        return None
+
+    def _begin(self, kept: Kept, name: str, why: str, state: DrainState, view: View) -> Told:
+        node = next(room.node for room in view.rooms if room.node.name == name)
+        under_way = UnderWay(
+            node.name,
+            node.ray_node_id or "",
+            why,
+            view.now_s,
+            view.now_s + self._move_s,
+            tuple(guest.name for guest in view.guests),
+        )
+        told = Told("draining", node.name, why, view.now_s)
+        kept = replace(kept, state=state, under_way=under_way, told=told)
+        self._write(kept)  # before Ray is asked
+        try:
+            answer = self._cluster.drain(node, why, under_way.deadline_s)
+        except EcoRayError as error:  # the next look tells whether Ray does it
+            log.warning("%s: %s", name, error)
+            return told
+        if not answer.accepted:
+            return self._refused(kept, under_way, f"Ray does not drain {name}: {answer.why}", view)
+        log.info("%s", why)
+        self._audit("drain-node", under_way, why)
+        return told
+
+    # -- seeing to it ------------------------------------------------------------------------------------------------
+
+    def _see_to(self, kept: Kept, under_way: UnderWay, view: View) -> Told:
+        name = under_way.node
+        node = next(
+            (r.node for r in view.rooms if r.node.name == name and r.node.ray_node_id == under_way.ray_id), None
+        )
+        left, took_s = view.on(name), view.now_s - under_way.began_s
+        starting = f"; {', '.join(view.starting)} has fewer replicas up than it should" if view.starting else ""
+        if node is None:
+            why = f"{name} was emptied and released, {took_s:.0f} s after it was decided{starting}"
+            return self._end(kept, under_way, view, Told("released", name, why, view.now_s))
+        if name not in view.draining and took_s >= _TAKEN_S:
+            return self._refused(kept, under_way, f"Ray did not say that it drains {name}, and does not", view)
+        if not left and not view.starting:
+            self._cluster.let_go(node)
+            told = Told("emptied", name, f"{name} is empty after {took_s:.0f} s, and is let go", view.now_s)
+        else:
+            late = ", longer than it should take" if view.now_s > under_way.deadline_s else ""
+            still = f"; still there: {', '.join(left)}" if left else ""
+            why = f"{name} is being emptied for {took_s:.0f} s{late}{still}{starting}"
+            told = Told("draining", name, why, view.now_s)
+        return self._keep(replace(kept, told=told), kept)
+
+    def _refused(self, kept: Kept, under_way: UnderWay, why: str, view: View) -> Told:
+        """Nothing has moved, so that nothing was filled or emptied; the pause before the next drain is kept."""
+        until_s = under_way.began_s + self._config.rest_s
+        filled, emptied = (
+            tuple(one for one in nodes if one[1] != until_s) for nodes in (kept.state.filled, kept.state.emptied)
+        )
+        log.warning("%s", why)
+        told = Told("refused", under_way.node, why, view.now_s)
+        state = replace(kept.state, filled=filled, emptied=emptied)
+        empty = tuple(one for one in kept.empty if one[0] != under_way.node)  # one of them is asked for later again
+        return self._write(replace(kept, state=state, under_way=None, told=told, empty=empty))
+
+    def _end(self, kept: Kept, under_way: UnderWay, view: View, told: Told) -> Told:
+        """What came since it began has filled nodes, whatever was planned: they are not emptied for a while."""
+        until_s = view.now_s + self._config.rest_s
+        came = {guest.node for guest in view.guests if guest.name not in under_way.guests}
+        filled = {**dict(kept.state.filled), **dict.fromkeys(came, until_s)}
+        state = replace(kept.state, filled=tuple(filled.items()))
+        log.info("%s", told.why)
+        self._audit("release-node", under_way, told.why)
+        return self._write(replace(kept, state=state, under_way=None, told=told, last=told))
+
+    # -- the record --------------------------------------------------------------------------------------------------
+
+    def _keep(self, kept: Kept, before: Kept) -> Told:
+        """Write down what has changed, or once a minute that it was looked at."""
+        same = (kept.told.did, kept.told.node) == (before.told.did, before.told.node)
+        if same and kept.state == before.state and kept.looked_s - self._written_s < _WRITE_S:
+            self._kept = kept
+            return kept.told
+        return self._write(kept)
+
+    def _write(self, kept: Kept) -> Told:
+        self._store.put_meta(META_KEY, kept.to_json())
+        self._kept, self._written_s = kept, kept.looked_s
+        return kept.told
+
+    def _audit(self, action: str, under_way: UnderWay, detail: str) -> None:
+        """Nobody asked for it in this moment; what is done does not depend on the log."""
+        try:
+            self._store.add_audit([AuditEntry(time.time(), "deployer", action, under_way.node, detail[:1000])])
+        except EcoRayError as error:
+            log.warning("%s of %s is not in the audit log: %s", action, under_way.node, error)
+
+
+def _empty(since: dict[str, float], view: View) -> tuple[tuple[str, float], ...]:
+    """Nodes with nothing on them, and since when that was seen without a break; one that is drained comes back anew."""
+    free = [room.node.name for room in view.rooms if room.held == Resources()]
+    names = [name for name in free if not view.on(name) and name not in view.draining]
+    return tuple((name, since.get(name, view.now_s)) for name in names)
+
+
+def _waits(view: View) -> str:
+    """Why nothing is decided now; empty: something may be."""
+    if view.draining:
+        return f"nothing is moved while {', '.join(sorted(view.draining))} is drained"
+    if view.starting:
+        return f"nothing is moved while replicas start: {', '.join(view.starting)} has fewer up than it should"
+    return ""
+
+
+def _hosts(view: View, acts: bool) -> Hosts:
+    rooms, kept = [], {}
+    for room in view.rooms:
+        checked, why = sound(room)
+        rooms.append(checked)
+        if why:
+            kept[room.node.name] = why
+        elif not acts:
+            kept[room.node.name] = _NOT_ASKED
+        elif room.node.name not in view.returning:
+            kept[room.node.name] = _STAYS_AWAY
+        elif room.node.name in view.planned:
+            kept[room.node.name] = "waiting jobs have their places there"
+    return Hosts(view.now_s, tuple(rooms), view.guests, kept)
+
+
+_NOT_ASKED = "consolidation is set to report"
+_STAYS_AWAY = "nobody could bring it back"
+
+
+def _would(hosts: Hosts, config: Consolidation) -> str:
+    """What would be saved if the nodes that are only kept for this came back by themselves; empty: nothing."""
+    kept = {name: why for name, why in hosts.kept.items() if why not in (_NOT_ASKED, _STAYS_AWAY)}
+    if len(kept) == len(hosts.kept):
+        return ""
+    found, _ = next_drain(replace(hosts, kept=kept), None, replace(config, hold_s=0.0, gap_s=0.0))
+    return f"if it could be: {found.why}" if found.node in hosts.kept.keys() - kept.keys() else ""

@@ -1,0 +1,75 @@
+"""Serve's replicas as guests of nodes: which can move where, and whether as many are up as should be."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from eco_ray.core.cluster import Resources
+from eco_ray.core.consolidation import Guest
+from eco_ray.core.deployments import SHARED_DEMAND, Deployment
+from eco_ray.core.replica_places import Room, added_g_per_h
+from eco_ray.on_ray.serve_config import app_name
+
+#: for so long two replicas compute where one moves [h]: a cold start takes 3 to 20 s
+_MOVE_H = 20.0 / 3600
+
+
+def replica_guests(details: Mapping[str, Any], deployments: Iterable[Deployment], rooms: Iterable[Room]) -> list[Guest]:
+    """Every replica on these nodes. `details`: what Serve tells of itself (`ServeInstanceDetails`)."""
+    own = [part for one in deployments for part in one.in_zones()]
+    ours = {app_name(one, beside=beside): one for one in own for beside in (False, True)}
+    by_id = {room.node.ray_node_id: room for room in rooms}
+    guests = []
+    for app, deployment, told in _deployments(details):
+        one = ours.get(app)
+        demand = _demand(one, told)
+        for replica in told["replicas"]:
+            room = by_id.get(replica.get("node_id"))
+            if room is None:
+                continue
+            guests.append(
+                Guest(
+                    f"{app} {replica['replica_id']}" if one else f"{app}/{deployment} {replica['replica_id']}",
+                    room.node.name,
+                    demand,
+                    one.zones if one else (),
+                    one.nodes if one else (),
+                    _MOVE_H * added_g_per_h(room, demand) if room.intensity_g_per_kwh is not None else 0.0,
+                    # it ends anyway, or a group of processes has to stay together
+                    stays=_state(replica) == "STOPPING" or bool(_config(told).get("placement_group_bundles")),
+                )
+            )
+    return guests
+
+
+def not_all_up(details: Mapping[str, Any], draining: Collection[str]) -> tuple[str, ...]:
+    """What has fewer replicas up than it should, not counting those on nodes (Ray's ids) that are drained."""
+    found = []
+    for app, _, told in _deployments(details):
+        up = [one for one in told["replicas"] if _state(one) == "RUNNING" and one.get("node_id") not in draining]
+        if len(up) < told["target_num_replicas"] and app not in found:
+            found.append(app)
+    return tuple(found)
+
+
+def _deployments(details: Mapping[str, Any]) -> Iterable[tuple[str, str, Mapping[str, Any]]]:
+    for app, told in details.get("applications", {}).items():
+        for name, deployment in told.get("deployments", {}).items():
+            yield app, name, deployment
+
+
+def _demand(one: Deployment | None, told: Mapping[str, Any]) -> Resources:
+    if one is not None:
+        return SHARED_DEMAND if one.shared else one.demand
+    needs = told.get("required_resources") or {}
+    return Resources(float(needs.get("CPU", 0)), float(needs.get("GPU", 0)), float(needs.get("memory", 0)) / 1e9)
+
+
+def _config(told: Mapping[str, Any]) -> Mapping[str, Any]:
+    return told.get("deployment_config") or {}
+
+
+def _state(replica: Mapping[str, Any]) -> str:
+    state = replica["state"]
+    return str(getattr(state, "value", state))
