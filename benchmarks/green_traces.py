@@ -51,7 +51,8 @@ def intensity() -> list[tuple[float, dict[str, float]]]:
     """By hour, from where the requests begin: time of its begin, and g/kWh of each zone."""
     begin = _times()[0]
     with (DATA / "casper_ci_7aws_hourly_2021-2022.csv").open() as file:
-        rows = [row for row in csv.DictReader(file) if int(row["timestamp"]) >= begin]
+        rows = sorted(csv.DictReader(file), key=lambda row: int(row["timestamp"]))
+    rows = [row for row in rows if int(row["timestamp"]) >= begin]
     return [(float(row["timestamp"]), {zone: float(row[name]) for zone, name in REGIONS.items()}) for row in rows]
 
 

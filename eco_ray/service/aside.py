@@ -13,13 +13,11 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
-from yarl import URL
-
 from eco_ray.core import keys
 from eco_ray.core.variants import is_small
 from eco_ray.service import http
 from eco_ray.service.body import Held, read_body
-from eco_ray.service.forward import Forwarder
+from eco_ray.service.forward import Forwarder, url_of
 from eco_ray.service.gate import Gate, named_tenant
 from eco_ray.service.http import Answer, GoneError, Receive, Scope, Send
 from eco_ray.service.limits import Limits
@@ -168,8 +166,7 @@ class AsideApp:
         except Problem as problem:
             await http.send_answer(http.refused(problem), headers, self._telling(other, send))
             return False
-        query = scope.get("query_string", b"").decode("latin-1")
-        url = URL(f"{other.base}{scope['path']}{'?' if query else ''}{query}", encoded=True)
+        url = url_of(other.base, scope["path"], scope)
         try:
             found = await self._forwarder.passed_on(scope["method"], url, scope["headers"], headers, body, receive)
         except GoneError:

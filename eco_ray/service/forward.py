@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from urllib.parse import quote
 
 import aiohttp
 from yarl import URL
 
 from eco_ray.service import http
-from eco_ray.service.http import Answer, GoneError, Headers, Receive, Stream
+from eco_ray.service.http import Answer, GoneError, Headers, Receive, Scope, Stream
 from eco_ray.service.limits import Limits
 from eco_ray.service.problems import Header, Problem, shown
 
@@ -25,6 +26,17 @@ _CONNECT_S = 2.0
 #: for a model's own limits to be told by itself [s]
 _GRACE_S = 5.0
 _AGAIN: Header = (b"retry-after", b"1")
+#: what stays as it is in a path, beside letters and digits (RFC 3986)
+_PLAIN = "/:@!$&'()*+,;="
+
+
+def url_of(base: str, path: str, scope: Scope) -> URL:
+    """A path below another server, with the query of a request; what a server has decoded is encoded again.
+
+    A line end that stayed in it would begin another request there.
+    """
+    query = scope.get("query_string", b"").decode("latin-1")
+    return URL(f"{base}{quote(path, safe=_PLAIN)}{'?' if query else ''}{query}", encoded=True)
 
 
 class Forwarder:

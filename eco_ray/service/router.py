@@ -17,13 +17,12 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, generate_latest
 from pydantic_core import from_json
-from yarl import URL
 
 from eco_ray.core.keys import Scope as KeyScope
 from eco_ray.service import describe, http
 from eco_ray.service.body import Held, json_object, read_body
 from eco_ray.service.encoding import decompressed
-from eco_ray.service.forward import Forwarder
+from eco_ray.service.forward import Forwarder, url_of
 from eco_ray.service.gate import Gate, named_tenant
 from eco_ray.service.http import Answer, Headers, Page, Receive, Scope, Send
 from eco_ray.service.limits import Limits
@@ -112,8 +111,7 @@ class Router:
                 place = self._at(await self._named(headers, body))
                 path = f"/models/{place[0]}{path}"
             path = _own_route(path)
-            query = scope.get("query_string", b"").decode("latin-1")
-            url = URL(f"{place[1].rstrip('/')}{path}{'?' if query else ''}{query}", encoded=True)
+            url = url_of(place[1].rstrip("/"), path, scope)
             return await self._forwarder.passed_on(method, url, scope["headers"], headers, body, receive)
         finally:
             self._held.bytes -= len(body)

@@ -12,7 +12,6 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
-from urllib.parse import quote
 
 from yarl import URL
 
@@ -20,7 +19,7 @@ from eco_ray.core.keys import Scope as KeyScope
 from eco_ray.core.zone_routes import Chooser, Routes
 from eco_ray.service import http
 from eco_ray.service.body import Held, read_body
-from eco_ray.service.forward import Forwarder
+from eco_ray.service.forward import Forwarder, url_of
 from eco_ray.service.gate import Gate, named_tenant
 from eco_ray.service.http import Answer, GoneError, Headers, Message, Receive, Scope, Send
 from eco_ray.service.limits import Limits
@@ -40,8 +39,6 @@ _BUSY = 503
 _MOST_BYTES = 64 << 10
 #: how often a zone that gave no answer is asked whether it is ready, and for how long [s]
 _PROBE_S, _PROBED_S = 1.0, 3.0
-#: what stays as it is in a path, beside letters and digits (RFC 3986)
-_PLAIN = "/:@!$&'()*+,;="
 _AGAIN: Header = (b"retry-after", b"1")
 
 
@@ -130,9 +127,7 @@ class ZonesApp:
 
     async def _asked(self, zone: str, scope: Scope, headers: Headers, body: bytes, receive: Receive) -> Answer | None:
         """What a zone answers; None: nothing, and it is away."""
-        query = scope.get("query_string", b"").decode("latin-1")
-        path = f"{zone_route(zone)}{quote(scope['path'], safe=_PLAIN)}{'?' if query else ''}{query}"
-        url = URL(self._base + path, encoded=True)
+        url = url_of(f"{self._base}{zone_route(zone)}", scope["path"], scope)
         try:
             found = await self._forwarder.passed_on(scope["method"], url, scope["headers"], headers, body, receive)
         except Problem as problem:

@@ -298,3 +298,13 @@ def test_what_sending_on_takes_is_told_where_it_was_alone(other: Server) -> None
         assert len(hops) < 50
     finally:
         front.stop()
+
+
+def test_what_a_path_had_encoded_is_sent_on_encoded(other: Server) -> None:
+    here, _ = serving(f"{other.url}/canary/m", 100)
+    try:
+        answer = httpx.post(f"{here.url}/v2/models/m/infer%0d%0aX-Evil:%20yes%0d%0a%3f%23", content=b"x")
+    finally:
+        here.stop()
+    assert answer.status_code == 200
+    assert (answer.json()["who"], answer.json()["path"]) == ("other", "/v2/models/m/infer\r\nX-Evil: yes\r\n?#")
