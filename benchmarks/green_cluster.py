@@ -261,6 +261,7 @@ def run(arm: Arm, arrivals: Arrivals, model: Path) -> Seen:
     with tempfile.TemporaryDirectory() as name:
         file = cluster_file(Path(name))
         with cluster(speed=arrivals.speed, file=file) as client:
+            client.status()  # connected, before anything imports ray
             urls = arm(client, model, arrivals.speed)
             nodes = {node.name: node for node in load_cluster_file(file, client.settings).to_nodes()}
             time.sleep(WARM_S)

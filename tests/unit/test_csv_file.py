@@ -55,7 +55,7 @@ def test_a_byte_that_is_not_utf8_is_counted_from_the_start(
     ("name", "data", "message"),
     [
         ("t.csv", b"x" * 10_001, "t.csv, line 1: 10001 bytes; the limit is 10000; cut it"),
-        ("t.csv.gz", gzip.compress(b"x" * 10_001, mtime=0), "line 1: more than 10000 bytes once unpacked, which is the "),
+        ("t.csv.gz", gzip.compress(b"x" * 10_001, mtime=0), "line 1: more than 10000 bytes once unpacked, which is "),
         ("t.csv.gz", b"a,b\n", r"t.csv.gz: is not a whole gzip file \(Not a gzipped file.*\); copy it again"),
         ("t.csv.gz", gzip.compress(b"a,b\n", mtime=0)[:-3], r"is not a whole gzip file \(Compressed file ended.*\)"),
         ("t.csv", b'a\n"b\n', "t.csv, line 2: unexpected end of data; save the file as plain comma-separated"),
