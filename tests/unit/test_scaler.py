@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ray.serve._private.common import DeploymentID, ReplicaID, TimeStampedValue
 from ray.serve.autoscaling_policy import _apply_autoscaling_config
@@ -231,6 +231,8 @@ odd = st.one_of(
 )
 
 
+@settings(deadline=None)
+@example({"capacity_adjusted_max_replicas": -1.0})
 @given(st.dictionaries(st.sampled_from([*vars(context()), "raw_metrics", "total_num_requests", "policy_state"]), odd))
 def test_whatever_serve_shows_a_number_comes_back(fields):
     if isinstance(fields.get("policy_state"), dict) and "eco_ray" in fields["policy_state"]:

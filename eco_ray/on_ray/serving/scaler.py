@@ -62,8 +62,8 @@ class Scaler:
         snapshot = self._exchange.snapshot()
         facts = snapshot.facts.get(ctx.app_name) if snapshot else None
         scaling = Scaling(
-            min_replicas=int(ctx.capacity_adjusted_min_replicas),
-            max_replicas=int(ctx.capacity_adjusted_max_replicas),
+            min_replicas=max(0, int(ctx.capacity_adjusted_min_replicas)),
+            max_replicas=max(0, int(ctx.capacity_adjusted_max_replicas)),
             slo_p95_s=self._slo_p95_s,
             cold=facts.cold if facts else None,
             **self._steady,
