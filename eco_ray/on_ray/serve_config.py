@@ -13,7 +13,7 @@ from typing import Any
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import SHARED_DEMAND, Deployment, SharedModel, ongoing_target
 from eco_ray.on_ray.haproxy import ROUND_ROBIN
-from eco_ray.on_ray.local_cluster import NODE_LABEL
+from eco_ray.on_ray.local_cluster import NODE_LABEL, ON_HEAD
 
 REPLICA = "replica"
 #: route of the replicas of a canary, which get requests from those of the deployment alone
@@ -25,8 +25,6 @@ _ONGOING = 1000
 #: Serve's own loop calls the application, whose models compute in it only what takes milliseconds; by default Serve
 #: hands each request to another thread and back, which costs as much as a small model
 _SERVE_ENV = {"RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0"}
-#: Ray's own mark of the head node, of which any part will do
-_ON_HEAD = {"node:__internal_head__": 0.001}
 #: for requests that a replica still works at when it has to go: streams may take 300 s [s]
 _GRACE_S = 310.0
 
@@ -160,7 +158,7 @@ def _router(config: ServingConfig) -> dict[str, Any]:
                 "num_replicas": 1,
                 "max_ongoing_requests": _ONGOING,
                 # beside the proxy: on a worker node it would keep that from being released
-                "ray_actor_options": {"num_cpus": 0, "resources": _ON_HEAD, **_process()},
+                "ray_actor_options": {"num_cpus": 0, "resources": ON_HEAD, **_process()},
             }
         ],
     }
