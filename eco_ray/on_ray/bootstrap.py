@@ -75,7 +75,6 @@ def _take_keys(state_dir: Path) -> None:
 def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, record: ClusterRecord) -> Any:
     """Start the controller as a detached actor on the head, and wait until it answers."""
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from eco_ray.on_ray.controller_config import ControllerConfig
     from eco_ray.on_ray.fleet import CONTROLLER_NAME, NAMESPACE, FleetConfig
@@ -122,7 +121,7 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
         max_restarts=-1,
         max_task_retries=-1,
         max_concurrency=32,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(head_node_id(), soft=True),
+        resources=local_cluster.ON_HEAD,
     )(_controller_actor())
     handle = actor.remote(config, fleet, cluster.grid, record.dashboard_url)
     ray.get(handle.status.remote(), timeout=60.0)
@@ -159,14 +158,6 @@ def _run_root(settings: Settings, record: ClusterRecord) -> Path:
     """Node-local directory of attempts, apart from other clusters and from earlier lives of this one."""
     mark = hashlib.sha256(f"{settings.state_dir.resolve()} {record.address}".encode()).hexdigest()[:12]
     return Path(tempfile.gettempdir()) / f"eco_ray-{os.getuid()}" / mark
-
-
-def head_node_id() -> str:
-    """Ray's id of the head node of the connected cluster."""
-    import ray
-
-    head = [n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" in n["Resources"]]
-    return str(head[0] if head else ray.get_runtime_context().get_node_id())
 
 
 def _controller_actor() -> type:

@@ -35,6 +35,9 @@ ZONE_LABEL = "grid_zone"
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 
 
+#: Ray's own mark of the head node, of which any part will do. A wish for the head (soft affinity) is not always
+#: granted, and whatever of ours is on a worker node keeps that from being released
+ON_HEAD = {"node:__internal_head__": 0.001}
 #: Serve fills a node before it begins another, and never empties one by itself: it knows no carbon, and would move
 #: replicas while we do [s: as good as never]
 _PACKED = {"RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1", "RAY_SERVE_NODE_COMPACTION_DELAY_S": "1000000000"}

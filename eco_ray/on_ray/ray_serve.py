@@ -22,6 +22,7 @@ from eco_ray.on_ray.access import Access, AccessSource
 from eco_ray.on_ray.connection import controller_handle
 from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.fleet import NAMESPACE
+from eco_ray.on_ray.local_cluster import ON_HEAD
 from eco_ray.on_ray.model_files import load_version, open_registry, size_bytes
 from eco_ray.on_ray.serve_config import ServingConfig, beside_route, on_nodes
 from eco_ray.on_ray.serving.consolidator import Consolidator
@@ -198,10 +199,6 @@ class DeployerActor(Deployer):
 
 def deployer(config: ServingConfig) -> Any:
     """The deployer of the connected cluster, started if it is not there."""
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from eco_ray.on_ray.bootstrap import head_node_id
-
     actor = ray.remote(
         num_cpus=0,
         name=DEPLOYER_NAME,
@@ -211,7 +208,7 @@ def deployer(config: ServingConfig) -> Any:
         max_restarts=-1,
         max_task_retries=-1,
         max_concurrency=16,
-        scheduling_strategy=NodeAffinitySchedulingStrategy(head_node_id(), soft=True),
+        resources=ON_HEAD,
     )(DeployerActor)
     handle = actor.remote(config)
     try:

@@ -14,7 +14,7 @@ from typing import Any
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import SHARED_DEMAND, Deployment, SharedModel, ongoing_target
 from eco_ray.on_ray.haproxy import ROUND_ROBIN
-from eco_ray.on_ray.local_cluster import NODE_LABEL
+from eco_ray.on_ray.local_cluster import NODE_LABEL, ON_HEAD
 from eco_ray.service.zones import zone_route
 
 REPLICA = "replica"
@@ -24,8 +24,6 @@ CANARY = "/canary"
 VARIANT = "/variant"
 #: application of all shared models; its waiting is charged to it
 SHARED = "shared"
-#: resource that Ray's head node alone has
-HEAD = "node:__internal_head__"
 #: requests at one replica, working or waiting: the application has its own limits, which answer properly
 _ONGOING = 1000
 #: Serve's own loop calls the application, whose models compute in it only what takes milliseconds; by default Serve
@@ -195,7 +193,7 @@ def _zones(one: Deployment, config: ServingConfig) -> dict[str, Any]:
                 **_of_all(Resources(), ()),
                 "num_replicas": 1,
                 # where HAProxy is: a zone that is away takes no router along
-                "ray_actor_options": {"num_cpus": 0, "resources": {HEAD: 0.001}, **process()},
+                "ray_actor_options": {"num_cpus": 0, "resources": ON_HEAD, **process()},
                 "user_config": {"zones": [part.zone for part in one.parts]},
             }
         ],
@@ -224,7 +222,7 @@ def _router(config: ServingConfig) -> dict[str, Any]:
                 "num_replicas": 1,
                 "max_ongoing_requests": _ONGOING,
                 # beside the proxy: on a worker node it would keep that from being released
-                "ray_actor_options": {"num_cpus": 0, "resources": {HEAD: 0.001}, **process()},
+                "ray_actor_options": {"num_cpus": 0, "resources": ON_HEAD, **process()},
             }
         ],
     }

@@ -26,7 +26,6 @@ from eco_ray.config import load_settings
 from eco_ray.core.cluster import Resources
 from eco_ray.core.consolidation import Consolidation
 from eco_ray.core.deployments import Deployment
-from eco_ray.job_file import job_from_flags
 from eco_ray.on_ray import bootstrap, local_cluster
 
 FOLDER = Path(sys.argv[1])
@@ -46,6 +45,11 @@ planner: {{slot: 15m, horizon: 24h, default_max_delay: 12h}}
 pause_timeout: 20s
 sample_period: 1s
 serve: {{port: {PORT}}}
+"""
+JOB = """
+name: counts
+run: {run}
+carbon: {{policy: run-now, suspend: {{min_run: 1s, resume_cost: 1s}}}}
 """
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 28, 28], "data": [0.5] * 784}
 BEGAN = time.monotonic()
@@ -179,7 +183,8 @@ def drained(settings: Any) -> None:
     note("mnist is served on dirty")
     ray.kill(other)
     steps = FOLDER / "steps"
-    job_id = client.submit(job_from_flags(f"{sys.executable} {COUNTS} {steps} 600 0.02", {"policy": "run-now"}))
+    (FOLDER / "job.yaml").write_text(JOB.format(run=f"{sys.executable} {COUNTS} {steps} 300 0.02"))
+    job_id = client.submit(FOLDER / "job.yaml")
     until("job runs", lambda: steps.exists() and client.job(job_id).progress, 40)
     facts["job_nodes"] = [one.node for one in client.job(job_id).attempts]
     ray.kill(full)
@@ -230,12 +235,11 @@ def zero() -> None:
     small: Any = serve.deployment(ray_actor_options=options, autoscaling_config={**scaling, **soon})(Small)
     until("zero", lambda: not alive(), 60)
     serve.run(small.bind(), name="small", route_prefix="/small", blocking=False)
-    for turn in ("first", "second"):
-        with Load(lambda http: http.get(f"{BASE}/small"), threads=3) as load:
-            until(f"{turn}: node is back", lambda: alive() == {"green"}, 40)
-            until(f"{turn}: answered", partial(enough, load), 40)
-        facts[f"load_{turn}"] = dict(load.seen)
-        until(f"{turn}: zero again", lambda: not alive(), 60)
+    with Load(lambda http: http.get(f"{BASE}/small"), threads=3) as load:
+        until("node is back", lambda: alive() == {"green"}, 40)
+        until("answered", partial(enough, load), 40)
+    facts["load_back"] = dict(load.seen)
+    until("zero again", lambda: not alive(), 60)
 
 
 main()

@@ -46,9 +46,9 @@ def test_a_job_there_pauses_and_goes_on_elsewhere(facts: dict[str, Any]) -> None
     assert facts["job_nodes"] == ["dirty", "green"]
     assert facts["job_states"][0] == "paused"
     assert facts["job"] == "succeeded"
-    assert [line.split()[1] for line in facts["steps"]] == [str(step) for step in range(600)]
+    assert [line.split()[1] for line in facts["steps"]] == [str(step) for step in range(300)]
 
 
 def test_nodes_go_to_zero_and_come_back_without_a_lost_request(facts: dict[str, Any]) -> None:
-    for turn in ("first", "second"):
-        assert facts[f"load_{turn}"].keys() == {"200"}, facts
+    assert facts["load_back"].keys() == {"200"}, facts
+    assert facts["load_back"]["200"] > 20
