@@ -17,7 +17,6 @@ from functools import partial
 from typing import Any
 
 from eco_ray.core.cluster import UNKNOWN_ZONE, Node, Resources
-from eco_ray.core.consolidation import Guest
 from eco_ray.core.dry_run import dry_run
 from eco_ray.core.events import (
     AttemptExited,
@@ -29,14 +28,12 @@ from eco_ray.core.events import (
     NodeJoined,
     NodeLost,
     ResumeRequested,
-    ServingNeeds,
     SuspendRequested,
     Tick,
 )
 from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.orchestrator import Orchestrator
 from eco_ray.core.ports import GridSource
-from eco_ray.core.replica_places import Room
 from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError, UsageError
 from eco_ray.job_file import JobFile
@@ -52,8 +49,7 @@ from eco_ray.on_ray.owners import RAY_JOB_PREFIX
 from eco_ray.on_ray.package import Packages
 from eco_ray.on_ray.performer import Performer
 from eco_ray.on_ray.ray_jobs import RayJobs
-from eco_ray.on_ray.serving.job_guests import rooms_and_jobs
-from eco_ray.on_ray.serving.rooms import rooms_of
+from eco_ray.on_ray.serving.controller_side import ServingSide
 from eco_ray.on_ray.signals import ShowSignal, Signals
 from eco_ray.on_ray.spool import Spool
 from eco_ray.on_ray.watcher import Watcher, report_event
@@ -74,7 +70,7 @@ _JOB_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{JOB_ID_LIMIT - 1}}}")
 _OPEN = [state for state in JobState if not state.is_final]
 
 
-class Controller:
+class Controller(ServingSide):
     """Runs the jobs of one cluster. `fleet` is the Ray side of the nodes (`on_ray.fleet.Fleet`)."""
 
     def __init__(
@@ -155,49 +151,6 @@ class Controller:
     def put_package(self, name: str, content: bytes) -> None:
         """Keep the snapshot of a work directory; its name is the hash of its content."""
         self._packages.put(name, content)
-
-    def put_model(self, app: str, reference: str, demand: Resources | None = None) -> None:
-        """Account the replicas of a Serve application to a model `name:version`, but for those that say what they run.
-
-        `demand`: what Ray holds for each of them, for what they carry of their nodes; None: not known.
-        """
-        self._brain.ask(lambda: self._models.put(app, reference, demand))
-
-    def serving_facts(self, node: str) -> dict[str, Any]:
-        """What a replica on a node has to know."""
-        return {"node": self._known[node], "clock": self.config.clock, "state_dir": str(self.config.state_dir)}
-
-    def serving_rooms(self, model: str = "") -> list[Room]:
-        """What each node has, holds and emits now; room that is granted to `model` alone is free."""
-        book, rooms = self._core.book, self._rooms(model)
-        return [room for room in rooms if book.is_open(room.node.name)]
-
-    def serving_needs(self, told: ServingNeeds | str) -> dict[str, Any]:
-        """Take in what a served model needs of the nodes, or only its name; what it was granted, and why not more."""
-        if isinstance(told, ServingNeeds):
-            self._brain.ask(lambda: self._request(told))
-        model = told.model if isinstance(told, ServingNeeds) else told
-        return self._brain.ask(lambda: self._core.needs.facts(model, self.now_s()))
-
-    def emptying(self, horizon_s: float) -> tuple[list[Room], list[Guest], frozenset[str]]:
-        """All nodes with the mean intensity of so many wall seconds ahead, attempts on them, and where some will be."""
-        rooms, now_s, speed = self._rooms(), self.now_s(), self.config.clock.speed
-        return self._brain.ask(lambda: rooms_and_jobs(self._core.book, rooms, horizon_s, now_s, speed))
-
-    def let_go(self, node: str) -> None:
-        """End the agent of a drained node that is empty: the last that keeps Ray there."""
-        there = self._core.book.nodes.get(node)
-        if there is not None and not self._core.book.is_open(node):
-            self._fleet.end_agent(there)
-
-    def _rooms(self, model: str = "") -> list[Room]:
-        held = self._fleet.held(dict(self._core.book.nodes))
-        known = {zone: (self.signal(zone) or {}).get("intensity_g_per_kwh") for zone in self._zones()}
-        return self._brain.ask(lambda: rooms_of(self._core.book, held, known.get, model))
-
-    def note_served(self, facts: Mapping[str, Any]) -> None:
-        """Keep what is known of a served model (name, version, requests, correct) for the report."""
-        self._brain.ask(lambda: self._store.put_meta("model", dict(facts)))
 
     def signal(self, zone: str) -> dict[str, Any] | None:
         """The intensity of a zone now: value, source, kind, nature; None: unknown."""
