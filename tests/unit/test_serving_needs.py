@@ -151,10 +151,43 @@ def test_what_could_not_be_met_is_tried_again_when_something_becomes_free():
     w = world(cpus=1)
     w.running("a", **{**JOB, **no_suspension()})
     w.do(need(ONE, hours=8))
+    assert w.tick(seconds=1) == []
     assert where(w) == []
     w.exited(0, "a")
-    w.tick(seconds=1)
+    w.tick(seconds=1)  # within the same slot
     assert (where(w), why_not(w)) == (["n"], ("", ""))
+
+
+def test_an_elastic_job_does_not_shrink_into_its_deadline():
+    """Three hours on four workers, to be done in three and a quarter; on three it takes four."""
+    w = world(series=CLEAN_NOW)
+    w.running("a", **{**ELASTIC, "hours": 12, "deadline_h": 3.25})
+    assert w.job("a").live_attempt.workers == 4
+    assert w.do(need(ONE, hours=3)) == []
+    assert "job a would end after its deadline" in why_not(w)[1]
+
+
+def test_who_is_late_keeps_its_place():
+    w = world(cpus=1)
+    w.running("first", **JOB, **no_suspension())
+    w.submit("a", **{**JOB, "deadline_h": 3})
+    w.tick(hours=1.9)
+    w.exited(0, "first")
+    w.tick(seconds=1)
+    w.started("a")
+    w.tick(hours=0.5)
+    assert w.job("a").plan.end_s > T0 + 3 * HOUR_S
+    assert w.do(need(ONE, hours=8)) == []
+    assert "job a on n keeps its place: it is late" in why_not(w)[1]
+
+
+def test_who_runs_longer_than_it_said_keeps_its_place():
+    w = world(cpus=1)
+    w.running("a", **{**JOB, "deadline_h": 40})
+    for _ in range(10):
+        w.tick(hours=0.25)
+    assert w.do(need(ONE, hours=8)) == []
+    assert "how long it still takes is unknown" in why_not(w)[1]
 
 
 # -- afterwards ------------------------------------------------------------------------------------------------------
@@ -164,6 +197,33 @@ def suspended(w, hours=2.0):
     w.running("a", **JOB)
     assert w.do(need(ONE, hours=hours)) == ["ask a-a1"]
     w.exited(75, "a")
+
+
+def test_it_shrinks_also_where_leaving_takes_a_while():
+    """The plan began before it has left; what it wants then is still fewer workers at once."""
+    w = world(series=CLEAN_NOW)
+    w.running("a", **{**ELASTIC, "hours": 12})
+    w.do(need(ONE, hours=1))
+    w.now_s += 20.0
+    assert w.exited(75, "a") == ["clean a-a1", "start a-a2 on n"]
+    job = w.job("a")
+    assert job.live_attempt.workers == 3
+    first = job.plan.segments[0]
+    assert (first.workers, first.end_s) == (3, T0 + HOUR_S)
+
+
+def test_it_grows_again_when_the_need_ends_before_its_time():
+    w = world(series=CLEAN_NOW)
+    w.running("a", **{**ELASTIC, "hours": 12})
+    w.do(need(ONE, hours=3))
+    w.exited(75, "a")
+    w.started("a", 2)
+    assert w.job("a").live_attempt.workers == 3
+    w.tick(hours=0.5)
+    w.do(ServingNeeds("m"))
+    assert w.tick() == ["ask a-a2"]
+    w.exited(75, "a", 2)
+    assert w.job("a").live_attempt.workers == 4
 
 
 def test_a_suspended_job_says_why_and_until_when():

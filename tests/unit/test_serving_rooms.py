@@ -76,6 +76,12 @@ def test_whether_a_replica_holds_its_grant_or_not_the_same_is_left(parts, job):
     assert runs(after, "j", Resources(1.0, job)) is runs(before, "j", Resources(1.0, job))
 
 
+def test_a_part_that_shares_its_gpu_with_nobody_keeps_all_of_it():
+    made = core(GPU_NODE)
+    made.book.grant(granted(Resources(1.0, 0.6)))
+    assert made.book.free(GPU_NODE).gpus == 1.0
+
+
 def test_what_others_held_before_is_not_the_replicas():
     grants = Grants()
     grants.add(granted(Resources(2.0)), Resources(1.0))
