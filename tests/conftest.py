@@ -8,8 +8,13 @@ from importlib.util import find_spec
 
 import pytest
 from grid_server import GridServer
+from hypothesis import settings
 from postgres_server import CannotStart, PostgresServer
 from s3_server import S3Server
+
+# the time of one example says how busy the machine is; a test that hangs has pytest's limit
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
