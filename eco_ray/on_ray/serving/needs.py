@@ -104,6 +104,7 @@ def _name(one: Deployment) -> str:
 
 def serve_replicas(app: str) -> Replicas | None:
     """The replicas of a Serve application, in all its deployments; None where there is no such application."""
+    import ray
     from ray import serve
     from ray.serve._private.common import ReplicaState
     from ray.util.state import list_actors
@@ -117,7 +118,8 @@ def serve_replicas(app: str) -> Replicas | None:
     )
     if not any(one.replica_states.get(ReplicaState.STARTING) for one in found.deployments.values()):
         return Replicas(wanted, 0)
-    waiting = list_actors(filters=[("state", "=", "PENDING_CREATION")], limit=1000)
+    here = ray.get_runtime_context().gcs_address  # there may be another cluster on this machine
+    waiting = list_actors(here, filters=[("state", "=", "PENDING_CREATION")], limit=1000)
     unplaced = sum(actor.class_name.startswith(f"ServeReplica:{app}:") and not actor.node_id for actor in waiting)
     return Replicas(wanted, min(unplaced, wanted))
 
