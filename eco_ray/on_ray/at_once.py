@@ -23,7 +23,11 @@ def deploy(deployment: Deployment, config: ServingConfig) -> str:
 
     serving = RayServing(config)
     serving.account(app_name(deployment), deployment, deployment.version)
-    serving.apply(serve_config([deployment], {}, config, router=False))
+    told = serve_config([deployment], {}, config, router=False)
+    for replicas in told["applications"][0]["deployments"]:
+        # it is there for minutes: a process that waits already starts seconds sooner than one with its own environment
+        replicas["ray_actor_options"].pop("runtime_env", None)
+    serving.apply(told)
     base = f"http://{config.host}:{config.port}/v2/models/{deployment.model}"
     _wait_ready(f"{base}/ready")
     return f"{base}/infer"
