@@ -147,8 +147,10 @@ class ScalingState:
     changed_s: float = -math.inf
     #: since when fewer would do; None: they would not
     enough_since_s: float | None = None
-    #: since when there is no request; None: there is one
+    #: since when there is no request, and a replica that would answer one; None: there is one
     idle_since_s: float | None = None
+    #: that answered
+    running: int = 0
     #: requests when there was last none, and how many have waited for a start since
     requests_at_none: int = 0
     waited: int = 0
@@ -188,7 +190,14 @@ def _seen(load: ReplicaLoad, state: ScalingState | None, scaling: Scaling) -> Sc
     """The state with what is seen now."""
     if state is None:
         idle = None if load.ongoing > 0 else load.now_s
-        return ScalingState(load.now_s, load.ongoing, load.requests, idle_since_s=idle, requests_at_none=load.requests)
+        return ScalingState(
+            load.now_s,
+            load.ongoing,
+            load.requests,
+            idle_since_s=idle,
+            running=load.running,
+            requests_at_none=load.requests,
+        )
     ongoing = load.ongoing
     if load.replicas:
         over_s = scaling.rise_s if ongoing > state.ongoing else scaling.fall_s
@@ -202,7 +211,7 @@ def _seen(load: ReplicaLoad, state: ScalingState | None, scaling: Scaling) -> Sc
     idle = state.idle_since_s
     if load.ongoing > 0:
         idle = None
-    elif came or idle is None:
+    elif came or idle is None or (load.running and not state.running):  # it has just started: that was no idling
         idle = load.now_s
     return replace(
         state,
@@ -211,6 +220,7 @@ def _seen(load: ReplicaLoad, state: ScalingState | None, scaling: Scaling) -> Sc
         requests=load.requests,
         requests_per_s=per_s,
         idle_since_s=idle,
+        running=load.running,
         waited=state.waited + (0 if load.running else came),
     )
 

@@ -160,6 +160,27 @@ def test_to_none_where_a_cold_start_costs_less_than_waiting():
     assert "300 s" in seen[-1].why
 
 
+def test_what_starts_is_not_idle_yet():
+    """Else one that took long to start would go before its first request comes."""
+    state, replicas, gone_s = None, 1, None
+    for now_s in range(0, 1000, 10):
+        load = replace(LOAD, now_s=float(now_s), replicas=replicas, running=int(now_s >= 250))
+        decided, state = next_replicas(load, state, EAGER)
+        if not decided.replicas:
+            gone_s = now_s
+            break
+    assert gone_s == 250 + 300
+
+
+def test_one_that_never_starts_goes_too():
+    decided = run([(0.0, 0.0), (299.0, 0.0), (300.0, 0.0)], EAGER, requests=0)
+    assert [one.replicas for one in decided] == [1, 1, 0]
+    state = None
+    for now_s in (0.0, 299.0, 300.0):
+        decided, state = next_replicas(replace(LOAD, now_s=now_s, running=0), state, EAGER)
+    assert not decided.replicas
+
+
 def test_where_waiting_costs_nothing_a_replica_stays():
     for cold in (None, replace(COLD, idle_w=0.0)):
         assert run([(0, 1), (10, 0), (1e6, 0)], replace(EAGER, cold=cold), requests=1)[-1].replicas == 1
