@@ -21,9 +21,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -256,6 +258,12 @@ def wait_ready(url: str) -> None:
 
 
 def run(arm: Arm, arrivals: Arrivals, model: Path) -> Seen:
+    """One arm in a process of its own: Ray keeps the token of the first cluster that a process joins."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as apart:
+        return apart.submit(_run, arm, arrivals, model).result()
+
+
+def _run(arm: Arm, arrivals: Arrivals, model: Path) -> Seen:
     """One arm, on a cluster of its own."""
     seen = Seen()
     with tempfile.TemporaryDirectory() as name:
