@@ -56,8 +56,11 @@ def cluster(
         ray.shutdown()
         bootstrap.down(settings)
         shutil.rmtree(state_dir, ignore_errors=True)
-    left = [pid for pid, ticks in record.processes if start_ticks(pid) == ticks]
-    if left:
+    until_s = time.monotonic() + _GONE_S
+    while left := [pid for pid, ticks in record.processes if start_ticks(pid) == ticks]:
+        if time.monotonic() < until_s:
+            time.sleep(0.2)
+            continue
         raise RuntimeError(f"processes {left} of the benchmark's cluster are still there; end them by hand")
 
 

@@ -280,10 +280,9 @@ def _run(arm: Arm, arrivals: Arrivals, model: Path) -> Seen:
 
 def compare(arrivals: Arrivals, model: Path) -> bool:
     """Both arms, their table, and whether the bars hold."""
-    found = {"Ray Serve": run(by_serve, arrivals, model), "eco_ray": run(by_eco_ray, arrivals, model)}
-    ways = ways_ms()
-    rows = []
-    for name, seen in found.items():
+    ways, rows, found = ways_ms(), list[list[str]](), dict[str, Seen]()
+    for name, arm in {"Ray Serve": by_serve, "eco_ray": by_eco_ray}.items():
+        seen = found[name] = run(arm, arrivals, model)
         by_zone = Counter(zone for _, zone, _ in seen.answers)
         rows.append(
             [
@@ -300,6 +299,7 @@ def compare(arrivals: Arrivals, model: Path) -> bool:
                 ", ".join(f"{zone} {by_zone[zone]}" for zone in REGIONS),
             ]
         )
+        print(*rows[-1], flush=True)  # ten minutes' work, whatever becomes of the next
     head = ["answered", "failed", "nodes on", "replicas", "kWh", "g", "p50 [ms]", "p95 [ms]", "with the way", "by zone"]
     table(["", *head], rows)
     before, after = found.values()
