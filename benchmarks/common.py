@@ -25,6 +25,8 @@ from eco_ray.on_ray.local_cluster import ClusterRecord, _with_descendants, free_
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
+#: what was killed is gone within [s]; on a busy machine it takes some
+_GONE_S = 20.0
 
 
 @contextlib.contextmanager
