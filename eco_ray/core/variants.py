@@ -121,7 +121,7 @@ def _grid(
 def _share(large: Variant, small: Variant, mixing: Mixing) -> tuple[float, str]:
     if mixing.max_share <= 0:
         return 0.0, f"all to {large.reference}: a smaller variant is not allowed"
-    if small.j_per_request >= large.j_per_request:
+    if not small.j_per_request < large.j_per_request:  # nor where one of them is no number
         return 0.0, f"all to {large.reference}: {small.reference} does not take less energy"
     loss = large.accuracy - small.accuracy
     by_floor = max(0.0, (large.accuracy - mixing.accuracy_floor) / loss) if loss > 0 else math.inf
