@@ -29,7 +29,7 @@ def plain(value: Any) -> Any:
     """A record, or what is in one, as numbers, text, lists and dictionaries with text keys."""
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [plain(item) for item in value]
     if isinstance(value, np.ndarray):
         return value.tolist()
