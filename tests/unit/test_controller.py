@@ -18,7 +18,7 @@ from eco_ray.core.ledger import Sample, Served, Usage
 from eco_ray.core.orchestrator import OrchestratorConfig
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import Nature
-from eco_ray.errors import EcoRayError, InfeasibleError
+from eco_ray.errors import EcoRayError, NotFoundError
 from eco_ray.grid import ModelledProfile
 from eco_ray.job_file import job_from_flags
 from eco_ray.on_ray.controller import Controller
@@ -276,7 +276,7 @@ def test_what_it_was_told_is_written_down_and_decided_again_also_by_the_next_lif
     for life in range(2):
         controller = cluster.controller(record_events=True)
         controller.submit(f"j{life}", job_from_flags(f"secret-{life}", {}), None, "")
-        with pytest.raises(InfeasibleError):
+        with pytest.raises(NotFoundError):
             controller.submit("far", job_from_flags("true", {"zones": "XX"}), None, "")
         controller.stop()
         time.sleep(0.3)
@@ -284,5 +284,5 @@ def test_what_it_was_told_is_written_down_and_decided_again_also_by_the_next_lif
     assert [(one.kind, one.different) for one in found] == [("jobs", ())] * 2
     assert all(one.decisions >= 3 for one in found)
     told = "".join(one.file.read_text() for one in found)
-    assert "InfeasibleError" in told
+    assert "NotFoundError" in told
     assert "secret" not in told

@@ -87,7 +87,7 @@ def test_the_first_event_that_is_decided_otherwise_is_told(tmp_path):
     assert one.about == f"ServingNeeds, event {number}"
     assert [did.action for did in one.again.actions] == ["AskToCheckpoint"]
     file.write_text("\n".join([*lines[:3], '{"event": "Tock"}']) + "\n")
-    with pytest.raises(UsageError, match="line 4: .*'Tock' is not known"):
+    with pytest.raises(UsageError, match=r"line 4: .*'Tock' is not known"):
         decide_again(tmp_path)
 
 
