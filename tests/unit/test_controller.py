@@ -275,7 +275,7 @@ def test_what_it_was_told_is_written_down_and_decided_again_also_by_the_next_lif
     cluster.succeeded("old", hours=2.0, ended_h=10.0)
     for life in range(2):
         controller = cluster.controller(record_events=True)
-        controller.submit(f"j{life}", job_from_flags(f"secret-{life}", {}), None, "")
+        controller.submit(f"j{life}", job_from_flags(f"secret-{life}", {"name": "train"}), None, "")
         with pytest.raises(NotFoundError):
             controller.submit("far", job_from_flags("true", {"zones": "XX"}), None, "")
         controller.stop()
