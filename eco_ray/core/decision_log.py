@@ -12,7 +12,6 @@ from typing import Any
 
 from eco_ray.core.consolidation import Consolidation, Drain, DrainState, Hosts, next_step
 from eco_ray.core.plain import from_plain, plain
-from eco_ray.core.replica_counts import next_replicas
 from eco_ray.core.scaling_log import ScalingRecord
 from eco_ray.core.serving import TrafficConfig, TrafficState
 from eco_ray.core.variants import Mix, Mixing, MixState, Variant, next_mix
@@ -114,7 +113,7 @@ def record_to_json(record: Record) -> dict[str, Any]:
 
 def record_from_json(told: Mapping[str, Any]) -> Record:
     """What `record_to_json` gave. Raises EcoRayError."""
-    kind = told.get("kind")
+    kind = str(told.get("kind"))
     if kind not in _KINDS:
         raise EcoRayError(f"a record of kind {kind!r:.40} is not known: known are {', '.join(_KINDS)}; upgrade eco-ray")
     return from_plain(_KINDS[kind], dict(told), f"{kind} record")
@@ -129,10 +128,7 @@ def differences(records: Iterable[Record | ScalingRecord]) -> list[Difference]:
     """Of these decisions, those that are made otherwise now."""
     found = []
     for one in records:
-        if isinstance(one, ScalingRecord):
-            about, again = one.app, next_replicas(one.load, one.state, one.scaling)[0]
-        else:
-            about, again = one.about, one.again()
+        again = one.again()
         if again != one.decision:
-            found.append(Difference(kind_of(one), about, one.decision, again))
+            found.append(Difference(kind_of(one), one.about, one.decision, again))
     return found
