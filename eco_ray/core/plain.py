@@ -42,7 +42,8 @@ def plain(value: Any) -> Any:
 
 def from_plain(kind: type[T], value: Any, where: str) -> T:
     """The record that `plain` gave. Raises EcoRayError, which says `where`, for a damaged one."""
-    found: T = decoder(kind)(value, where)
+    hint: Any = kind
+    found: T = decoder(hint)(value, where)
     return found
 
 
@@ -53,7 +54,7 @@ def decoder(hint: Any) -> Decoder:
     if composed is not None:
         return composed(get_args(hint))
     # of a type variable what it is bound by, of a generic class the class
-    kind = getattr(hint, "__bound__", None) or get_origin(hint) or hint
+    kind: Any = getattr(hint, "__bound__", None) or get_origin(hint) or hint
     if is_dataclass(kind):
         return _record(kind)
     if isinstance(kind, type) and issubclass(kind, Enum):
@@ -65,7 +66,7 @@ def decoder(hint: Any) -> Decoder:
     raise TypeError(f"the codec does not know how to read {hint}: add it to eco_ray/core/plain.py")
 
 
-def _record(cls: type[Any]) -> Decoder:
+def _record(cls: Any) -> Decoder:
     hints = get_type_hints(cls)
     known = [(f.name, f, decoder(hints[f.name])) for f in fields(cls)]
 

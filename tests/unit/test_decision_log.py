@@ -46,8 +46,8 @@ def same(folder):
     return {one.kind: one.decisions for one in found}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(grams, grams, st.sampled_from([1, 20, 100])), min_size=1, max_size=20))
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(grams, grams, st.sampled_from([1, 20, 40])), min_size=1, max_size=12))
 def test_nodes(tmp_path_factory, flaps):
     folder = tmp_path_factory.mktemp("n")
     values = {}
