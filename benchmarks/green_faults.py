@@ -258,7 +258,8 @@ def run(client: Client, folder: Path, times: Times, began_s: int) -> bool:
         before, load_s, jobs = replicas(client), time.time(), submit_jobs(client, folder)
         report_wrong_energy(WRONG_S)
         if time.time() > began_s + times.settle:
-            raise RuntimeError(f"the models were not there {times.settle} s after the start; give --settle more")
+            took = f"{time.time() - began_s:.0f} s after the start of the cluster, not {times.settle} s"
+            raise RuntimeError(f"the models were there {took}: give --settle more")
         time.sleep(max(0.0, began_s + times.ends_s[-1][1] - time.time()))
         came = {(app, pid) for app, pid in replicas(client) - before if "alone" not in app}
         replans = [client.job(job_id).replans for job_id in jobs]
@@ -347,7 +348,7 @@ def main() -> int:
     parser.add_argument("--settle", type=int, help="until the models are there [s]")
     parser.add_argument("--no-save", action="store_true", help="print only")
     args = parser.parse_args()
-    times = Times(flapping=45, one_lost=12, all_lost=12) if args.quick else Times()
+    times = Times(flapping=40, one_lost=12, all_lost=12) if args.quick else Times()
     times = replace(times, settle=args.settle) if args.settle else times
     os.environ["ECO_RAY_RECORD_EVENTS"] = "true"
     with saved_output("green_faults", save=not args.no_save), tempfile.TemporaryDirectory() as folder:
