@@ -90,6 +90,8 @@ class Settings(BaseSettings):
     serve_down_hold_s: PositiveDuration = Field(default=60.0, alias="serve_down_hold")
     #: emptying nodes so that their autoscaler ends them: done, or only told of in `eco-ray status`
     consolidation: Literal["drain", "report"] = "drain"
+    #: write all that the controller is told and decides into the state directory, for `eco-ray simulate --replay`
+    record_events: bool = False
     #: YAML file with what each tenant may use; None: no limits
     limits_file: Path | None = None
     #: latest finish after the earliest start, for jobs without deadline and max_delay [s of grid time]

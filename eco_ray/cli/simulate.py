@@ -77,6 +77,12 @@ class _Remembering(click.Command):
 @click.option("--interruptible", is_flag=True, default=None, help="Jobs may be paused.")
 @click.option("--published-quirks", is_flag=True, default=None, help="The inclusive window of Let's Wait Awhile.")
 @click.option("--time-unit", type=click.Choice(["s", "m", "h"]), help="Of the times in the jobs file [s].")
+@click.option(
+    "--replay",
+    "replay_dir",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="State directory of a cluster: what was decided there is decided again; exit code 1 where it differs.",
+)
 @click.option("--schedule", type=click.Path(path_type=Path), help="Write what ran when to this CSV.")
 @common_options
 def simulate(
@@ -86,10 +92,14 @@ def simulate(
     compare: str | None,
     html: Path | None,
     schedule: Path | None,
+    replay_dir: Path | None,
     settings: Settings,
     **options: Any,
 ) -> None:
     """Replay jobs and carbon intensity through a policy; SCENARIO is a YAML file with the same words."""
+    if replay_dir is not None:
+        _decide_again(replay_dir, settings)
+        return
     from eco_ray.scenario_file import load_scenario
     from eco_ray.sim.simulate import POLICIES
 
@@ -114,6 +124,27 @@ def simulate(
     if schedule is not None:
         write_schedule(schedule, setup, done)
     emit(settings, document)
+
+
+def _decide_again(state_dir: Path, settings: Settings) -> None:
+    """What a live cluster decided, and whether the same is decided now."""
+    from eco_ray.sim.recorded import decide_again
+
+    rows, told = [], []
+    for log in decide_again(state_dir):
+        row = {"kind": log.kind, "file": str(log.file), "decisions": log.decisions, "different": len(log.different)}
+        rows.append(row)
+        told += [
+            {"kind": one.kind, "about": one.about, "decided": str(one.decided), "again": str(one.again)}
+            for one in log.different
+        ]
+    emit(settings, {"logs": rows, "differences": told}, table=rows)
+    if told:
+        one = told[0]
+        raise EcoRayError(
+            f"{len(told)} decisions are other ones now; the first, of {one['about']}: decided was "
+            f"{one['decided'][:300]}, now it is {one['again'][:300]}"
+        )
 
 
 def _run(setup: Setup, policy: str) -> tuple[dict[str, Any], Simulated]:

@@ -103,6 +103,21 @@ class Drain:
     why: str
 
 
+def next_step(
+    hosts: Hosts, empty_since_s: Mapping[str, float], state: DrainState | None, config: Consolidation
+) -> tuple[Drain, DrainState]:
+    """The node that goes now: one that has been empty for long enough, else one that is to be emptied.
+
+    `empty_since_s`: nodes with nothing on them, and since when. The state to give next time is the second.
+    """
+    for node in (room.node for room in hosts.rooms if room.node.name in empty_since_s.keys() - hosts.kept.keys()):
+        empty_s = hosts.now_s - empty_since_s[node.name]
+        if empty_s >= release_after_s(node, config):
+            why = f"{node.name} is released: nothing has been on it for {empty_s:.0f} s"
+            return Drain(node.name, (), 0.0, why), state or DrainState()
+    return next_drain(hosts, state, config)
+
+
 def next_drain(hosts: Hosts, state: DrainState | None, config: Consolidation) -> tuple[Drain, DrainState]:
     """The decision, and the state to give next time; None: nothing is remembered."""
     state = state or DrainState()

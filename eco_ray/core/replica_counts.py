@@ -48,7 +48,8 @@ class ColdStart:
         Who drops a replica then never emits more than twice what would have been least, whenever the next request comes
         (Karlin et al., Algorithmica 3, 1988: snoopy caching, known as renting skis).
         """
-        return self.start_j / self.idle_w if self.idle_w > 0 else math.inf
+        after_s = self.start_j / self.idle_w if self.idle_w > 0 else math.inf
+        return after_s if after_s >= 0 else math.inf  # what cannot be true is no reason to drop it
 
     @property
     def start_g(self) -> float | None:

@@ -27,6 +27,15 @@ class ScalingRecord:
     scaling: Scaling
     decision: ReplicaDecision
 
+    @property
+    def about(self) -> str:
+        """What it is about."""
+        return self.app
+
+    def again(self) -> ReplicaDecision:
+        """What would be decided from the same now."""
+        return next_replicas(self.load, self.state, self.scaling)[0]
+
     def to_json(self) -> dict[str, Any]:
         """As it is kept: floats to the last bit."""
         return {
@@ -48,7 +57,7 @@ class ScalingRecord:
 
 def replay(records: Iterable[ScalingRecord]) -> list[ReplicaDecision]:
     """What would be decided from the same now."""
-    return [next_replicas(one.load, one.state, one.scaling)[0] for one in records]
+    return [one.again() for one in records]
 
 
 def state_to_json(state: ScalingState | None) -> dict[str, Any] | None:

@@ -6,6 +6,7 @@ somebody else told of the large one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -49,6 +50,11 @@ class Spent:
     requests: float = 0.0
     energy_j: float = 0.0
     nature: Nature = Nature.MODELLED
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether there were any, and their energy can be true."""
+        return self.requests > 0 and math.isfinite(self.requests) and 0 <= self.energy_j < math.inf
 
     def plus(self, other: Spent) -> Spent:
         """With more of them; of very many, the older ones count less and less."""

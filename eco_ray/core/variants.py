@@ -10,7 +10,7 @@ accuracy is a limit that the owner states, and carbon alone is weighed.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from eco_ray.core.units import MJ_PER_J, grams
 from eco_ray.errors import UsageError
@@ -57,10 +57,13 @@ class Mixing:
 
 @dataclass(frozen=True, slots=True)
 class MixState:
-    """Whether the grid counts as dirty."""
+    """Whether the grid counts as dirty, and since when; and whether the small one takes less energy."""
 
     is_dirty: bool
     since_s: float
+    takes_less: bool = True
+    #: since when that is so; None: it has not changed yet
+    takes_since_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +88,10 @@ def next_mix(
     pue: float = 1.0,
 ) -> tuple[Mix, MixState]:
     """The decision, and the state to give next time; None: nothing is remembered. An unknown grid is a clean one."""
+    takes_less, takes_since_s = _takes_less(now_s, large, small, mixing, state)
     state, grid = _grid(now_s, intensity_g_per_kwh, mixing, state)
-    share, why = _share(large, small, mixing) if state.is_dirty else (0.0, f"all to {large.reference}")
+    state = replace(state, takes_less=takes_less, takes_since_s=takes_since_s)
+    share, why = _share(large, small, mixing, takes_less) if state.is_dirty else (0.0, f"all to {large.reference}")
     accuracy = (1 - share) * large.accuracy + share * small.accuracy
     saved_j = share * (large.j_per_request - small.j_per_request)
     saved_g = grams(saved_j * MJ_PER_J, intensity_g_per_kwh or 0.0, pue)
@@ -118,10 +123,21 @@ def _grid(
     return MixState(is_dirty, now_s), grid
 
 
-def _share(large: Variant, small: Variant, mixing: Mixing) -> tuple[float, str]:
+def _takes_less(
+    now_s: float, large: Variant, small: Variant, mixing: Mixing, state: MixState | None
+) -> tuple[bool, float | None]:
+    """Whether the small one counts as taking less energy, and since when: readings that flap change it once a hold."""
+    now = small.j_per_request < large.j_per_request
+    if state is None:
+        return now, None
+    held = state.takes_since_s is not None and now_s < state.takes_since_s + mixing.hold_s
+    return (state.takes_less, state.takes_since_s) if held or now == state.takes_less else (now, now_s)
+
+
+def _share(large: Variant, small: Variant, mixing: Mixing, takes_less: bool) -> tuple[float, str]:
     if mixing.max_share <= 0:
         return 0.0, f"all to {large.reference}: a smaller variant is not allowed"
-    if small.j_per_request >= large.j_per_request:
+    if not takes_less:
         return 0.0, f"all to {large.reference}: {small.reference} does not take less energy"
     loss = large.accuracy - small.accuracy
     by_floor = max(0.0, (large.accuracy - mixing.accuracy_floor) / loss) if loss > 0 else math.inf

@@ -110,6 +110,7 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
         settings.store_url,
         cluster.planner.horizon_s,
         {zone: row.model_dump() for zone, row in cluster.market_g_per_kwh.items()},
+        settings.record_events,
     )
     fleet = FleetConfig(described, clock, settings.state_dir, _run_root(settings, record), cluster.sample_period_s)
     actor = ray.remote(

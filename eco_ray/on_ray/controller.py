@@ -18,6 +18,7 @@ from typing import Any
 
 from eco_ray.core.cluster import UNKNOWN_ZONE, Node, Resources
 from eco_ray.core.dry_run import dry_run
+from eco_ray.core.event_log import Beginning, told_error
 from eco_ray.core.events import (
     AttemptExited,
     Event,
@@ -40,6 +41,7 @@ from eco_ray.job_file import JobFile
 from eco_ray.on_ray.accounts import Accounts, Directory
 from eco_ray.on_ray.brain import Brain
 from eco_ray.on_ray.controller_config import ControllerConfig
+from eco_ray.on_ray.event_file import EventFile
 from eco_ray.on_ray.examine import EXAMINE_S, ask_all
 from eco_ray.on_ray.facts import cluster_facts, status_facts
 from eco_ray.on_ray.launcher import Launcher
@@ -97,12 +99,14 @@ class Controller(ServingSide):
         self._models = ModelAccounts(store)
         #: tenants of all jobs ever, by id, so that owners of energy are recognised without a query
         self._tenants: dict[str, str] = {}
-        self._core = Orchestrator(config.home_zone, self.now_s(), config.orchestrator)
+        began_s = self.now_s()
+        self._core = Orchestrator(config.home_zone, began_s, config.orchestrator)
+        self._events = EventFile(config.state_dir / "decisions" if config.record_events else None)
         self._watcher = Watcher(launcher, fleet, self._known, config.clock, self._post)
         self._performer = Performer(launcher, fleet, self._watcher, self._known, self._core.book.nodes, self._post)
         self._outbox = Outbox(store, self._performer.perform)
         self._ray_jobs = RayJobs(store, config.clock, self._is_job)
-        self._start()
+        self._start(began_s)
 
     def now_s(self) -> float:
         """Grid time now [s since epoch]."""
@@ -193,11 +197,14 @@ class Controller(ServingSide):
 
     # -- the brain ---------------------------------------------------------------------------------------------------
 
-    def _start(self) -> None:
+    def _start(self, began_s: float) -> None:
         self._tenants = {row.id: row.tenant for row in self._store.list_jobs()}
-        self._learn()
-        actions = self._core.restore(self._store.load_jobs(_OPEN))
-        self._core.needs.restore(self._store.get_meta(NEEDS) or {})
+        learned, open_jobs, needs = self._learn(), self._store.load_jobs(_OPEN), self._store.get_meta(NEEDS) or {}
+        self._events.begin(
+            Beginning(self.config.home_zone, began_s, self.config.orchestrator, learned, tuple(open_jobs), needs)
+        )
+        actions = self._core.restore(open_jobs)
+        self._core.needs.restore(needs)
         nodes = self._fleet.nodes()
         # before anything is started
         self._looked(nodes, self._fleet.held(nodes), self._fleet.draining(nodes))
@@ -210,15 +217,20 @@ class Controller(ServingSide):
         self._signals.follow(self._zones, self.now_s)
         self._watcher.start()
 
-    def _learn(self) -> None:
-        """How long jobs take, from those that succeeded before this controller began, in the order of their ends."""
+    def _learn(self) -> tuple[Job, ...]:
+        """How long jobs take, from those that succeeded before this controller began, in the order of their ends.
+
+        Those jobs.
+        """
         try:
             succeeded = self._store.load_jobs([JobState.SUCCEEDED], _LEARNED)
         except EcoRayError as error:  # the record of a job that has ended is no reason not to start
             log.warning("lengths of jobs are learned from now on: %s", error)
-            return
-        for job in sorted(succeeded, key=lambda job: job.finished_s or 0.0):
+            return ()
+        in_order = tuple(sorted(succeeded, key=lambda job: job.finished_s or 0.0))
+        for job in in_order:
             self._core.book.durations.succeeded(job)
+        return in_order
 
     def _post(self, *events: Event) -> None:
         """Hand events to the brain, without waiting."""
@@ -231,8 +243,16 @@ class Controller(ServingSide):
         self._outbox.send()
 
     def _take_in(self, event: Event) -> None:
-        actions = self._core.handle(event, self.now_s())
-        self._outbox.add(*self._core.take_changes(), actions, self._core.needs.take_news())
+        now_s = self.now_s()
+        try:
+            actions = self._core.handle(event, now_s)
+        except EcoRayError as error:
+            self._events.note(event, now_s, error=told_error(error))
+            raise
+        jobs, entries = self._core.take_changes()
+        needs = self._core.needs.take_news()
+        self._outbox.add(jobs, entries, actions, needs)
+        self._events.note(event, now_s, actions, jobs, needs)
 
     def _request(self, event: Event) -> None:
         """Handle what somebody asks for. Where the database is known to be away, nothing changes."""

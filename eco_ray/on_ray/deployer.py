@@ -21,6 +21,7 @@ from eco_ray.core.zone_places import placed_in_zones
 from eco_ray.errors import EcoRayError, NotFoundError, UnreachableError, UsageError
 from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
 from eco_ray.on_ray.serving.books import ScalingBooks
+from eco_ray.on_ray.serving.decision_file import DecisionFile
 from eco_ray.on_ray.serving.exchange import News, Snapshot
 from eco_ray.on_ray.serving.traffic import TrafficPlanner, traffic_row, zone_rows
 
@@ -87,8 +88,9 @@ class Deployer:
         #: models of which a change is under way
         self._changing: set[str] = set()
         self._stopped = threading.Event()
+        self._decisions = DecisionFile(config.state_dir / "decisions")
         #: of models that are served per zone
-        self.traffic = TrafficPlanner(store, serving, self._per_zone)
+        self.traffic = TrafficPlanner(store, serving, self._per_zone, decisions=self._decisions)
 
     def deploy(self, wanted: Deployment, before: Deployment | None = None) -> dict[str, Any]:
         """Serve a model, or change how it is served; when it answers, what is served.

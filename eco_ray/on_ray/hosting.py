@@ -53,8 +53,9 @@ class Host(Answers):
         gate, wait_s = around.gate(deployment.model), deployment.batch_wait_s
         batching = None if wait_s is None else partial(_waiting_batches, wait_s)
         count, avoided = around.tally.add, partial(around.avoided.add, reference)
+        in_zone = bool(deployment.zone)
         self._app = app = ModelApp(
-            runtime, around.footprint, gate=gate, count=count, avoided=avoided, batching=batching
+            runtime, around.footprint, gate=gate, count=count, avoided=avoided, batching=batching, in_zone=in_zone
         )
 
         def hop_j(cpu_s: float) -> float:
@@ -70,7 +71,7 @@ class Host(Answers):
             self._mix.is_asking = is_variant = route.startswith(f"{VARIANT}/")
             self._answer = AppResponse(BesideApp(app, route, version, is_variant=is_variant), around.vitals)
         else:
-            self._aside = AsideApp(app, f"/v2/models/{deployment.model}/versions/", version, gate)
+            self._aside = AsideApp(app, f"/v2/models/{deployment.model}/versions/", version, around.footprint, gate)
             self._answer = AppResponse(self._aside, around.vitals)
         around.vitals.ready()
 

@@ -29,6 +29,7 @@ from eco_ray.on_ray.serving.consolidator import Consolidator
 from eco_ray.on_ray.serving.mixer import Mixer, Report
 from eco_ray.on_ray.serving.needs import NeedsWatch, serve_replicas, tell_controller
 from eco_ray.on_ray.serving.ray_cluster import RayCluster
+from eco_ray.on_ray.serving.sound_rooms import sound
 from eco_ray.on_ray.serving.variant_facts import RegisteredVersions
 from eco_ray.on_ray.smoke import smoke
 from eco_ray.pepper import find_pepper
@@ -119,9 +120,9 @@ class RayServing:
             raise UnreachableError(f"the controller does not answer: {error}"[:300]) from None
 
     def rooms(self) -> list[Room]:
-        """What each node has, holds and emits now."""
+        """What each node has, holds and emits now, as far as it can be true."""
         found: list[Room] = ray.get(controller_handle().serving_rooms.remote(), timeout=60.0)
-        return found
+        return [sound(room)[0] for room in found]
 
 
 class DeployerActor(Deployer):
@@ -143,12 +144,13 @@ class DeployerActor(Deployer):
         serving, clock = RayServing(config), Clock(**(store.get_meta("clock") or {}))
         super().__init__(store, serving, resolve, config)
         facts = RegisteredVersions(lambda url: open_registry(url, config.state_dir))
-        self._mixer = Mixer(store, self.deployments, facts, serving.rooms, lambda: clock.grid_s(time.time()))
+        decisions = self._decisions
+        self._mixer = Mixer(store, self.deployments, facts, serving.rooms, lambda: clock.grid_s(time.time()), decisions)
         self._mixer.follow()
         threading.Thread(target=self._resume_at_last, daemon=True).start()
         self.follow()
         NeedsWatch(self.deployments, serve_replicas, tell_controller).follow()
-        self._consolidator = Consolidator(store, RayCluster(self.deployments), acts=config.drains)
+        self._consolidator = Consolidator(store, RayCluster(self.deployments), acts=config.drains, decisions=decisions)
         self._consolidator.follow()
 
     def _resume_at_last(self) -> None:

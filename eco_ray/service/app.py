@@ -30,6 +30,7 @@ from eco_ray.service.http import Answer, Headers, Page, Receive, Scope, Send
 from eco_ray.service.inference import Books, Footprints, Inferences
 from eco_ray.service.limits import Limits
 from eco_ray.service.metrics import CONTENT_TYPE, Metrics
+from eco_ray.service.openapi import in_zones
 from eco_ray.service.problems import Header, Problem, shown
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -52,15 +53,18 @@ class ModelApp:
         avoided: Callable[[str, float], None] = lambda tenant, joules: None,
         limits: Limits = Limits(),  # noqa: B008  # frozen
         batching: Callable[[Compute], Batcher] | None = None,
+        in_zone: bool = False,
     ) -> None:
         """`count(use, rows)` is told of each inference, `avoided(tenant, joules)` of each hit of the cache.
 
         Both are called where the inference is: in the worker thread or in the event loop. `batching` makes what
-        collects requests that are computed together; None: those that wait are.
+        collects requests that are computed together; None: those that wait are. `in_zone`: it is one of several zones,
+        and its document says so.
         """
         if not _NAME.fullmatch(runtime.name):
             raise UsageError(f"a model named {runtime.name!r:.120} has no URL; use letters, digits, '.', '_' and '-'")
         self._runtime, self._footprint, self._gate, self._limits = runtime, footprint, gate, limits
+        self._in_zone = in_zone
         self._metrics = Metrics(runtime.name, runtime.version)
         books = Books(footprint, count, avoided, self._metrics)
         self._inferences = Inferences(runtime, books, limits, batching)
@@ -181,6 +185,7 @@ class ModelApp:
             for name in (runtime.name, openai.served(runtime)):
                 pages[f"{prefix}/models/{name}"] = http.fixed(describe.openai_id(name), guarded=True)
         described = describe.openapi(runtime, self._limits, sorted(self._posts), pages)
+        described = in_zones(described) if self._in_zone else described
         return {**pages, **dict.fromkeys(("/openapi.json", f"{bases[0]}/openapi.json"), http.fixed(described))}
 
     def _no_path(self, path: str) -> Problem:

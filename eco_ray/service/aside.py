@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from eco_ray.core import keys
+from eco_ray.core.footprint import Footprint
 from eco_ray.core.variants import is_small
 from eco_ray.service import http
 from eco_ray.service.body import Held, read_body
@@ -21,6 +22,7 @@ from eco_ray.service.forward import Forwarder, url_of
 from eco_ray.service.gate import Gate, named_tenant
 from eco_ray.service.http import Answer, GoneError, Receive, Scope, Send
 from eco_ray.service.limits import Limits
+from eco_ray.service.own_cost import OwnCostApp
 from eco_ray.service.problems import Header, Problem
 
 #: header of answers of either version
@@ -92,11 +94,16 @@ class AsideApp:
         app: App,
         versions: str,
         version: int,
+        footprint: Callable[[float, float, float], Footprint],
         gate: Gate = named_tenant,
         limits: Limits = Limits(),  # noqa: B008  # frozen
         now_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`versions`: path before the number of a version that is named; `version`: of the application here."""
+        """`versions`: path before the number of a version that is named; `version`: of the application here.
+
+        `footprint`: of (CPU time [s], wall time [s], share of them), for answers that neither version gave.
+        """
+        self._footprint = footprint
         self._app, self._versions, self._limits, self._gate, self._now_s = app, versions, limits, gate, now_s
         self._told: Header = (VERSION_HEADER, str(version).encode())
         self._forwarder, self._held = Forwarder(limits), Held()
@@ -122,7 +129,7 @@ class AsideApp:
             named = self._names(scope, other)
             if not (named or self._chosen(scope, other)):
                 await self._answer(other, scope, receive, send)
-            elif await self._other(other, named, scope, receive, send) and self._alone:
+            elif await self._aside(other, named, scope, receive, send) and self._alone:
                 other.hop(time.thread_time() - began_s)
         finally:
             self._here -= 1
@@ -146,6 +153,17 @@ class AsideApp:
 
     def _telling(self, other: Other, send: Send) -> Send:
         return _telling(send, [self._told, *_variant(other.is_variant, "large")])
+
+    async def _aside(self, other: Other, named: bool, scope: Scope, receive: Receive, send: Send) -> bool:
+        """As `_other`; what it says itself tells what it cost."""
+        answered = False
+
+        async def ask(scope: Scope, receive: Receive, send: Send) -> None:
+            nonlocal answered
+            answered = await self._other(other, named, scope, receive, send)
+
+        await OwnCostApp(ask, self._footprint)(scope, receive, send)
+        return answered
 
     async def _other(self, other: Other, named: bool, scope: Scope, receive: Receive, send: Send) -> bool:
         """What the other version answers; where it fails, the same request here, with the body that was read.

@@ -73,6 +73,14 @@ _VARIANT = {
     "description": "`none`: not by a smaller variant, whatever its share is",
     "schema": {"enum": ["none"]},
 }
+_ORIGIN = {
+    "name": "Eco-Origin-Zone",
+    "in": "header",
+    "description": "Grid zone that the request comes from; one that is not known counts as the home zone",
+    "schema": TEXT,
+}
+#: without it none of the zones has answered
+_ZONE = {"Eco-Zone": {"description": "Grid zone whose replica answered", "schema": TEXT}}
 _ENCODING = {"name": "Content-Encoding", "in": "header", "schema": {"enum": ["gzip", "zstd", "identity"]}}
 
 
@@ -101,6 +109,19 @@ def document(title: str, paths: Mapping[str, Any], schemas: Mapping[str, Any]) -
             "securitySchemes": keys,
         },
     }
+
+
+def in_zones(told: Mapping[str, Any]) -> dict[str, Any]:
+    """The document of a model that is served per zone: requests may say where they come from, answers their zone."""
+    paths = {
+        path: {
+            verb: {**one, "parameters": [*one.get("parameters", ()), _ORIGIN], "responses": _zoned(one["responses"])}
+            for verb, one in verbs.items()
+        }
+        for path, verbs in told["paths"].items()
+    }
+    parts = told["components"]
+    return {**told, "paths": paths, "components": {**parts, "responses": _zoned(parts["responses"])}}
 
 
 def read(
@@ -169,6 +190,13 @@ def _responses(good: Mapping[str, Any], statuses: Iterable[int]) -> dict[str, An
         problem = {"$ref": f"#/components/responses/Problem{status}"}
         found[str(status)] = problem if status >= 400 else {"description": _MEANINGS[status], "headers": _EACH}
     return found
+
+
+def _zoned(responses: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: {**one, "headers": {**one["headers"], **_ZONE}} if "headers" in one else one
+        for name, one in responses.items()
+    }
 
 
 def _for(parameters: Iterable[Mapping[str, Any]], guarded: bool) -> dict[str, Any]:

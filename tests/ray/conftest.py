@@ -26,7 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     trace.write_text("\n".join([f"time,{','.join(zones)}", *rows]))
     path = folder / "cluster.yaml"
     path.write_text(CLUSTER.format(trace=trace, speed=SPEED))
-    settings = load_settings({"state_dir": str(folder / "state")})
+    settings = load_settings({"state_dir": str(folder / "state"), "record_events": True})
     described = load_cluster_file(path, settings)
     with contextlib.ExitStack() as stack:
         stack.callback(bootstrap.down, settings)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -53,7 +54,7 @@ carbon: {{policy: run-now, suspend: {{min_run: 1s, resume_cost: 1s}}}}
 """
 IMAGE = {"name": "image", "datatype": "FP32", "shape": [1, 28, 28], "data": [0.5] * 784}
 BEGAN = time.monotonic()
-facts: dict[str, Any] = {"times": {}}
+facts: dict[str, Any] = {"times": {}, "wrong": {}}
 
 
 def note(what: str) -> None:
@@ -97,6 +98,30 @@ class Load:
         self._stopped.set()
         for thread in self._threads:
             thread.join()
+
+
+class Wrong:
+    """A cluster of which somebody says wrong or flapping things."""
+
+    def __init__(self, cluster: Any) -> None:
+        self._cluster, self.how, self.drain, self.let_go = cluster, "", cluster.drain, cluster.let_go
+        self._looks = 0
+
+    def view(self, horizon_s: float) -> Any:
+        """What is there, with other intensities or watts."""
+        self._looks += 1
+        told = self._cluster.view(horizon_s)
+        return replace(told, rooms=tuple(self._room(room) for room in told.rooms))
+
+    def _room(self, room: Any) -> Any:
+        clean = (room.node.name == "green") == bool(self._looks % 2)
+        curve = replace(room.node.power, watts=(0.0, 0.0) if self.how == "no watts" else (1e5, 2e5))
+        return {
+            "flaps": replace(room, intensity_g_per_kwh=20.0 if clean else 900.0),
+            "comes and goes": room if self._looks % 2 else replace(room, intensity_g_per_kwh=None),
+            "no number": replace(room, intensity_g_per_kwh=math.nan),
+            "negative": replace(room, intensity_g_per_kwh=-room.intensity_g_per_kwh),
+        }.get(self.how) or replace(room, node=replace(room.node, power=curve))
 
 
 class Holder:
@@ -162,8 +187,10 @@ def drained(settings: Any) -> None:
     from eco_ray.on_ray.ray_serve import deployer
     from eco_ray.on_ray.serve_config import ServingConfig
     from eco_ray.on_ray.serving.consolidator import Consolidator
+    from eco_ray.on_ray.serving.decision_file import DecisionFile
     from eco_ray.on_ray.serving.drain_record import META_KEY, shown
     from eco_ray.on_ray.serving.ray_cluster import RayCluster
+    from eco_ray.sim.recorded import decide_again
     from eco_ray.store.memory import MemoryStore
 
     save_model(SmallCNN(), FOLDER / "m.safetensors", {})
@@ -191,7 +218,8 @@ def drained(settings: Any) -> None:
 
     cluster = RayCluster(lambda: ray.get(serving.deployments.remote()))
     now = Consolidation(hold_s=1.0, gap_s=0.0, empty_s=math.inf)
-    consolidator, told = Consolidator(MemoryStore(), cluster, now), []
+    kept = DecisionFile(STATE / "decisions")
+    consolidator, told = Consolidator(MemoryStore(), cluster, now, decisions=kept), []
 
     def look() -> bool:
         told.append(consolidator.look())
@@ -199,6 +227,15 @@ def drained(settings: Any) -> None:
         return told[-1].did == "released"
 
     with Load(infer) as load:
+        wrong = Wrong(cluster)
+        unsure = Consolidator(MemoryStore(), wrong, now, decisions=kept)
+        for wrong.how in ("flaps", "comes and goes", "no number", "negative", "no watts", "too many watts"):
+            dids, until_s = set(), time.monotonic() + 1.5  # it would drain after a second
+            while time.monotonic() < until_s:
+                dids.add(unsure.look().did)
+                time.sleep(0.05)
+            facts["wrong"][wrong.how] = sorted(dids)
+        note("wrong and flapping readings are over")
         time.sleep(1.0)
         until("draining", lambda: not look() and told[-1].did == "draining", 60)
         until("released", look, 90)
@@ -210,6 +247,9 @@ def drained(settings: Any) -> None:
     facts["job_states"] = [str(one.state) for one in client.job(job_id).attempts]
     until("job ended", lambda: client.job(job_id).state.is_final, 60)
     facts["job"], facts["steps"] = str(client.job(job_id).state), steps.read_text().splitlines()
+    facts["decided again"] = [
+        (one.kind, one.decisions, len(one.different)) for one in decide_again(STATE) if one.kind == "drain"
+    ]
     again = [consolidator.look().did for _ in range(3)]  # the green node stays, and is filled
     facts.update({"again": again, "alive_after": sorted(alive())})
     facts["status"] = shown(client.store.get_meta(META_KEY))  # of the deployer's own, which only reports

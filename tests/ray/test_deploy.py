@@ -21,6 +21,7 @@ from torch import nn
 
 from eco_ray.models.cnn import SmallCNN
 from eco_ray.models.weights import save_model
+from eco_ray.sim.recorded import decide_again
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -343,6 +344,8 @@ def test_a_smaller_variant_answers_its_share_while_the_grid_is_dirty(served: Clu
     for pid in small:
         os.kill(pid, signal.SIGKILL)
     assert "large" in client.asked_by(40)  # what the small one does not answer, the large one does
+    mixes = [one for one in decide_again(served.settings.state_dir) if one.kind == "mix"]
+    assert [(one.decisions > 0, one.different) for one in mixes] == [(True, ())]
     served.cli("model", "deploy", "deep:1", "--dirty-above", "350")
     client.wait_for(False)
     assert set(client.asked_by(20)) == {"large"}

@@ -42,6 +42,16 @@ def test_a_drained_node_is_emptied_under_load_and_released(facts: dict[str, Any]
     assert facts["again"] == ["nothing"] * 3
 
 
+def test_wrong_and_flapping_readings_move_nothing(facts: dict[str, Any]) -> None:
+    hows = ("flaps", "comes and goes", "no number", "negative", "no watts", "too many watts")
+    assert facts["wrong"] == {how: ["nothing"] for how in hows}
+
+
+def test_what_was_decided_on_nodes_is_decided_alike_again(facts: dict[str, Any]) -> None:
+    ((kind, decisions, different),) = facts["decided again"]
+    assert (kind, decisions > 2, different) == ("drain", True, 0)
+
+
 def test_a_job_there_pauses_and_goes_on_elsewhere(facts: dict[str, Any]) -> None:
     assert facts["job_nodes"] == ["dirty", "green"]
     assert facts["job_states"][0] == "paused"

@@ -52,6 +52,7 @@ class Live:
         self.folder, self.port = folder, free_port()
         self.env = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "ECO_RAY_"))}
         self.env |= {"ECO_RAY_STATE_DIR": str(folder / "state"), "ECO_RAY_SERVE_DOWN_HOLD": "3s"}
+        self.env["ECO_RAY_RECORD_EVENTS"] = "true"
         self.url = f"http://127.0.0.1:{self.port}/v2/models/mnist/infer"
 
     def run(self, *words: str) -> Any:
@@ -202,6 +203,9 @@ def test_more_under_load_also_without_the_deployer_and_why_is_told(live: Live) -
     assert {one.decision.replicas for one in records} >= {0, 1, 2}
     assert replay(records) == [one.decision for one in records]
     assert not live.complaints()
+    again = live.run("simulate", "--replay", str(live.folder / "state"), "-o", "json")
+    assert {one["kind"] for one in again["logs"]} == {"drain", "jobs", "scaling"}
+    assert again["differences"] == []
 
 
 def _pid_of_deployer(live: Live) -> int:

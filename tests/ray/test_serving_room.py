@@ -21,6 +21,7 @@ from eco_ray.on_ray import at_once
 from eco_ray.on_ray.local_cluster import free_port
 from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
 from eco_ray.on_ray.serving.needs import NeedsWatch, Replicas, serve_replicas, tell_controller
+from eco_ray.sim.recorded import decide_again
 
 if TYPE_CHECKING:
     from eco_ray.on_ray.ray_serve import RayServing
@@ -93,3 +94,7 @@ def test_a_job_gives_way_to_a_replica_and_takes_its_node_back(
     done = Counter(line.split()[1] for line in steps.read_text().splitlines())
     assert set(done.values()) == {1}
     assert len(done) == STEPS
+    # a fresh orchestrator decides the same from the same events, of this job and all before it
+    logs = [one for one in decide_again(cluster.settings.state_dir) if one.kind == "jobs"]
+    assert [one.different for one in logs] == [()] * len(logs)
+    assert "gives way to model urgent" in logs[-1].file.read_text()

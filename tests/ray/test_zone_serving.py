@@ -27,6 +27,7 @@ from eco_ray.models.registry import Registry
 from eco_ray.models.weights import save_model
 from eco_ray.on_ray import local_cluster
 from eco_ray.on_ray.serving_client import ServingClient
+from eco_ray.sim.recorded import decide_again
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -195,3 +196,9 @@ def test_with_the_deployer_dead_requests_go_on_also_by_a_router_that_starts_then
     again = row(served)  # by a deployer that has just begun
     assert again["traffic"]["home"] == "AA"
     assert [zone["zone"] for zone in again["zones"]] == ["BB", "CC", "EE"]
+
+
+def test_all_shares_are_decided_alike_again(served: Cluster) -> None:
+    logs = [one for one in decide_again(served.settings.state_dir) if one.kind == "traffic"]
+    assert sum(one.decisions for one in logs) > 5
+    assert [one.different for one in logs] == [()] * len(logs)

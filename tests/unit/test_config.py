@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -76,7 +77,7 @@ def test_shown_is_what_a_file_would_say(monkeypatch: pytest.MonkeyPatch, tmp_pat
     assert registry == "s3://key:***@bucket/models"
     assert values["slot"] == "1h30m"
     assert "s3cr3t" not in f"{settings!r} {settings!s} {values}"
-    text = "\n".join(f"{k} = {v if isinstance(v, int) else repr(v)}" for k, v in values.items() if v is not None)
+    text = "\n".join(f"{k} = {json.dumps(v)}" for k, v in values.items() if v is not None)
     monkeypatch.delenv("ECO_RAY_SLOT")
     (tmp_path / "work" / "eco-ray.toml").write_text(text)
     assert load_settings().slot_s == 5_400

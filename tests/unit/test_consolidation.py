@@ -258,6 +258,30 @@ def test_flapping_intensity_changes_little_and_all_limits_hold(cluster, flaps):
         assert all(later - earlier >= config.rest_s for earlier, later in pairwise(times))
 
 
+unsure = st.lists(st.sampled_from([20.0, 400.0, 800.0, None]), min_size=4, max_size=4)
+
+
+@given(clusters(), st.lists(st.tuples(st.integers(1, 100), unsure), min_size=1, max_size=60))
+def test_what_is_emptied_was_worth_it_at_every_look_of_the_hold(cluster, flaps):
+    """So intensity that flaps faster than the hold, or is lost once in it, moves nothing."""
+    names, guests = cluster
+    config, at_once = Consolidation(hold_s=120.0, gap_s=0.0), Consolidation(hold_s=0.0, gap_s=0.0)
+    state, now_s, since_s = None, 0, {}
+    for step_s, values in flaps:
+        now_s += step_s
+        found = hosts(dict(zip(names, values, strict=False)), guests, float(now_s))
+        for name in names:
+            alone = replace(found, kept={other: "not asked" for other in names if other != name})
+            if next_drain(alone, None, at_once)[0].node is None:
+                since_s.pop(name, None)
+            else:
+                since_s.setdefault(name, now_s)
+        decided, state = next_drain(found, state, config)
+        if decided.node is not None:
+            assert now_s - since_s[decided.node] >= config.hold_s
+            return
+
+
 @given(clusters(), intensities, st.floats(60, 7200), st.floats(1, 5))
 def test_what_is_worth_it_for_a_while_is_worth_it_for_longer(cluster, values, horizon_s, longer):
     names, guests = cluster

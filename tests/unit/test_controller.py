@@ -18,12 +18,13 @@ from eco_ray.core.ledger import Sample, Served, Usage
 from eco_ray.core.orchestrator import OrchestratorConfig
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import Nature
-from eco_ray.errors import EcoRayError
+from eco_ray.errors import EcoRayError, NotFoundError
 from eco_ray.grid import ModelledProfile
 from eco_ray.job_file import job_from_flags
 from eco_ray.on_ray.controller import Controller
 from eco_ray.on_ray.controller_config import ControllerConfig
 from eco_ray.on_ray.spool import Spool, to_json
+from eco_ray.sim.recorded import decide_again
 from eco_ray.store.memory import MemoryStore
 
 H = 3600.0
@@ -83,9 +84,9 @@ class Cluster:
         self._folder = folder
         self._running: list[Controller] = []
 
-    def controller(self) -> Controller:
+    def controller(self, **more: Any) -> Controller:
         clock = Clock(1.0, 0.0, 0.0)
-        config = ControllerConfig("test", "DE", clock, OrchestratorConfig(), 24 * H, self._folder, "memory://")
+        config = ControllerConfig("test", "DE", clock, OrchestratorConfig(), 24 * H, self._folder, "memory://", **more)
         launcher: Any = self.launcher
         made = Controller(config, self.store, ModelledProfile(), launcher, self.agents)
         self._running.append(made)
@@ -266,3 +267,22 @@ def test_a_grant_that_cannot_be_kept_now_is_kept_later(cluster: Cluster, monkeyp
     while cluster.store.get_meta("serving_needs") is None and time.monotonic() < deadline:
         time.sleep(0.05)
     assert len(cluster.store.get_meta("serving_needs")["grants"]) == 1  # kept as soon as it is there again
+
+
+def test_what_it_was_told_is_written_down_and_decided_again_also_by_the_next_life(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    cluster.succeeded("old", hours=2.0, ended_h=10.0)
+    for life in range(2):
+        controller = cluster.controller(record_events=True)
+        controller.submit(f"j{life}", job_from_flags(f"secret-{life}", {"name": "train"}), None, "")
+        with pytest.raises(NotFoundError):
+            controller.submit("far", job_from_flags("true", {"zones": "XX"}), None, "")
+        controller.stop()
+        time.sleep(0.3)
+    found = decide_again(tmp_path)
+    assert [(one.kind, one.different) for one in found] == [("jobs", ())] * 2
+    assert all(one.decisions >= 3 for one in found)
+    told = "".join(one.file.read_text() for one in found)
+    assert "NotFoundError" in told
+    assert "secret" not in told

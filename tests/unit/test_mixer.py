@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 from itertools import count
 
@@ -245,3 +246,14 @@ def test_an_answer_for_a_variant_that_is_no_more_is_not_taken():
     mix.variant, mix.is_asking = 2, True
     mix.look()
     assert mix.share() == 0.0
+
+
+@pytest.mark.parametrize("energy_j", [math.nan, math.inf, -5.0])
+def test_energy_that_cannot_be_true_is_not_counted(mixer, world, energy_j):
+    for version, right_j in ((1, 4.0), (2, 1.0)):
+        variant = 2 if version == 1 else None
+        mixer.share(Report("mnist", version, variant, Spent(30, 30 * right_j), Spent()))
+        mixer.share(Report("mnist", version, variant, Spent(30, energy_j), Spent(30, energy_j)))
+    mixer.look()
+    assert mixer.row(MIXED)["j_per_request"] == {"large": 4.0, "small": 1.0}
+    assert mixer.share(ASK) == 0.3

@@ -273,6 +273,44 @@ def test_bounds_hold_and_changes_are_few(steps, least, most):
     assert all(later - earlier >= scaling.up_gap_s for earlier, later in pairwise(ups))
 
 
+figures = st.sampled_from([0.0, 1.0, 10.0, 1e5, -5.0, math.nan, math.inf])
+colds = st.none() | st.builds(ColdStart, st.just(4.0), figures, figures, figures | st.none())
+
+
+@given(st.lists(st.tuples(st.floats(0.5, 40), st.sampled_from([0.0, 0.0, 1.0, 9.0]), colds), min_size=1, max_size=80))
+def test_whatever_is_said_of_power_and_intensity_few_are_removed_and_none_while_somebody_waits(steps):
+    """Also where it flaps between known and unknown, as it does where the deployer or the grid's source is away."""
+    state, replicas, now_s, downs, requests = None, 1, 0.0, 0, 0
+    for step_s, ongoing, cold in steps:
+        now_s += step_s
+        requests += round(ongoing)
+        load = replace(LOAD, now_s=now_s, ongoing=ongoing, replicas=replicas, running=replicas, requests=requests)
+        scaling = replace(EAGER, min_replicas=0, max_replicas=6, cold=cold)
+        decided, state = next_replicas(load, state, scaling)
+        assert decided.replicas > 0 or ongoing == 0
+        if cold is None or not (cold.start_j >= 0 and cold.idle_w > 0):
+            assert decided.replicas > 0 or replicas == 0  # what nobody knows, or cannot be, drops no last replica
+        downs += decided.replicas < replicas
+        replicas = decided.replicas
+    assert downs <= now_s / EAGER.down_hold_s
+
+
+@given(st.lists(st.tuples(st.floats(0.5, 40), st.floats(0, 60)), min_size=1, max_size=40), st.data())
+def test_the_intensity_has_no_say_in_how_many_there_are(steps, data):
+    states, replicas, now_s, requests = [None, None], 1, 0.0, 0
+    for step_s, ongoing in steps:
+        now_s += step_s
+        requests += round(ongoing)
+        load = replace(LOAD, now_s=now_s, ongoing=ongoing, replicas=replicas, running=replicas, requests=requests)
+        counts = []
+        for one, intensity in enumerate((50.0, data.draw(figures | st.none()))):
+            scaling = replace(EAGER, min_replicas=0, max_replicas=6, cold=ColdStart(4.0, 60.0, 5.0, intensity))
+            decided, states[one] = next_replicas(load, states[one], scaling)
+            counts.append(decided.replicas)
+        assert counts[0] == counts[1]
+        replicas = counts[0]
+
+
 @given(st.floats(0, 80), st.floats(0, 80), st.integers(1, 10), st.floats(0.05, 1), st.floats(0.05, 1))
 def test_more_requests_or_a_tighter_promise_never_mean_fewer(one, other, replicas, slo_s, another_s):
     def decide(ongoing, slo_p95_s):

@@ -12,6 +12,7 @@ import httpx
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from service_cases import footprint
 from service_server import Server
 
 from eco_ray.service.aside import AsideApp, BesideApp, Dice, Other, Turns
@@ -64,7 +65,7 @@ class Chances:
 
 def serving(base: str, percent: int, is_variant: bool = False, **how: Any) -> tuple[Server, AsideApp]:
     """Version 1 of `m`, with version 2 at `base`."""
-    app = AsideApp(App("here"), "/v2/models/m/versions/", 1, **how)
+    app = AsideApp(App("here"), "/v2/models/m/versions/", 1, footprint, **how)
     app.other = Other(2, base, Dice(percent, Chances()), is_variant)
     return Server(app), app
 
@@ -229,6 +230,7 @@ def test_a_version_that_is_named_and_away_is_said_to_be_away() -> None:
             found = httpx.post(f"{front.url}/v2/models/m/versions/2/infer", content=b"x")
             assert (found.status_code, found.headers["retry-after"]) == (503, "1")
             assert "version 2 is away" in found.json()["detail"]
+            assert found.headers["eco-footprint"].startswith("energy-j=")
             stranger = Server(App("another"))  # at its address
             app.other = Other(2, stranger.url, lambda: False)
         app.other = Other(2, fails.url, lambda: False)

@@ -137,7 +137,7 @@ def test_a_model_with_a_variant_keeps_to_its_document_whoever_answers() -> None:
     small = Server(
         BesideApp(ModelApp(Vectors(version=3), footprint, limits=LIMITS), "/variant/echo", 3, is_variant=True)
     )
-    app = AsideApp(vectors(), "/v2/models/echo/versions/", 2)
+    app = AsideApp(vectors(), "/v2/models/echo/versions/", 2, footprint)
     app.other = Other(3, f"{small.url}/variant/echo", Turns(lambda: 0.5), is_variant=True)
     told = Told(app)
     try:

@@ -14,10 +14,11 @@ from typing import Any
 
 import httpx
 import pytest
-from service_cases import footprint
+from service_cases import Echo, ask, footprint
 from service_server import Server
 
 from eco_ray.core.zone_routes import Routes
+from eco_ray.service.app import ModelApp
 from eco_ray.service.limits import Limits
 from eco_ray.service.own_cost import OwnCostApp
 from eco_ray.service.problems import Problem
@@ -250,3 +251,13 @@ def test_many_at_once_lose_nothing_while_zones_come_and_go(house: House) -> None
     assert asyncio.run(all_of_them()) == {200: 240}
     assert {len(body) for body in house.front.bodies} <= {0, 1000}
     assert house.app._held.bytes == 0
+
+
+def test_the_document_of_a_model_in_zones_tells_of_them_and_that_of_another_does_not() -> None:
+    zoned, alone = (ask(ModelApp(Echo(), footprint, in_zone=so), "GET", "/openapi.json").json for so in (True, False))
+    operations = [one for verbs in zoned["paths"].values() for one in verbs.values()]
+    assert all("Eco-Origin-Zone" in {told["name"] for told in one["parameters"]} for one in operations)
+    answers = [*zoned["components"]["responses"].values(), *(one["responses"]["200"] for one in operations)]
+    assert all("Eco-Zone" in one["headers"] for one in answers)
+    assert "Eco-Zone" not in json.dumps(alone)
+    assert "Eco-Origin-Zone" not in json.dumps(alone)

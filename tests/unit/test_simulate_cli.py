@@ -11,6 +11,8 @@ import pytest
 from click.testing import CliRunner
 
 from eco_ray.cli.main import cli
+from eco_ray.core.replica_counts import ReplicaLoad, Scaling, next_replicas
+from eco_ray.core.scaling_log import ScalingRecord
 from eco_ray.errors import EcoRayError
 from eco_ray.sim.simulate import POLICIES
 
@@ -515,3 +517,19 @@ def test_the_program_ends_with_2_and_one_line(files, tmp_path):
     assert ended.stdout == ""
     assert len(ended.stderr.splitlines()) == 1
     assert ended.stderr.startswith("Error: policy 'greenest' is not known; choose among run-now,")
+
+
+def test_what_a_cluster_decided_is_decided_again(tmp_path):
+    load, scaling = ReplicaLoad(0.0, 3.0, 3, 1, 1, 0.1), Scaling(0, 4, 0.2)
+    decision, _ = next_replicas(load, None, scaling)
+    file = tmp_path / "scaling" / "model.m.jsonl"
+    file.parent.mkdir()
+    file.write_text(json.dumps(ScalingRecord("model.m", load, None, scaling, decision).to_json()) + "\n")
+    done = CliRunner().invoke(cli, ["simulate", "--replay", str(tmp_path), "-o", "json"])
+    row = {"kind": "scaling", "file": str(file), "decisions": 1, "different": 0}
+    assert json.loads(done.stdout) == {"logs": [row], "differences": []}
+    file.write_text(file.read_text().replace(f'"why": "{decision.why}"', '"why": "so"'))
+    done = CliRunner().invoke(cli, ["simulate", "--replay", str(tmp_path), "-o", "json"])
+    assert isinstance(done.exception, EcoRayError)
+    assert "1 decisions are other ones now; the first, of model.m" in str(done.exception)
+    assert json.loads(done.stdout)["logs"][0]["different"] == 1

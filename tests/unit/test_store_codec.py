@@ -134,7 +134,14 @@ def test_damaged_text_and_a_missing_required_field_are_errors() -> None:
         job_from_json("{}")
 
 
-@pytest.mark.parametrize("value", [object(), {1, 2}, {(1, 2): 3}, b"x"])
+def _deep() -> Any:
+    value: Any = 0
+    for _ in range(100_000):
+        value = {"in": value}
+    return value
+
+
+@pytest.mark.parametrize("value", [object(), {1, 2}, {(1, 2): 3}, b"x", _deep()], ids=range(5))
 def test_what_json_cannot_hold_is_refused_when_it_is_written(value: Any) -> None:
     with pytest.raises(EcoRayError, match=r"job a cannot be stored: .*; keep numbers, text, booleans, lists"):
         job_to_json(replace(JOB, metrics={"x": value}))

@@ -77,7 +77,7 @@ def test_it_flaps_with_a_gap_and_a_hold():
     assert decided.small_share == 0.0
     decided, same = mix(500.0, state, 1399.0)
     assert decided.small_share == 0.0
-    assert same is state
+    assert same == state
     assert "for another 1 s" in decided.why
     assert mix(500.0, state, 1400.0)[0].small_share == 0.5
     # a rule that changes holds at once
@@ -119,6 +119,31 @@ def test_flapping_intensity_changes_the_mix_once_in_the_hold_at_most(values, eve
         shares.append(decided.small_share)
     changes = sum(earlier != later for earlier, later in pairwise(shares))
     assert changes <= (len(values) - 1) * every_s / MIXING.hold_s
+
+
+readings = st.sampled_from([0.0, 1.0, 3.0, 10.0, 30.0, 100.0, -3.0, math.nan, math.inf])
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from([100.0, 500.0, None]), readings, readings), min_size=2, max_size=60),
+    st.integers(1, 300),
+)
+def test_flapping_intensity_and_wrong_readings_of_power_change_the_mix_a_bounded_number_of_times(values, every_s):
+    state, shares = None, []
+    for step, (intensity, large_j, small_j) in enumerate(values):
+        large, small = replace(LARGE, j_per_request=large_j), replace(SMALL, j_per_request=small_j)
+        decided, state = mix(intensity, state, step * float(every_s), large=large, small=small)
+        shares.append(decided.small_share)
+    changes = sum(earlier != later for earlier, later in pairwise(shares))
+    assert changes <= 2 * (1 + (len(values) - 1) * every_s / MIXING.hold_s)
+
+
+def test_a_variant_that_takes_more_loses_its_share_and_gets_it_back_after_the_hold():
+    more, shares, state = replace(SMALL, j_per_request=2 * LARGE.j_per_request), [], None
+    for at_s, small in ((0, SMALL), (10, more), (20, SMALL), (600, SMALL), (620, SMALL), (630, more), (1300, more)):
+        decided, state = mix(500.0, state, float(at_s), small=small)
+        shares.append(decided.small_share > 0)
+    assert shares == [True, False, False, False, True, True, False]
 
 
 @given(parts, st.integers(1, 500))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from eco_ray.core.arrivals import Arrivals
 from eco_ray.core.cluster import Node, Resources
@@ -13,6 +16,7 @@ from eco_ray.core.power import PowerCurve
 from eco_ray.core.replica_places import Room
 from eco_ray.core.serving import TrafficConfig
 from eco_ray.core.zone_traffic import ModelNow, ZoneNow, plan_zones
+from eco_ray.on_ray.serving.sound_rooms import sound
 
 CONFIG = TrafficConfig(hold_s=300.0)
 WAYS = {"AA": {"BB": 20.0, "CC": 90.0}, "BB": {"AA": 20.0, "CC": 30.0}, "CC": {"AA": 90.0, "BB": 30.0}}
@@ -124,6 +128,47 @@ def test_flapping_intensity_and_outages_change_shares_a_bounded_number_of_times(
         changes += routes is not None and told.routes.shares != routes.shares
         routes = told.routes
     assert 2 <= changes <= 12  # 3600 s / 300 s
+
+
+values = st.sampled_from([20.0, 200.0, 900.0, None])
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.tuples(values, values, values), min_size=2, max_size=25),
+    st.integers(1, 400),
+    st.sampled_from([0.0, 5.0, 30.0]),
+)
+def test_whatever_intensities_do_shares_change_once_in_the_hold_at_most(steps, every_s, asked):
+    """With the same requests and zones; None is what is not known."""
+    routes, state, changes = None, None, 0
+    for step, known in enumerate(steps):
+        now = model(*known, asked={"AA": asked}, now_s=float(every_s * step))
+        told, state = plan(now, before=routes, state=state)
+        changes += routes is not None and told.routes.shares != routes.shares
+        routes = told.routes
+    # the first of them may be for the nearest, until one zone is known
+    assert changes <= 1 + (len(steps) - 1) * every_s / TrafficConfig().hold_s
+
+
+@given(st.sampled_from([math.nan, -5.0, math.inf]), st.sampled_from(["intensity", "power", "pue"]))
+def test_a_zone_of_which_something_cannot_be_true_is_filled_last_and_keeps_its_capacity(wrong, what):
+    right, whole = model(300.0, 50.0, 200.0), model(300.0, 50.0, 200.0)
+    (room,) = right.zones[1].rooms
+    curve = object.__new__(PowerCurve)  # no curve can be made so
+    for name in PowerCurve.__slots__:
+        object.__setattr__(curve, name, (wrong, wrong) if name == "watts" else getattr(room.node.power, name))
+    spoiled = {
+        "intensity": replace(room, intensity_g_per_kwh=wrong),
+        "power": replace(room, node=replace(room.node, power=curve)),
+        "pue": replace(room, node=replace(room.node, pue=wrong)),
+    }[what]
+    zones = list(right.zones)
+    zones[1] = replace(zones[1], rooms=(sound(spoiled)[0],))
+    told, _ = plan(replace(right, zones=tuple(zones)))
+    assert shares(told) == {"AA": 0, "BB": 0, "CC": 1}
+    assert told.capacity_per_s == pytest.approx(plan(whole)[0].capacity_per_s)
+    assert "BB is unknown" in told.why
 
 
 def test_arrivals_are_smoothed_and_counted_once():

@@ -16,10 +16,12 @@ from typing import Protocol
 
 from eco_ray.core.audit import AuditEntry
 from eco_ray.core.cluster import Node, Resources
-from eco_ray.core.consolidation import Consolidation, DrainState, Guest, Hosts, next_drain, release_after_s
+from eco_ray.core.consolidation import Consolidation, DrainState, Guest, Hosts, next_drain, next_step
+from eco_ray.core.decision_log import DrainRecord
 from eco_ray.core.replica_places import Room
 from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError
+from eco_ray.on_ray.serving.decision_file import NOT_KEPT, DecisionFile
 from eco_ray.on_ray.serving.drain_record import META_KEY, DrainAnswer, Kept, Told, UnderWay
 from eco_ray.on_ray.serving.sound_rooms import sound
 
@@ -87,10 +89,11 @@ class Consolidator:
         *,
         acts: bool = True,
         move_s: float = MOVE_S,
+        decisions: DecisionFile = NOT_KEPT,
     ) -> None:
-        """`acts`: False: it only says what it would do. `move_s`: for guests to be elsewhere."""
+        """`acts`: False: it only says what it would do. `move_s`: for guests to be elsewhere. `decisions`: a log."""
         self._store, self._cluster, self._config = store, cluster, config or Consolidation()
-        self._acts, self._move_s = acts, move_s
+        self._acts, self._move_s, self._decisions = acts, move_s, decisions
         self._kept: Kept | None = None
         self._written_s = -math.inf
         self._stopped = threading.Event()
@@ -130,25 +133,15 @@ class Consolidator:
         if waits:
             return self._keep(replace(kept, told=Told("waits", None, waits, view.now_s)), kept)
         hosts = _hosts(view, self._acts)
-        idle = self._idle(kept, hosts)
-        if idle:
-            return self._begin(kept, *idle, kept.state, view)
-        found, state = next_drain(hosts, kept.state, self._config)
+        empty = dict(kept.empty)
+        found, state = next_step(hosts, empty, kept.state, self._config)
+        self._decisions.note(DrainRecord(hosts, empty, kept.state, self._config, found), found.node or state.candidate)
         if found.node is None:
             would = _would(hosts, self._config)
             why = f"{found.why}; {would}" if would else found.why
             told = Told("would drain" if would else "nothing", None, why, view.now_s)
             return self._keep(replace(kept, state=state, told=told), kept)
         return self._begin(kept, found.node, found.why, state, view)
-
-    def _idle(self, kept: Kept, hosts: Hosts) -> tuple[str, str] | None:
-        """A node that has been empty for long enough, and why it goes."""
-        since = dict(kept.empty)
-        for node in (room.node for room in hosts.rooms if room.node.name in since.keys() - hosts.kept.keys()):
-            empty_s = hosts.now_s - since[node.name]
-            if empty_s >= release_after_s(node, self._config):
-                return node.name, f"{node.name} is released: nothing has been on it for {empty_s:.0f} s"
-        return None
 
     def _begin(self, kept: Kept, name: str, why: str, state: DrainState, view: View) -> Told:
         node = next(room.node for room in view.rooms if room.node.name == name)
@@ -188,7 +181,7 @@ class Consolidator:
             return self._end(kept, under_way, view, Told("released", name, why, view.now_s))
         if name not in view.draining and took_s >= _TAKEN_S:
             return self._refused(kept, under_way, f"Ray did not say that it drains {name}, and does not", view)
-        if not left and not view.starting:
+        if not left and not _is_awaited(under_way, view):
             self._cluster.let_go(node)
             told = Told("emptied", name, f"{name} is empty after {took_s:.0f} s, and is let go", view.now_s)
         else:
@@ -248,6 +241,15 @@ def _empty(since: dict[str, float], view: View) -> tuple[tuple[str, float], ...]
     free = [room.node.name for room in view.rooms if room.held == Resources()]
     names = [name for name in free if not view.on(name) and name not in view.draining]
     return tuple((name, since.get(name, view.now_s)) for name in names)
+
+
+def _is_awaited(under_way: UnderWay, view: View) -> bool:
+    """Whether what left a node may not be up elsewhere yet.
+
+    What has come since waits for room, which this node gives only once it has ended and is back.
+    """
+    before = {guest.partition(" ")[0].partition("/")[0] for guest in under_way.guests}
+    return view.now_s <= under_way.deadline_s and any(app in before for app in view.starting)
 
 
 def _waits(view: View) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from eco_ray.core.decision_log import MixRecord
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.replica_places import Room
 from eco_ray.core.store_port import Store
@@ -19,6 +20,7 @@ from eco_ray.core.units import Nature
 from eco_ray.core.variant_pair import Pair, Spent, VersionFacts, check_pair, intensity_and_pue, joined
 from eco_ray.core.variants import Mixing, MixState, next_mix
 from eco_ray.errors import EcoRayError, UsageError
+from eco_ray.on_ray.serving.decision_file import NOT_KEPT, DecisionFile
 
 log = logging.getLogger("eco_ray.serving")
 
@@ -83,8 +85,10 @@ class Mixer:
         facts: Callable[[Deployment, int], VersionFacts],
         rooms: Callable[[], Sequence[Room]],
         now_s: Callable[[], float],
+        decisions: DecisionFile = NOT_KEPT,
     ) -> None:
-        """`facts`: of a version of a deployment. `now_s`: grid time."""
+        """`facts`: of a version of a deployment. `now_s`: grid time. `decisions`: their log."""
+        self._decisions = decisions
         self._store, self._deployments, self._facts, self._rooms, self._now_s = store, deployments, facts, rooms, now_s
         self._lock = threading.Lock()
         self._looking = threading.Lock()
@@ -109,7 +113,7 @@ class Mixer:
         """The part of the requests that goes to the variant of a replica that reports; 0 where that is not decided."""
         with self._lock:
             for name, spent in ((f"{report.model}:{report.version}", report.spent), (report.model, report.hops)):
-                if spent.requests:
+                if spent.is_sound:
                     self._spent[name] = self._spent.get(name, Spent()).plus(spent)
             decided = self._decided.get(report.model)
         if decided is None or (decided.version, decided.variant) != (report.version, report.variant):
@@ -190,7 +194,9 @@ class Mixer:
                 log.exception("the variant of %s cannot be judged", one.model)
             return Decided(*of, 0.0, f"all to {one.reference(one.version)}: {error}", state)
         intensity, pue = intensity_and_pue(one, rooms)
-        mix, state = next_mix(self._now_s(), intensity, pair.large, pair.small, one.mixing, state, pue)
+        seen = self._now_s(), intensity, pair.large, pair.small, one.mixing, state, pue
+        mix, state = next_mix(*seen)
+        self._decisions.note(MixRecord(one.model, *seen, mix), mix.small_share)
         saved_g = mix.saved_g_per_request if pair.in_joules and intensity is not None else None
         return Decided(*of, mix.small_share, mix.why, state, mix.accuracy, saved_g, pair)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+from eco_ray.core.power import PowerCurve
 from eco_ray.core.replica_places import Room
 from eco_ray.grid.points import MAX_G_PER_KWH
 
@@ -14,12 +15,15 @@ _MOST_W = 100_000.0
 _MOST_PUE = 10.0
 #: to switch a machine on [J]
 _MOST_WAKE_J = 3.6e9
+#: in place of what cannot be true
+_MOST = PowerCurve((0.0, 1.0), (0.0, _MOST_W), "the most that any machine draws")
 
 
 def sound(room: Room) -> tuple[Room, str]:
     """The node as it may be counted with, and what is wrong with it; empty: nothing.
 
-    One with which something is wrong has no known intensity, so that it is neither emptied nor filled.
+    One with which something is wrong has no known intensity, so that it is neither emptied nor filled, and is the last
+    to get requests; what it draws counts as the most that any machine does.
     """
     node, intensity = room.node, room.intensity_g_per_kwh
     checks = [
@@ -33,5 +37,8 @@ def sound(room: Room) -> tuple[Room, str]:
         wrong = [value for value in values if not (math.isfinite(value) and least <= value <= most)]
         if wrong:
             said = f"its {what} cannot be {wrong[0]:g} {unit}".rstrip()
-            return replace(room, intensity_g_per_kwh=None), f"{said} (limits {least:g} to {most:g})"
+            if what != "intensity":
+                node = replace(node, power=_MOST, pue=1.0, gpu_idle_w=0.0, gpu_busy_w=0.0, wake_j=0.0)
+            held = node.capacity if what == "use" else room.held
+            return Room(node, held, None), f"{said} (limits {least:g} to {most:g})"
     return room, ""

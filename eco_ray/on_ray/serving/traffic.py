@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from eco_ray.core.arrivals import Arrivals
 from eco_ray.core.clock import Clock
 from eco_ray.core.cluster import UNKNOWN_ZONE
+from eco_ray.core.decision_log import TrafficRecord
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.replica_places import Room, without
 from eco_ray.core.serving import TrafficConfig, TrafficState
@@ -23,6 +24,7 @@ from eco_ray.core.zone_routes import Routes
 from eco_ray.core.zone_traffic import ModelNow, ZoneNow, ZonePlan, plan_zones
 from eco_ray.errors import EcoRayError
 from eco_ray.on_ray.serve_config import app_name
+from eco_ray.on_ray.serving.decision_file import NOT_KEPT, DecisionFile
 
 log = logging.getLogger("eco_ray.serving")
 
@@ -56,9 +58,11 @@ class TrafficPlanner:
         models: Callable[[], Sequence[tuple[Deployment, float]]],
         config: TrafficConfig = TrafficConfig(),  # noqa: B008  # frozen
         wall_s: Callable[[], float] = time.time,
+        decisions: DecisionFile = NOT_KEPT,
     ) -> None:
         """`models()`: those that are served per zone, and how long computing one request takes [s]."""
         self._store, self._view, self._models, self._config, self._wall_s = store, view, models, config, wall_s
+        self._decisions = decisions
         self._lock = threading.Lock()
         self._arrivals: dict[str, Arrivals] = {}
         #: by model and router: zones that gave no answer, and when it said so [wall s]
@@ -97,13 +101,17 @@ class TrafficPlanner:
             kept = self._told.get(one.model)
             before = Routes.from_json(kept["routes"]) if kept else None
             now = self._seen(one, request_s, rooms, replicas, before)
+            held = _state(kept)
             try:
-                plan, state = plan_zones(now, ways, before, _state(kept), self._config)
+                plan, state = plan_zones(now, ways, before, held, self._config)
             except EcoRayError as error:  # the others have theirs
                 log.warning("requests of %s stay where they go: %s", one.model, error)
                 told |= {one.model: kept} if kept else {}
                 continue
             told[one.model] = _as_told(now, plan, state)
+            self._decisions.note(
+                TrafficRecord(one.model, now, ways, before, held, self._config, plan), plan.routes.shares
+            )
             if before is None or before.shares != plan.routes.shares:
                 log.info("requests of %s go to %s: %s", one.model, _words(plan), plan.why)
         if told != self._told:
