@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -184,15 +185,21 @@ class Consolidator:
         left, took_s = view.on(name), view.now_s - under_way.began_s
         starting = f"; {', '.join(view.starting)} has fewer replicas up than it should" if view.starting else ""
         if node is None:
-            why = f"{name} was emptied and released, {took_s:.0f} s after it was decided{starting}"
+            after = f"{took_s:.0f} s after it was decided{starting}"
+            if kept.told.did != "emptied":  # it died, or somebody ended it
+                why = f"{name} is gone, before it was seen empty, {after}"
+                return self._end(kept, under_way, view, Told("gone", name, why, view.now_s))
+            why = f"{name} was emptied and released, {after}"
             return self._end(kept, under_way, view, Told("released", name, why, view.now_s))
         if name not in view.draining and took_s >= _TAKEN_S:
             return self._refused(kept, under_way, f"Ray did not say that it drains {name}, and does not", view)
-        if not left and not view.starting:
+        is_late = view.now_s > under_way.deadline_s  # what has not started may need the node that comes back
+        if not left and (not view.starting or is_late):
             self._cluster.let_go(node)
-            told = Told("emptied", name, f"{name} is empty after {took_s:.0f} s, and is let go", view.now_s)
+            why = f"{name} is empty after {took_s:.0f} s, and is let go{starting}"
+            told = Told("emptied", name, why, view.now_s)
         else:
-            late = ", longer than it should take" if view.now_s > under_way.deadline_s else ""
+            late = ", longer than it should take" if is_late else ""
             still = f"; still there: {', '.join(left)}" if left else ""
             why = f"{name} is being emptied for {took_s:.0f} s{late}{still}{starting}"
             told = Told("draining", name, why, view.now_s)
@@ -217,7 +224,7 @@ class Consolidator:
         filled = {**dict(kept.state.filled), **dict.fromkeys(came, until_s)}
         state = replace(kept.state, filled=tuple(filled.items()))
         log.info("%s", told.why)
-        self._audit("release-node", under_way, told.why)
+        self._audit("release-node" if told.did == "released" else "lose-node", under_way, told.why)
         return self._write(replace(kept, state=state, under_way=None, told=told, last=told))
 
     # -- the record --------------------------------------------------------------------------------------------------
@@ -262,7 +269,7 @@ def _waits(view: View) -> str:
 def _hosts(view: View, acts: bool) -> Hosts:
     rooms, kept = [], {}
     for room in view.rooms:
-        checked, why = sound(room)
+        checked, why = sound(_with_memory(room, view.guests))
         rooms.append(checked)
         if why:
             kept[room.node.name] = why
@@ -273,6 +280,12 @@ def _hosts(view: View, acts: bool) -> Hosts:
         elif room.node.name in view.planned:
             kept[room.node.name] = "waiting jobs have their places there"
     return Hosts(view.now_s, tuple(rooms), view.guests, kept)
+
+
+def _with_memory(room: Room, guests: Sequence[Guest]) -> Room:
+    """With the memory of its guests: of what Ray has given away, CPUs and GPUs are told."""
+    memory_gb = sum(guest.demand.memory_gb for guest in guests if guest.node == room.node.name)
+    return replace(room, held=replace(room.held, memory_gb=max(room.held.memory_gb, memory_gb)))
 
 
 _NOT_ASKED = "consolidation is set to report"

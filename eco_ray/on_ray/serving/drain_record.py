@@ -41,7 +41,7 @@ class UnderWay:
 class Told:
     """What came of a look."""
 
-    #: nothing, waits, would drain, draining, emptied, released, refused or unknown
+    #: nothing, waits, would drain, draining, emptied, released, gone, refused or unknown
     did: str
     #: the node that it is about
     node: str | None
