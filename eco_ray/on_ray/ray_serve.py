@@ -148,7 +148,8 @@ class DeployerActor(Deployer):
         threading.Thread(target=self._resume_at_last, daemon=True).start()
         self.follow()
         NeedsWatch(self.deployments, serve_replicas, tell_controller).follow()
-        self._consolidator = Consolidator(store, RayCluster(self.deployments), acts=config.drains)
+        cluster = RayCluster(self.deployments, lambda: self._books.is_asked)
+        self._consolidator = Consolidator(store, cluster, acts=config.drains)
         self._consolidator.follow()
 
     def _resume_at_last(self) -> None:

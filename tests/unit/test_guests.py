@@ -53,6 +53,16 @@ def test_replicas_are_guests_with_what_their_deployment_asks_for():
     assert (theirs.name, theirs.demand, theirs.nodes) == ("theirs/replica r3", Resources(2.0, 0.0, 3.0), ())
 
 
+def test_replicas_go_where_serve_starts_them_by_grams_while_a_policy_asks():
+    details = serve(model_mnist=(1, [replica(1)]), canary_mnist=(1, [replica(2)]), shared=(1, [replica(3)]))
+    rooms, tiny = [DIRTY, replace(GREEN, intensity_g_per_kwh=10.0)], replace(MNIST, model="t", shared=True, canary=None)
+    nodes = [one.nodes for one in replica_guests(details, [MNIST, tiny], rooms, by_grams=True)]
+    assert nodes == [("g", "d"), ("d", "g"), ("d", "g")]
+    assert replica_guests(details, [MNIST], [DIRTY, GREEN], by_grams=True)[0].nodes == ("d", "g")  # they are alike
+    away = replace(MNIST, nodes=("d", "g", "away"))
+    assert replica_guests(details, [away], rooms, by_grams=True)[0].nodes == ("g", "d", "away")
+
+
 def test_shared_replicas_hold_what_they_share():
     shared = replace(MNIST, shared=True, canary=None, demand=Resources(9.0))
     (guest,) = replica_guests(serve(shared=(1, [replica(1)])), [shared], [DIRTY])
