@@ -88,7 +88,7 @@ class Deployer:
         self._changing: set[str] = set()
         self._stopped = threading.Event()
         #: of models that are served per zone
-        self.traffic = TrafficPlanner(store, serving, self._per_zone)
+        self.traffic = TrafficPlanner(store, serving, self._per_zone, where=self._books.nodes)
 
     def deploy(self, wanted: Deployment, before: Deployment | None = None) -> dict[str, Any]:
         """Serve a model, or change how it is served; when it answers, what is served.
