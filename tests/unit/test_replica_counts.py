@@ -79,6 +79,13 @@ def test_up_again_only_after_a_gap():
     assert "for 3 s" in seen[2].why
 
 
+def test_a_clock_that_is_set_back_holds_nothing_up():
+    steps = [(5000.0, 40.0), (1000.0, 40.0), (1005.0, 40.0)]
+    assert [one.replicas for one in run(steps)] == [4, 4, 8]
+    quiet = [(5000.0, 9.0), (1000.0, 0.0), *((1000.0 + s, 0.0) for s in range(10, 200, 10))]
+    assert run(quiet)[-1].replicas == 1
+
+
 def test_down_after_the_hold_and_by_half_at_most():
     seen = run([(0, 0), *((at, 0) for at in range(30, 300, 30))], replicas=8)
     assert [one.replicas for one in seen] == [8, 8, 4, 4, 2, 2, 1, 1, 1, 1]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import replace
@@ -199,3 +200,9 @@ def test_serve_goes_by_grams_for_as_long_as_a_snapshot_is_believed(store, tmp_pa
     assert books.is_asked
     now_s[0] += 1
     assert not books.is_asked
+
+
+def test_a_decision_that_cannot_be_written_down_stops_nothing(books):
+    load = ReplicaLoad(100.0, 1.0, 1, 1, 1, 0.05, p95_s=math.nan)
+    decision, _ = next_replicas(load, None, Scaling(1, 2))
+    assert books.exchange(News((last(),), (ScalingRecord("model.mnist", load, None, Scaling(1, 2), decision),))).rooms

@@ -69,7 +69,7 @@ class ScalingBooks:
             self._note_starts(news.last)
         try:
             self._write(news.records)
-        except OSError as error:  # a full disk: scaling does not depend on it
+        except (OSError, ValueError) as error:  # a full disk, or what JSON does not know: scaling does not depend on it
             log.warning("decisions are not written down: %s", error)
         rooms = self._rooms()
         facts = {app_name(one): found for one in self._own() if (found := self._facts(one, rooms))}
