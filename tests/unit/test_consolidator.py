@@ -310,7 +310,7 @@ def test_an_empty_node_stays_on_for(world, store, reason):
         world.planned = {"dirty"}
     elif reason == "stays on":
         world.returning = {"green"}
-    for turn in range(20):
+    for turn in range(16):
         world.starting = ("model.mnist",) if reason == "starting" else ()
         run(consolidator, world, 50)
         if reason == "again":  # somebody is there from time to time
@@ -404,3 +404,18 @@ def test_memory_that_guests_hold_is_not_free_to_others(world, store):
     told = run(Consolidator(store, world, CONFIG), world, 600)
     assert world.asked == []
     assert "dirty: r1 has no room elsewhere" in told[-1].why
+
+
+def test_somebody_whose_replicas_never_start_does_not_keep_all_nodes_on(world, store):
+    world.starting = ("theirs",)
+    told = run(Consolidator(store, world, CONFIG), world, 890)
+    assert {one.did for one in told} == {"waits"}
+    told = run(Consolidator(store, world, CONFIG), world, 400)  # killed, and started again
+    assert "not waited for any more, as its replicas do not start: theirs" in told[2].why
+    assert [name for _, name in world.asked] == ["dirty"]
+    assert told[-1].did in ("draining", "emptied", "released", "nothing")
+    run(Consolidator(store, world, CONFIG), world, 200)
+    world.starting = ()
+    run(Consolidator(store, world, CONFIG), world, 10)
+    world.starting = ("theirs",)  # it is tried again: it may start
+    assert run(Consolidator(store, world, CONFIG), world, 10)[-1].did == "waits"

@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -121,7 +121,10 @@ class Consolidator:
             return self._keep(replace(kept, told=Told("unknown", None, str(error), kept.told.looked_s)), kept)
         if view.now_s - kept.looked_s > _BREAK_S:
             kept = replace(kept, state=replace(kept.state, candidate=""), empty=())
-        kept = replace(kept, looked_s=view.now_s, empty=_empty(dict(kept.empty), view))
+        starting = _since(view.starting, kept.starting, view.now_s)
+        kept = replace(kept, looked_s=view.now_s, empty=_empty(dict(kept.empty), view), starting=starting)
+        # what never starts, whoever's it is, keeps no node on for good: it may need the one that comes back
+        view = replace(view, starting=tuple(app for app, since_s in starting if view.now_s < since_s + self._move_s))
         return self._see_to(kept, kept.under_way, view) if kept.under_way else self._decide(kept, view)
 
     # -- deciding ----------------------------------------------------------------------------------------------------
@@ -137,7 +140,7 @@ class Consolidator:
         found, state = next_drain(hosts, kept.state, self._config)
         if found.node is None:
             would = _would(hosts, self._config)
-            why = f"{found.why}; {would}" if would else found.why
+            why = "; ".join(filter(None, (found.why, would, _given_up(kept, view))))
             told = Told("would drain" if would else "nothing", None, why, view.now_s)
             return self._keep(replace(kept, state=state, told=told), kept)
         return self._begin(kept, found.node, found.why, state, view)
@@ -183,7 +186,8 @@ class Consolidator:
             (r.node for r in view.rooms if r.node.name == name and r.node.ray_node_id == under_way.ray_id), None
         )
         left, took_s = view.on(name), view.now_s - under_way.began_s
-        starting = f"; {', '.join(view.starting)} has fewer replicas up than it should" if view.starting else ""
+        missing = ", ".join(app for app, _ in kept.starting)
+        starting = f"; {missing} has fewer replicas up than it should" if missing else ""
         if node is None:
             after = f"{took_s:.0f} s after it was decided{starting}"
             if kept.told.did != "emptied":  # it died, or somebody ended it
@@ -193,13 +197,12 @@ class Consolidator:
             return self._end(kept, under_way, view, Told("released", name, why, view.now_s))
         if name not in view.draining and took_s >= _TAKEN_S:
             return self._refused(kept, under_way, f"Ray did not say that it drains {name}, and does not", view)
-        is_late = view.now_s > under_way.deadline_s  # what has not started may need the node that comes back
-        if not left and (not view.starting or is_late):
+        if not left and not view.starting:
             self._cluster.let_go(node)
             why = f"{name} is empty after {took_s:.0f} s, and is let go{starting}"
             told = Told("emptied", name, why, view.now_s)
         else:
-            late = ", longer than it should take" if is_late else ""
+            late = ", longer than it should take" if view.now_s > under_way.deadline_s else ""
             still = f"; still there: {', '.join(left)}" if left else ""
             why = f"{name} is being emptied for {took_s:.0f} s{late}{still}{starting}"
             told = Told("draining", name, why, view.now_s)
@@ -254,7 +257,13 @@ def _empty(since: dict[str, float], view: View) -> tuple[tuple[str, float], ...]
     """Nodes with nothing on them, and since when that was seen without a break; one that is drained comes back anew."""
     free = [room.node.name for room in view.rooms if room.held == Resources()]
     names = [name for name in free if not view.on(name) and name not in view.draining]
-    return tuple((name, since.get(name, view.now_s)) for name in names)
+    return _since(names, since.items(), view.now_s)
+
+
+def _since(names: Iterable[str], before: Iterable[tuple[str, float]], now_s: float) -> tuple[tuple[str, float], ...]:
+    """These, and since when they were seen without a break."""
+    since = dict(before)
+    return tuple((name, since.get(name, now_s)) for name in names)
 
 
 def _waits(view: View) -> str:
@@ -264,6 +273,12 @@ def _waits(view: View) -> str:
     if view.starting:
         return f"nothing is moved while replicas start: {', '.join(view.starting)} has fewer up than it should"
     return ""
+
+
+def _given_up(kept: Kept, view: View) -> str:
+    """What is not waited for any more; empty: nothing."""
+    apps = [app for app, _ in kept.starting if app not in view.starting]
+    return f"not waited for any more, as its replicas do not start: {', '.join(apps)}" if apps else ""
 
 
 def _hosts(view: View, acts: bool) -> Hosts:
