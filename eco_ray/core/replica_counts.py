@@ -199,6 +199,7 @@ def _seen(load: ReplicaLoad, state: ScalingState | None, scaling: Scaling) -> Sc
             running=load.running,
             requests_at_none=load.requests,
         )
+    state = _not_ahead(state, load.now_s)
     ongoing = load.ongoing
     if load.replicas:
         over_s = scaling.rise_s if ongoing > state.ongoing else scaling.fall_s
@@ -224,6 +225,12 @@ def _seen(load: ReplicaLoad, state: ScalingState | None, scaling: Scaling) -> Sc
         running=load.running,
         waited=state.waited + (0 if load.running else came),
     )
+
+
+def _not_ahead(state: ScalingState, now_s: float) -> ScalingState:
+    """A clock that was set back by an hour is no reason to add nothing for an hour."""
+    since = {name: getattr(state, name) for name in ("risen_s", "changed_s", "enough_since_s", "idle_since_s")}
+    return replace(state, **{name: min(at_s, now_s) for name, at_s in since.items() if at_s is not None})
 
 
 def _from_none(load: ReplicaLoad, seen: ScalingState, target: float, scaling: Scaling) -> tuple[int, str]:

@@ -150,7 +150,8 @@ class DeployerActor(Deployer):
         threading.Thread(target=self._resume_at_last, daemon=True).start()
         self.follow()
         NeedsWatch(self.deployments, serve_replicas, tell_controller).follow()
-        self._consolidator = Consolidator(store, RayCluster(self.deployments), acts=config.drains, decisions=decisions)
+        cluster = RayCluster(self.deployments, lambda: self._books.is_asked)
+        self._consolidator = Consolidator(store, cluster, acts=config.drains, decisions=decisions)
         self._consolidator.follow()
 
     def _resume_at_last(self) -> None:

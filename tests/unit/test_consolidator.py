@@ -267,7 +267,7 @@ def test_a_drained_node_is_kept_until_what_left_it_is_up_elsewhere(world, store)
     consolidator = Consolidator(store, world, CONFIG)
     run(consolidator, world, 310)
     world.starting = ("model.mnist",)
-    told = run(consolidator, world, 800)
+    told = run(consolidator, world, 600)
     assert world.let_gone == []
     assert "model.mnist has fewer replicas up than it should" in told[-1].why
     world.starting = ()
@@ -324,7 +324,7 @@ def test_an_empty_node_stays_on_for(world, store, reason):
         world.planned = {"dirty"}
     elif reason == "stays on":
         world.returning = {"green"}
-    for turn in range(20):
+    for turn in range(16):
         world.starting = ("model.mnist",) if reason == "starting" else ()
         run(consolidator, world, 50)
         if reason == "again":  # somebody is there from time to time
@@ -371,3 +371,50 @@ def test_the_record_is_kept_as_it_is():
     assert Kept.from_json({}) == Kept()
     assert Kept.from_json(json.loads(json.dumps(Kept().to_json(), allow_nan=False))) == Kept()
     assert shown(None) is None
+
+
+def test_a_node_that_dies_while_it_is_emptied_is_not_said_to_be_released(world, store):
+    consolidator = Consolidator(store, world, CONFIG)
+    while not world.asked:
+        consolidator.look()
+        world.pass_s()
+    del world.nodes["dirty"], world.draining["dirty"]
+    world.guests = [guest for guest in world.guests if guest.node != "dirty"]
+    told = consolidator.look()
+    assert (told.did, told.node) == ("gone", "dirty")
+    assert "dirty is gone, before it was seen empty" in told.why
+    assert [(one.action, one.object) for one in store.audit()] == [("drain-node", "dirty"), ("lose-node", "dirty")]
+    assert consolidator.look().did == "nothing"
+
+
+def test_memory_that_guests_hold_is_not_free_to_others(world, store):
+    world.guests = [
+        Guest("r1", "dirty", Resources(1.0, memory_gb=4.0)),
+        Guest("r2", "green", Resources(1.0, memory_gb=6.0)),
+    ]
+    held = world.view
+
+    def view(horizon_s):  # Ray tells of CPUs and GPUs
+        seen = held(horizon_s)
+        rooms = (replace(room, held=replace(room.held, memory_gb=0.0)) for room in seen.rooms)
+        return replace(seen, rooms=tuple(rooms))
+
+    world.view = view
+    told = run(Consolidator(store, world, CONFIG), world, 600)
+    assert world.asked == []
+    assert "dirty: r1 has no room elsewhere" in told[-1].why
+
+
+def test_somebody_whose_replicas_never_start_does_not_keep_all_nodes_on(world, store):
+    world.starting = ("theirs",)
+    told = run(Consolidator(store, world, CONFIG), world, 890)
+    assert {one.did for one in told} == {"waits"}
+    told = run(Consolidator(store, world, CONFIG), world, 400)  # killed, and started again
+    assert "not waited for any more, as its replicas do not start: theirs" in told[2].why
+    assert [name for _, name in world.asked] == ["dirty"]
+    assert told[-1].did in ("draining", "emptied", "released", "nothing")
+    run(Consolidator(store, world, CONFIG), world, 200)
+    world.starting = ()
+    run(Consolidator(store, world, CONFIG), world, 10)
+    world.starting = ("theirs",)  # it is tried again: it may start
+    assert run(Consolidator(store, world, CONFIG), world, 10)[-1].did == "waits"

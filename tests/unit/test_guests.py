@@ -9,11 +9,13 @@ from orchestrator_world import World
 from planning_cases import HOUR_S, T0, a_node, hourly
 
 from eco_ray.core.cluster import Resources
+from eco_ray.core.consolidation import Consolidation, Hosts, next_drain
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.jobs import SuspendRule
 from eco_ray.core.replica_places import Room
 from eco_ray.on_ray.serving.job_guests import rooms_and_jobs
 from eco_ray.on_ray.serving.replica_guests import not_all_up, replica_guests
+from eco_ray.on_ray.serving.rooms import rooms_of
 
 DIRTY, GREEN = (Room(replace(a_node(name, name), ray_node_id=f"id-{name}"), Resources(), 100.0) for name in ("d", "g"))
 MNIST = Deployment("mnist", 1, demand=Resources(0.5), zones=("g", "d"), nodes=("d", "g"), canary=2)
@@ -49,6 +51,16 @@ def test_replicas_are_guests_with_what_their_deployment_asks_for():
     assert ours.move_g == pytest.approx(20 / 3600 * 100 / 1000 * DIRTY.node.added_power_w(Resources(0.5), Resources()))
     assert (canary.name, canary.node) == ("canary.mnist r2", "g")
     assert (theirs.name, theirs.demand, theirs.nodes) == ("theirs/replica r3", Resources(2.0, 0.0, 3.0), ())
+
+
+def test_replicas_go_where_serve_starts_them_by_grams_while_a_policy_asks():
+    details = serve(model_mnist=(1, [replica(1)]), canary_mnist=(1, [replica(2)]), shared=(1, [replica(3)]))
+    rooms, tiny = [DIRTY, replace(GREEN, intensity_g_per_kwh=10.0)], replace(MNIST, model="t", shared=True, canary=None)
+    nodes = [one.nodes for one in replica_guests(details, [MNIST, tiny], rooms, by_grams=True)]
+    assert nodes == [("g", "d"), ("d", "g"), ("d", "g")]
+    assert replica_guests(details, [MNIST], [DIRTY, GREEN], by_grams=True)[0].nodes == ("d", "g")  # they are alike
+    away = replace(MNIST, nodes=("d", "g", "away"))
+    assert replica_guests(details, [away], rooms, by_grams=True)[0].nodes == ("g", "d", "away")
 
 
 def test_shared_replicas_hold_what_they_share():
@@ -146,3 +158,30 @@ def test_what_it_takes_to_begin_again_is_what_a_move_costs():
     (guest,) = guests(world)[1]
     node = world.core.book.nodes["de-1"]
     assert guest.move_g == pytest.approx(0.1 * 0.3 * node.added_power_w(guest.demand, Resources()) * node.pue)
+
+
+@pytest.mark.parametrize(("deadline_h", "stays"), [(6.0, False), (5.5, True)])
+def test_a_job_that_would_be_late_stays(deadline_h, stays):
+    world = World(hourly("DE", *[300] * 40))
+    rule = SuspendRule(resume_cost_s=HOUR_S)
+    world.submit(hours=5, deadline_h=deadline_h, policy="run-now", suspend=rule)
+    world.started()
+    world.progressed(0.0, productive_s=T0)
+    (guest,) = guests(world)[1]
+    assert guest.stays is stays
+
+
+def test_a_job_is_not_kept_by_the_part_of_a_gpu_that_its_memory_takes():
+    gpu = {"gpu_idle_w": 10.0, "gpu_busy_w": 100.0, "sleeps": True}
+    capacity = Resources(4.0, 1.0, 8.0, 16.0)
+    nodes = {n: replace(a_node(n, z), capacity=capacity, **gpu) for n, z in (("de-1", "DE"), ("fr-1", "FR"))}
+    world = World(hourly("DE", *[600] * 40), hourly("FR", *[50] * 40), nodes=nodes)
+    demand = Resources(1.0, 0.5, 0.0, 12.0)  # 12 of 16 GB: nobody else fits on that GPU
+    world.submit(hours=5, policy="run-now", zones=("DE",), demand=demand)
+    world.started()
+    world.progressed(0.0, productive_s=T0)
+    held = {"de-1": Resources(1.0, 0.5), "fr-1": Resources(1.0)}  # as Ray tells
+    rooms = rooms_of(world.core.book, held, {"DE": 600.0, "FR": 50.0}.get)
+    (guest,) = guests(world, rooms)[1]
+    found, _ = next_drain(Hosts(0.0, tuple(rooms), (replace(guest, zones=()),)), None, Consolidation(hold_s=0.0))
+    assert found.node == "de-1", found.why

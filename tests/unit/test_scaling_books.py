@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from dataclasses import replace
@@ -19,7 +20,7 @@ from eco_ray.core.replica_places import Place, Room
 from eco_ray.core.scaling_log import ScalingRecord, replay
 from eco_ray.errors import InfeasibleError, UnreachableError
 from eco_ray.on_ray.serving.books import SCALING_KEY, ScalingBooks, read_records
-from eco_ray.on_ray.serving.exchange import Last, News
+from eco_ray.on_ray.serving.exchange import FRESH_S, Last, News
 from eco_ray.store import open_store
 
 CURVE = PowerCurve((0, 1), (50, 100), "test")
@@ -188,3 +189,20 @@ def test_zones_are_scaled_by_themselves_and_told_together(store, tmp_path):
     assert [one["replicas"] for one in row["zones"].values()] == [2, 0]
     assert row["zones"]["FR"]["alternatives"]
     assert "2 replicas (fr: 2" in in_words(row)
+
+
+def test_serve_goes_by_grams_for_as_long_as_a_snapshot_is_believed(store, tmp_path):
+    now_s = [200.0]
+    books = ScalingBooks(store, tmp_path / "scaling", rooms, lambda: [ONE], lambda: now_s[0])
+    assert not books.is_asked
+    books.exchange(News())
+    now_s[0] += FRESH_S - 1
+    assert books.is_asked
+    now_s[0] += 1
+    assert not books.is_asked
+
+
+def test_a_decision_that_cannot_be_written_down_stops_nothing(books):
+    load = ReplicaLoad(100.0, 1.0, 1, 1, 1, 0.05, p95_s=math.nan)
+    decision, _ = next_replicas(load, None, Scaling(1, 2))
+    assert books.exchange(News((last(),), (ScalingRecord("model.mnist", load, None, Scaling(1, 2), decision),))).rooms

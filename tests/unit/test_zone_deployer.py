@@ -12,6 +12,7 @@ from test_deployer import CONFIG, FakeServing, deploy
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.power import PowerCurve
+from eco_ray.core.replica_counts import ReplicaDecision
 from eco_ray.core.replica_places import Room
 from eco_ray.core.serving import TrafficConfig
 from eco_ray.core.zone_routes import Routes
@@ -19,6 +20,7 @@ from eco_ray.errors import EcoRayError, InfeasibleError, NotFoundError, UsageErr
 from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.local_cluster import NODE_LABEL
 from eco_ray.on_ray.serve_config import app_name
+from eco_ray.on_ray.serving.exchange import Last, News
 from eco_ray.on_ray.serving.traffic import TrafficPlanner
 from eco_ray.store.memory import MemoryStore
 
@@ -239,6 +241,25 @@ def test_what_replicas_hold_themselves_is_room(routers, serving):
     routers.pass_on(20)
     assert [zone["capacity_per_s"] for zone in routers.row["zones"]] == empty
     assert empty[0] == pytest.approx(0.85 / 0.021)
+
+
+def test_replicas_hold_room_where_they_are_and_not_where_they_were_planned(serving, deployer):
+    """Two nodes in a zone: Serve starts a replica where it adds the fewest grams now (`placing`)."""
+    rooms = serving.rooms
+
+    def more():
+        (second,) = (replace(room, node=replace(room.node, name="bb-2")) for room in rooms() if room.node.zone == "BB")
+        return [replace(room, held=held.get(room.node.name, Resources())) for room in (*rooms(), second)]
+
+    held, serving.rooms = {}, more
+    deploy(deployer, replace(MNIST, max_replicas=8))
+    deployer.traffic.plan_once()
+    empty = [zone["capacity_per_s"] for zone in deployer.rows()[0]["zones"]]
+    held["bb-2"] = Resources(0.5)
+    last = Last("zone.BB.mnist", "mnist:1", 0.0, ReplicaDecision(1, "so"), 1, {1: 1}, None)
+    deployer.scaling(News((last,)))
+    deployer.traffic.plan_once()
+    assert [zone["capacity_per_s"] for zone in deployer.rows()[0]["zones"]] == empty
 
 
 def test_flapping_intensity_and_lost_forecasts_change_little(routers, serving):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +23,7 @@ from eco_ray.core.scaling_log import ScalingRecord
 from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError, UnreachableError
 from eco_ray.on_ray.serve_config import app_name
-from eco_ray.on_ray.serving.exchange import Last, News, Snapshot
+from eco_ray.on_ray.serving.exchange import FRESH_S, Last, News, Snapshot
 from eco_ray.times import iso_utc
 
 log = logging.getLogger("eco_ray.serving")
@@ -58,6 +59,8 @@ class ScalingBooks:
         self._starts: dict[str, Start] | None = None
         self._kept: tuple[float, Any] = 0.0, None
         self._lock = threading.Lock()
+        #: when policies were told last [s]
+        self._exchanged_s = -math.inf
 
     def exchange(self, news: News) -> Snapshot:
         """Take what policies decided, and give what they have to know."""
@@ -66,11 +69,17 @@ class ScalingBooks:
             self._note_starts(news.last)
         try:
             self._write(news.records)
-        except OSError as error:  # a full disk: scaling does not depend on it
+        except (OSError, ValueError) as error:  # a full disk, or what JSON does not know: scaling does not depend on it
             log.warning("decisions are not written down: %s", error)
         rooms = self._rooms()
         facts = {app_name(one): found for one in self._own() if (found := self._facts(one, rooms))}
+        self._exchanged_s = self._now_s()
         return Snapshot(rooms, facts)
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether policies have a snapshot, so that Serve starts replicas by grams (`placing`)."""
+        return self._now_s() - self._exchanged_s < FRESH_S
 
     def replicas(self, one: Deployment) -> int:
         """As many as it was given last; 0: nobody knows."""
@@ -120,12 +129,12 @@ class ScalingBooks:
 
     def _facts(self, one: Deployment, rooms: Sequence[Room]) -> ReplicaFacts | None:
         try:
-            return replica_facts(one, rooms, self._nodes(one), self._known_starts().get(one.reference(one.version)))
+            return replica_facts(one, rooms, self.nodes(one), self._known_starts().get(one.reference(one.version)))
         except EcoRayError as error:  # no node has what it needs now
             log.info("nothing is known of the replicas of %s: %s", one.model, error)
             return None
 
-    def _nodes(self, one: Deployment) -> dict[str, int]:
+    def nodes(self, one: Deployment) -> dict[str, int]:
         """Where its replicas are: as they told, else as planned."""
         last = self._last.get(app_name(one))
         if last is not None and _scales(one):
@@ -148,7 +157,7 @@ class ScalingBooks:
         return {
             "replicas": replicas,
             "running": running,
-            "nodes": self._nodes(one),
+            "nodes": self.nodes(one),
             "why": why,
             "at": iso_utc(at_s),
             "alternatives": facts.alternatives(replicas, one.max_replicas) if facts else [],

@@ -11,6 +11,7 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -123,7 +124,10 @@ class Consolidator:
             return self._keep(replace(kept, told=Told("unknown", None, str(error), kept.told.looked_s)), kept)
         if view.now_s - kept.looked_s > _BREAK_S:
             kept = replace(kept, state=replace(kept.state, candidate=""), empty=())
-        kept = replace(kept, looked_s=view.now_s, empty=_empty(dict(kept.empty), view))
+        starting = _since(view.starting, kept.starting, view.now_s)
+        kept = replace(kept, looked_s=view.now_s, empty=_empty(dict(kept.empty), view), starting=starting)
+        # what never starts, whoever's it is, keeps no node on for good: it may need the one that comes back
+        view = replace(view, starting=tuple(app for app, since_s in starting if view.now_s < since_s + self._move_s))
         return self._see_to(kept, kept.under_way, view) if kept.under_way else self._decide(kept, view)
 
     # -- deciding ----------------------------------------------------------------------------------------------------
@@ -138,7 +142,7 @@ class Consolidator:
         self._decisions.note(DrainRecord(hosts, empty, kept.state, self._config, found), found.node or state.candidate)
         if found.node is None:
             would = _would(hosts, self._config)
-            why = f"{found.why}; {would}" if would else found.why
+            why = "; ".join(filter(None, (found.why, would, _given_up(kept, view))))
             told = Told("would drain" if would else "nothing", None, why, view.now_s)
             return self._keep(replace(kept, state=state, told=told), kept)
         return self._begin(kept, found.node, found.why, state, view)
@@ -175,15 +179,21 @@ class Consolidator:
             (r.node for r in view.rooms if r.node.name == name and r.node.ray_node_id == under_way.ray_id), None
         )
         left, took_s = view.on(name), view.now_s - under_way.began_s
-        starting = f"; {', '.join(view.starting)} has fewer replicas up than it should" if view.starting else ""
+        missing = ", ".join(app for app, _ in kept.starting)
+        starting = f"; {missing} has fewer replicas up than it should" if missing else ""
         if node is None:
-            why = f"{name} was emptied and released, {took_s:.0f} s after it was decided{starting}"
+            after = f"{took_s:.0f} s after it was decided{starting}"
+            if kept.told.did != "emptied":  # it died, or somebody ended it
+                why = f"{name} is gone, before it was seen empty, {after}"
+                return self._end(kept, under_way, view, Told("gone", name, why, view.now_s))
+            why = f"{name} was emptied and released, {after}"
             return self._end(kept, under_way, view, Told("released", name, why, view.now_s))
         if name not in view.draining and took_s >= _TAKEN_S:
             return self._refused(kept, under_way, f"Ray did not say that it drains {name}, and does not", view)
         if not left and not _is_awaited(under_way, view):
             self._cluster.let_go(node)
-            told = Told("emptied", name, f"{name} is empty after {took_s:.0f} s, and is let go", view.now_s)
+            why = f"{name} is empty after {took_s:.0f} s, and is let go{starting}"
+            told = Told("emptied", name, why, view.now_s)
         else:
             late = ", longer than it should take" if view.now_s > under_way.deadline_s else ""
             still = f"; still there: {', '.join(left)}" if left else ""
@@ -210,7 +220,7 @@ class Consolidator:
         filled = {**dict(kept.state.filled), **dict.fromkeys(came, until_s)}
         state = replace(kept.state, filled=tuple(filled.items()))
         log.info("%s", told.why)
-        self._audit("release-node", under_way, told.why)
+        self._audit("release-node" if told.did == "released" else "lose-node", under_way, told.why)
         return self._write(replace(kept, state=state, under_way=None, told=told, last=told))
 
     # -- the record --------------------------------------------------------------------------------------------------
@@ -240,7 +250,13 @@ def _empty(since: dict[str, float], view: View) -> tuple[tuple[str, float], ...]
     """Nodes with nothing on them, and since when that was seen without a break; one that is drained comes back anew."""
     free = [room.node.name for room in view.rooms if room.held == Resources()]
     names = [name for name in free if not view.on(name) and name not in view.draining]
-    return tuple((name, since.get(name, view.now_s)) for name in names)
+    return _since(names, since.items(), view.now_s)
+
+
+def _since(names: Iterable[str], before: Iterable[tuple[str, float]], now_s: float) -> tuple[tuple[str, float], ...]:
+    """These, and since when they were seen without a break."""
+    since = dict(before)
+    return tuple((name, since.get(name, now_s)) for name in names)
 
 
 def _is_awaited(under_way: UnderWay, view: View) -> bool:
@@ -261,10 +277,16 @@ def _waits(view: View) -> str:
     return ""
 
 
+def _given_up(kept: Kept, view: View) -> str:
+    """What is not waited for any more; empty: nothing."""
+    apps = [app for app, _ in kept.starting if app not in view.starting]
+    return f"not waited for any more, as its replicas do not start: {', '.join(apps)}" if apps else ""
+
+
 def _hosts(view: View, acts: bool) -> Hosts:
     rooms, kept = [], {}
     for room in view.rooms:
-        checked, why = sound(room)
+        checked, why = sound(_with_memory(room, view.guests))
         rooms.append(checked)
         if why:
             kept[room.node.name] = why
@@ -275,6 +297,12 @@ def _hosts(view: View, acts: bool) -> Hosts:
         elif room.node.name in view.planned:
             kept[room.node.name] = "waiting jobs have their places there"
     return Hosts(view.now_s, tuple(rooms), view.guests, kept)
+
+
+def _with_memory(room: Room, guests: Sequence[Guest]) -> Room:
+    """With the memory of its guests: of what Ray has given away, CPUs and GPUs are told."""
+    memory_gb = sum(guest.demand.memory_gb for guest in guests if guest.node == room.node.name)
+    return replace(room, held=replace(room.held, memory_gb=max(room.held.memory_gb, memory_gb)))
 
 
 _NOT_ASKED = "consolidation is set to report"

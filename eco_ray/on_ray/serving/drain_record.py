@@ -41,7 +41,7 @@ class UnderWay:
 class Told:
     """What came of a look."""
 
-    #: nothing, waits, would drain, draining, emptied, released, refused or unknown
+    #: nothing, waits, would drain, draining, emptied, released, gone, refused or unknown
     did: str
     #: the node that it is about
     node: str | None
@@ -63,6 +63,8 @@ class Kept:
     last: Told | None = None
     #: wall time of the last look that saw the cluster [s since epoch]
     looked_s: float = -math.inf
+    #: what has fewer replicas up than it should, and since when [s since epoch]
+    starting: tuple[tuple[str, float], ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept; JSON has no infinity."""
@@ -88,6 +90,7 @@ class Kept:
             tuple((name, since_s) for name, since_s in told["empty"]),
             Told(**told["last"]) if told["last"] else None,
             -math.inf if told["looked_s"] is None else told["looked_s"],
+            tuple((app, since_s) for app, since_s in told.get("starting", ())),
         )
 
 

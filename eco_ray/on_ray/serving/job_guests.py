@@ -38,6 +38,8 @@ def _guests(book: Book, rooms: dict[str, Room], now_s: float, speed: float) -> I
         room, demand = rooms.get(attempt.node), job.spec.demand * attempt.workers
         if room is None:
             continue
+        if demand.gpu_memory_gb:  # as `rooms_of` counts it: the memory keeps more of a GPU than Ray was asked for
+            demand = demand.reserved_on(room.node.capacity)
         again_h = (job.spec.suspend.resume_cost_s + book.launch_s) / speed / 3600
         yield Guest(
             f"job {job.id}",
@@ -45,7 +47,7 @@ def _guests(book: Book, rooms: dict[str, Room], now_s: float, speed: float) -> I
             demand,
             job.spec.zones,
             move_g=again_h * added_g_per_h(room, demand) if room.intensity_g_per_kwh is not None else 0.0,
-            stays=not _can_leave(job, attempt, now_s),
+            stays=not _can_leave(job, attempt, now_s) or _would_be_late(book, job, attempt, now_s),
         )
 
 
@@ -58,3 +60,10 @@ def _can_leave(job: Job, attempt: Attempt, now_s: float) -> bool:
     if attempt.state is not AttemptState.RUNNING or attempt.productive_s is None or attempt.started_s is None:
         return False
     return rule.allow and job.pausable and now_s - attempt.started_s >= rule.min_run_s
+
+
+def _would_be_late(book: Book, job: Job, attempt: Attempt, now_s: float) -> bool:
+    """Whether beginning again elsewhere takes more time than its deadline leaves."""
+    again_s = job.spec.suspend.resume_cost_s + book.launch_s
+    left_s = book.durations.left_s(job, now_s) / job.spec.workers.speed(attempt.workers)
+    return now_s + again_s + left_s > job.spec.deadline_s

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
+from eco_ray.core.cluster import Resources
 from eco_ray.core.replica_facts import ReplicaFacts
 from eco_ray.core.replica_places import Place, Room, added_g_per_h, changed_places, without
 from eco_ray.on_ray.local_cluster import NODE_LABEL
@@ -83,10 +84,9 @@ def install(exchange: Exchange) -> None:
     setattr(Scheduler, _MARK, True)
 
 
-def order(rooms: Sequence[Room], facts: ReplicaFacts) -> list[str]:
+def order(rooms: Sequence[Room], demand: Resources, nodes: Collection[str]) -> list[str]:
     """The nodes by the grams that another replica adds now; empty: they are alike, or nobody knows."""
-    able = [room for room in rooms if room.node.name in facts.nodes]
-    added = {room.node.name: added_g_per_h(room, facts.demand) for room in able}
+    added = {room.node.name: added_g_per_h(room, demand) for room in rooms if room.node.name in nodes}
     return sorted(added, key=lambda node: (added[node], node)) if len(set(added.values())) > 1 else []
 
 
@@ -118,7 +118,7 @@ def _reorder(request: Any, exchange: Exchange) -> None:
         return
     selectors = [options["label_selector"], *(one["label_selector"] for one in options.get("fallback_strategy") or ())]
     nodes = [one.get(NODE_LABEL) for one in selectors if len(one) == 1]
-    wanted = [node for node in order(snapshot.rooms, facts) if node in nodes]
+    wanted = [node for node in order(snapshot.rooms, facts.demand, facts.nodes) if node in nodes]
     if not wanted or len(nodes) != len(selectors) or None in nodes:
         return
     wanted += [node for node in nodes if node not in wanted]

@@ -25,16 +25,18 @@ _ASK_S = 30.0
 class RayCluster:
     """Implements `consolidator.Cluster`."""
 
-    def __init__(self, deployments: Callable[[], Sequence[Deployment]]) -> None:
-        """`deployments`: those that are served now."""
-        self._deployments, self._drains = deployments, RayDrains()
+    def __init__(
+        self, deployments: Callable[[], Sequence[Deployment]], by_grams: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`deployments`: those that are served now. `by_grams`: whether Serve starts replicas by grams (`placing`)."""
+        self._deployments, self._by_grams, self._drains = deployments, by_grams, RayDrains()
 
     def view(self, horizon_s: float) -> View:
         """Nodes, what is on them, and which of them come and go."""
         draining, owned = self._drains.draining(), self._drains.owned()
         rooms, jobs, planned = _ask(lambda: controller_handle().emptying.remote(horizon_s))
         details = _ask(_serve_details)
-        replicas = replica_guests(details, self._deployments(), rooms)
+        replicas = replica_guests(details, self._deployments(), rooms, by_grams=self._by_grams())
         nodes = [room.node for room in rooms]
         return View(
             time.time(),

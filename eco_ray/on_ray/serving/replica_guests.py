@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from eco_ray.core.cluster import Resources
@@ -10,13 +10,20 @@ from eco_ray.core.consolidation import Guest
 from eco_ray.core.deployments import SHARED_DEMAND, Deployment
 from eco_ray.core.replica_places import Room, added_g_per_h
 from eco_ray.on_ray.serve_config import app_name
+from eco_ray.on_ray.serving.placing import order
 
 #: for so long two replicas compute where one moves [h]: a cold start takes 3 to 20 s
 _MOVE_H = 20.0 / 3600
 
 
-def replica_guests(details: Mapping[str, Any], deployments: Iterable[Deployment], rooms: Iterable[Room]) -> list[Guest]:
-    """Every replica on these nodes. `details`: what Serve tells of itself (`ServeInstanceDetails`)."""
+def replica_guests(
+    details: Mapping[str, Any], deployments: Iterable[Deployment], rooms: Sequence[Room], *, by_grams: bool = False
+) -> list[Guest]:
+    """Every replica on these nodes. `details`: what Serve tells of itself (`ServeInstanceDetails`).
+
+    `by_grams`: whether Serve starts replicas in the order of grams now (`placing`), and not in that of the deployment,
+    which stays that of canaries and variants.
+    """
     own = [part for one in deployments for part in one.in_zones()]
     ours = {app_name(one, beside=beside): one for one in own for beside in (False, True)}
     by_id = {room.node.ray_node_id: room for room in rooms}
@@ -34,7 +41,7 @@ def replica_guests(details: Mapping[str, Any], deployments: Iterable[Deployment]
                     room.node.name,
                     demand,
                     one.zones if one else (),
-                    one.nodes if one else (),
+                    _nodes(one, rooms, by_grams and app == app_name(one)) if one else (),
                     _MOVE_H * added_g_per_h(room, demand) if room.intensity_g_per_kwh is not None else 0.0,
                     # it ends anyway, or a group of processes has to stay together
                     stays=_state(replica) == "STOPPING" or bool(_config(told).get("placement_group_bundles")),
@@ -57,6 +64,12 @@ def _deployments(details: Mapping[str, Any]) -> Iterable[tuple[str, str, Mapping
     for app, told in details.get("applications", {}).items():
         for name, deployment in told.get("deployments", {}).items():
             yield app, name, deployment
+
+
+def _nodes(one: Deployment, rooms: Sequence[Room], by_grams: bool) -> tuple[str, ...]:
+    """Its nodes in the order in which Serve fills them."""
+    first = order(rooms, one.demand, one.nodes) if by_grams and not one.shared else ()
+    return (*first, *(node for node in one.nodes if node not in first))
 
 
 def _demand(one: Deployment | None, told: Mapping[str, Any]) -> Resources:

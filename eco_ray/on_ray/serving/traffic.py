@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -58,12 +59,16 @@ class TrafficPlanner:
         models: Callable[[], Sequence[tuple[Deployment, float]]],
         config: TrafficConfig = TrafficConfig(),  # noqa: B008  # frozen
         wall_s: Callable[[], float] = time.time,
+        where: Callable[[Deployment], Mapping[str, int]] = lambda _part: {},
         decisions: DecisionFile = NOT_KEPT,
     ) -> None:
-        """`models()`: those that are served per zone, and how long computing one request takes [s]."""
+        """`models()`: those that are served per zone, and how long computing one request takes [s].
+
+        `where`: replicas of a part on nodes, as they tell; as planned where that is not as many as run.
+        """
         self._store, self._view, self._models, self._config, self._wall_s = store, view, models, config, wall_s
         self._decisions = decisions
-        self._lock = threading.Lock()
+        self._where, self._lock = where, threading.Lock()
         self._arrivals: dict[str, Arrivals] = {}
         #: by model and router: zones that gave no answer, and when it said so [wall s]
         self._away: dict[str, dict[str, tuple[float, frozenset[str]]]] = {}
@@ -162,7 +167,7 @@ class TrafficPlanner:
             home or zones[0],
             {origin: per_s.get(origin, 0.0) for origin in known - {UNKNOWN_ZONE, ""}},
             tuple(
-                ZoneNow(part.zone, _own_rooms(part, rooms, replicas.get(app_name(part), 0)), part.zone in away)
+                ZoneNow(part.zone, self._own_rooms(part, rooms, replicas.get(app_name(part), 0)), part.zone in away)
                 for part in one.in_zones()
             ),
             one.demand,
@@ -170,6 +175,16 @@ class TrafficPlanner:
             request_s,
             one.slo_p95_s,
         )
+
+    def _own_rooms(self, part: Deployment, rooms: Sequence[Room], replicas: int) -> tuple[Room, ...]:
+        """The nodes of a zone that are there, without what the replicas of the model hold."""
+        there = self._where(part)
+        if sum(there.values()) != replicas:  # by the plan, the first ones
+            there = Counter(
+                part.places[number % len(part.places)].node for number in range(replicas * bool(part.places))
+            )
+        own = [room for room in rooms if room.node.name in part.nodes]
+        return tuple(without(room, part.demand * there.get(room.node.name, 0)) for room in own)
 
 
 def zone_rows(one: Deployment, told: Mapping[str, Any] | None, states: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -240,13 +255,6 @@ def _state(kept: Mapping[str, Any] | None) -> TrafficState | None:
         return None
     told = kept["state"]
     return TrafficState(tuple(map(tuple, told["shares"])), told["since_s"], tuple(told["names"]))
-
-
-def _own_rooms(part: Deployment, rooms: Sequence[Room], replicas: int) -> tuple[Room, ...]:
-    """The nodes of a zone that are there, without what the replicas of the model hold: by the plan, the first ones."""
-    there = [part.places[number % len(part.places)].node for number in range(replicas if part.places else 0)]
-    own = [room for room in rooms if room.node.name in part.nodes]
-    return tuple(without(room, part.demand * there.count(room.node.name)) for room in own)
 
 
 def _all_of(said: Mapping[str, tuple[float, frozenset[str]]]) -> frozenset[str]:
