@@ -26,3 +26,5 @@ class ControllerConfig:
     horizon_s: float = 96 * 3600.0
     #: by zone: g_per_kwh and source of electricity that was bought by contract
     market: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    #: where jobs keep their checkpoints; None: in the state directory
+    checkpoint_url: str | None = None
