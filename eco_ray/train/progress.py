@@ -26,8 +26,9 @@ def checked_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     checked = {}
     for name, given in metrics.items():
         value = given
-        with contextlib.suppress(AttributeError, ValueError, RuntimeError):
-            value = given.item()  # a scalar of numpy or torch
+        if hasattr(given, "item"):  # a scalar of numpy or torch
+            with contextlib.suppress(ValueError, RuntimeError):
+                value = given.item()
         if not isinstance(value, bool | int | float | str):
             raise UsageError(f"metric {name} is a {type(value).__name__}; a metric is a number, a string or a bool")
         if isinstance(value, float) and not math.isfinite(value):

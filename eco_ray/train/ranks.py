@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from eco_ray.errors import UsageError
@@ -23,7 +23,7 @@ class Ranks:
         if not 0 <= self.rank < self.world_size:
             raise UsageError(
                 f"rank {self.rank} of a world of {self.world_size} is not from 0 to {self.world_size - 1}; "
-                "correct RANK and WORLD_SIZE, or what `session.open` is given"
+                "correct what `session.open` is given"
             )
 
     @property
@@ -38,6 +38,16 @@ class Ranks:
         if self.agree is not None:
             return self.agree(wanted)
         return any_rank(wanted)
+
+
+def refuse_if_other_rank(environ: Mapping[str, str]) -> None:
+    """Raise UsageError in another rank than 0, as torchrun and Ray Train name them: two would write the same files."""
+    rank, world_size = environ.get("RANK", "0"), environ.get("WORLD_SIZE", "1")
+    if rank not in ("", "0") and world_size not in ("", "1"):
+        raise UsageError(
+            f"this process is rank {rank} of {world_size} (RANK, WORLD_SIZE), and each would write the same files; "
+            "open the session in rank 0 alone, or give each rank `session.open(rank=..., world_size=...)`"
+        )
 
 
 def any_rank(wanted: bool) -> bool:

@@ -15,8 +15,8 @@ a `checkpoint_dir`. state.py captures a model with optimizer, generators and dat
 
 Checkpoints are written in the background: `checkpoint` copies the state and returns. One is under way at most; what
 goes wrong is raised by the next call, by `finish` or at the end of the block. That of a pause is there before the
-process leaves. Use one session in a process, from one thread. Of the ranks of a distributed training (RANK and
-WORLD_SIZE, as torchrun and Ray Train set them) rank 0 reports and writes, all read, and all leave after the same
+process leaves. Use one session in a process, from one thread. Of a distributed training rank 0 opens one; or all do,
+with their `rank` and `world_size`: then rank 0 reports and writes, all read, and all leave after the same
 `pause_point`.
 
 Between the attempt and the agent of its node stand files in a directory of that node, so any language can take part.
@@ -61,7 +61,7 @@ from eco_ray.train.checkpoint_file import encode
 from eco_ray.train.fence import StaleAttempt, refuse_if_stale
 from eco_ray.train.pausing import PauseQuestion
 from eco_ray.train.progress import checked_metrics, share
-from eco_ray.train.ranks import Ranks
+from eco_ray.train.ranks import Ranks, refuse_if_other_rank
 from eco_ray.train.storage import Storage, make_directory, open_storage, write_atomically
 
 __all__ = ["open", "Session", "Paused", "StaleAttempt", "PAUSED_EXIT_CODE"]
@@ -90,14 +90,14 @@ def open(
     """Join the cluster that started this process, or none; in a stock Ray job with `eco.*` metadata, queue first.
 
     `checkpoint_dir`: where checkpoints are kept outside a cluster, a directory or an fsspec URL; `keep`: how many.
-    `rank` and `world_size`: of this process; None: RANK and WORLD_SIZE. `agree`: makes of what each rank wants
-    whether all pause, the same on all of them; None: whether any rank of torch.distributed wants it.
+    `rank` and `world_size`: where every rank of a distributed training opens a session; without them rank 0 alone does.
+    `agree`: makes of what each rank wants whether all pause, the same on all of them; None: whether any rank of
+    torch.distributed wants it.
     """
     environ = os.environ
-    if world_size is None:
-        world_size = _from_one("WORLD_SIZE")
-        rank = _number("RANK", 0) if rank is None and world_size > 1 else rank
-    ranks = Ranks(rank or 0, world_size, agree)
+    ranks = Ranks(rank or 0, 1 if world_size is None else world_size, agree)
+    if world_size is None and (checkpoint_dir is not None or "ECO_RAY_RUN_DIR" in environ):
+        refuse_if_other_rank(environ)
     if "ECO_RAY_RUN_DIR" not in environ:
         _queue_if_asked(environ)
         workers = _from_one("ECO_RAY_WORKERS")
@@ -122,14 +122,10 @@ def open(
 
 def _from_one(name: str) -> int:
     """A whole number from the environment, 1 where it is not set."""
-    return _number(name, 1)
-
-
-def _number(name: str, least: int) -> int:
-    number = os.environ.get(name) or str(least)
-    if not number.isdecimal() or int(number) < least:
+    number = os.environ.get(name) or "1"
+    if not number.isdecimal() or int(number) < 1:
         raise UsageError(
-            f"{name}={number!r} is not an integer from {least}; correct it, or start the script with `eco-ray run`"
+            f"{name}={number!r} is not an integer from 1; correct it, or start the script with `eco-ray run`"
         )
     return int(number)
 

@@ -1,6 +1,6 @@
 """All that a training run goes on from: its parts and every random generator, captured and restored together.
 
-batches = Batches(len(x), 64, seed=0)
+batches = BatchOrder(len(x), 64, seed=0)
 state = TrainState(model=model, optimizer=optimizer, scheduler=scheduler, scaler=scaler, batches=batches)
 with session.open() as run:
     state.restore(run.restore())

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from eco_ray.train import session
-from eco_ray.train.batches import Batches
+from eco_ray.train.batch_order import BatchOrder
 from eco_ray.train.state import TrainState
 
 checkpoints, rendezvous, *pause = sys.argv[1:]
@@ -22,10 +22,10 @@ torch.manual_seed(0)
 x = torch.randn(96, 4, dtype=torch.float64)
 y = x @ torch.arange(4.0, dtype=torch.float64)
 model = torch.nn.Linear(4, 1).double()
-batches = Batches(len(x), 12, seed=0, rank=rank, world_size=world_size)
+batches = BatchOrder(len(x), 12, seed=0, rank=rank, world_size=world_size)
 state = TrainState(model=model, batches=batches)
 try:
-    with session.open(checkpoint_dir=checkpoints) as run:
+    with session.open(checkpoint_dir=checkpoints, rank=rank, world_size=world_size) as run:
         state.restore(run.restore(), rank=run.ranks.rank)
         while batches.epoch < 5:
             rows = torch.from_numpy(batches.rows())

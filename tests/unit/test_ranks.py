@@ -15,7 +15,7 @@ import torch
 
 from eco_ray.errors import UsageError
 from eco_ray.train import session
-from eco_ray.train.batches import Batches
+from eco_ray.train.batch_order import BatchOrder
 from eco_ray.train.state import TrainState
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "trains_together.py"
@@ -57,7 +57,7 @@ def trained_alone():
     x = torch.randn(96, 4, dtype=torch.float64)
     y = x @ torch.arange(4.0, dtype=torch.float64)
     model = torch.nn.Linear(4, 1).double()
-    batches = Batches(len(x), 12, seed=0)
+    batches = BatchOrder(len(x), 12, seed=0)
     for step in range(40):
         rows = torch.from_numpy(batches.rows(step))
         loss = torch.nn.functional.mse_loss(model(x[rows])[:, 0], y[rows])
@@ -96,9 +96,7 @@ def test_other_ranks_read_and_neither_report_nor_write(tmp_path, monkeypatch):
         "CHECKPOINT_DIR": tmp_path / "c",
     }.items():
         monkeypatch.setenv(f"ECO_RAY_{name}", str(value))
-    monkeypatch.setenv("RANK", "1")
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with session.open() as run:
+    with session.open(rank=1, world_size=2) as run:
         assert (run.ranks.rank, run.ranks.world_size) == (1, 2)
         run.progress(0.5)
         run.checkpoint({"x": 1})
@@ -109,7 +107,7 @@ def test_other_ranks_read_and_neither_report_nor_write(tmp_path, monkeypatch):
     with session.open(rank=0, world_size=2) as run:
         run.checkpoint({"x": 1})
     damaged = tmp_path / "c" / "ckpt-1-1.safetensors"
-    with session.open() as run:
+    with session.open(rank=1, world_size=2) as run:
         assert run.restore() == {"x": 1}
         damaged.write_bytes(damaged.read_bytes()[:-1])
         with pytest.raises(Exception, match="is damaged"):
@@ -136,3 +134,15 @@ def test_what_all_do_is_what_is_agreed(tmp_path):
 def test_a_rank_that_cannot_be_is_refused(rank, world_size):
     with pytest.raises(UsageError, match=f"rank {rank} of a world of {world_size}"):
         session.open(rank=rank, world_size=world_size)
+
+
+def test_a_session_of_rank_0_alone_waits_for_nobody_and_no_other_rank_may_write_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "0")
+    with session.open(checkpoint_dir=tmp_path) as run:
+        run.pause_point(dict, every_s=0)
+        assert run.ranks.world_size == 1
+    monkeypatch.setenv("RANK", "3")
+    with pytest.raises(UsageError, match=r"rank 3 of 4 .* rank 0 alone, or give each rank"):
+        session.open(checkpoint_dir=tmp_path)
+    assert session.open().restore() is None  # it writes nothing

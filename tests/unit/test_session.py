@@ -311,6 +311,39 @@ def test_a_pause_point_is_cheap(place, joined):
         assert quiet_seconds_of(batches) < 1  # 100 us a batch; 2 us are usual
 
 
+def test_asking_for_a_pause_costs_less_than_a_microsecond(place, joined):
+    with joined() as run:
+        asked = run.should_pause
+
+        def steps():
+            for _ in range(100_000):
+                asked()
+
+        assert quiet_seconds_of(steps) < 0.1
+
+
+def test_the_question_is_the_same_with_and_without_parentheses(place, joined):
+    with joined() as run:
+        assert not run.should_pause
+        assert run.should_pause() is False
+        (place.run_dir / "pause").touch()
+        assert run.should_pause() is False  # the file is looked for now and then
+        run.should_pause._next_s = 0
+        assert run.should_pause() is True
+        assert run.should_pause
+
+
+def test_progress_is_a_share_or_done_of_a_total(place, joined):
+    with joined() as run:
+        for done in ((0.25,), (3, 12), ((3, 12),)):
+            run.progress(0)
+            run._next_report = 0
+            run.progress(*done, total=9)
+            assert (place.progress()["done"], place.progress()["metrics"]["total"]) == (0.25, 9)
+        with pytest.raises(UsageError, match=r"\(13, 12\) is outside"):
+            run.progress(13, 12)
+
+
 def test_progress_goes_on_where_the_checkpoint_was(place, joined):
     with joined() as run:
         run.progress((4, 5), loss=4)

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 
 from eco_ray.errors import UsageError
 from eco_ray.train import session
-from eco_ray.train.batches import Batches
+from eco_ray.train.batch_order import BatchOrder
 from eco_ray.train.state import TrainState
 
 EPOCHS = 3
@@ -39,7 +39,7 @@ class Run:
         np.random.seed(seed)
         torch.manual_seed(seed)
         self.x, self.y = self.data()
-        self.batches = Batches(len(self.x), 8, seed=seed)
+        self.batches = BatchOrder(len(self.x), 8, seed=seed)
         self.model = self.make_model()
         self.optimizer = self.make_optimizer()
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, EPOCHS * len(self.batches))
@@ -259,7 +259,7 @@ def test_a_data_loader_goes_on_where_it_was(tmp_path):
         x = torch.randn(40, 5)
         model = nn.Sequential(nn.Linear(5, 5), nn.Dropout(0.5), nn.Linear(5, 1))
         optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-        batches = Batches(40, 8, seed=0)
+        batches = BatchOrder(40, 8, seed=0)
         loader = torch.utils.data.DataLoader(x, batch_sampler=batches, generator=torch.Generator())
         state = TrainState(model=model, optimizer=optimizer, batches=batches)
         state.restore(run.restore())
@@ -287,7 +287,7 @@ def test_a_checkpoint_of_other_parts_or_batches_is_refused():
     with pytest.raises(UsageError, match=r"has batches, masks, .*scaler.*the script batches, model, noise"):
         Linear().state.restore(state)
     with pytest.raises(UsageError, match=r"batch_size=8, now 4; a run goes on"):
-        Batches(40, 4).load_state_dict(one.batches.state_dict())
+        BatchOrder(40, 4).load_state_dict(one.batches.state_dict())
     assert one.state.restore(None) is False
     for part in ({"model": 3}, {"generators": one.model}):
         with pytest.raises(UsageError, match=r"state_dict|another name"):
@@ -303,7 +303,7 @@ def test_a_checkpoint_of_other_parts_or_batches_is_refused():
     shuffle=st.booleans(), drop_last=st.booleans(),
 )  # fmt: skip
 def test_each_row_is_seen_once_an_epoch_by_one_rank_however_many_there_are(rows, size, seed, world, shuffle, drop_last):
-    made = partial(Batches, rows, size, seed=seed, shuffle=shuffle, drop_last=drop_last)
+    made = partial(BatchOrder, rows, size, seed=seed, shuffle=shuffle, drop_last=drop_last)
     try:
         ranks = [made(rank=rank, world_size=world) for rank in range(world)]
     except UsageError:
@@ -321,7 +321,7 @@ def test_each_row_is_seen_once_an_epoch_by_one_rank_however_many_there_are(rows,
 
 
 def test_iterating_reads_ahead_and_changes_nothing():
-    batches = Batches(40, 8)
+    batches = BatchOrder(40, 8)
     batches.step = 7
     assert [rows.tolist() for rows in batches] == [batches.rows(step).tolist() for step in (7, 8, 9)]
     assert (batches.step, batches.epoch, len(batches)) == (7, 1, 5)
@@ -331,6 +331,6 @@ def test_iterating_reads_ahead_and_changes_nothing():
 @pytest.mark.parametrize("size", [0, 41])
 def test_batches_that_cannot_be_are_refused(size):
     with pytest.raises(UsageError, match=f"batch_size={size} is not from 1 to the 40 rows"):
-        Batches(40, size)
+        BatchOrder(40, size)
     with pytest.raises(UsageError, match="rank 3 of 3 has no rows"):
-        Batches(40, 8, rank=3, world_size=3)
+        BatchOrder(40, 8, rank=3, world_size=3)

@@ -13,7 +13,7 @@ from eco_ray.errors import UsageError
 Rows = NDArray[np.int64]
 
 
-class Batches:
+class BatchOrder:
     """The rows of each batch of a training set, shuffled anew in each epoch.
 
     Only the step has to be kept. Iterating gives the batches that are left of the present epoch and changes nothing, so
