@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -293,6 +294,14 @@ def test_a_checkpoint_of_other_parts_or_batches_is_refused():
         with pytest.raises(UsageError, match=r"state_dict|another name"):
             TrainState(**part)
     TrainState(scaler=None)
+
+
+def test_the_script_of_the_documentation_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+    script = text.partition("After:")[2].partition("```python")[2].partition("```")[0]
+    names = {"Net": lambda: nn.Linear(3, 2), "x": torch.randn(130, 3), "y": torch.randint(0, 2, (130,)), "EPOCHS": 2}
+    exec(compile(script, "docs/training.md", "exec"), {**names, "loss_of": cross_entropy})
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------
