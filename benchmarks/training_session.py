@@ -1,6 +1,6 @@
 """What a session costs a training, and how long a suspended one is away.
 
-    python benchmarks/training_session.py [--only overhead,calls,suspend,kill] [--no-save]
+    python benchmarks/training_session.py [--only calls,overhead,alone,suspend,kill] [--no-save]
 
 overhead: a training loop bare, with session and metering, and with what one writes first (torch.save each 5 s, and
 CodeCarbon's tracker), in one process, in turns of a second, in an order that is reversed every round; the meter is
@@ -34,7 +34,7 @@ from eco_ray.train.session import Session
 BAR_OVERHEAD = 0.01
 #: of asking whether to pause, from the issue [us]
 BAR_ASK_US = 1.0
-TURN_S, ROUNDS = 1.0, 60
+TURN_S, ROUNDS = 1.0, 40
 CHECKPOINT_S = 5.0
 BARE, OURS, USUAL = "bare loop", "session + metering", "torch.save + CodeCarbon"
 
@@ -124,7 +124,7 @@ def measure_node(way: str, parent: int, folder: Path) -> None:
 
 
 def overhead() -> bool:
-    """A step in turns of 1 s, 60 rounds; ratio to the bare loop of the same round"""
+    """A step in turns of 1 s, 40 rounds; ratio to the bare loop of the same round"""
     holds = True
     for cnn, name in ((True, "CNN of jobs/train_mnist.py, batch 64"), (False, "784-256-10 perceptron, batch 64")):
         with tempfile.TemporaryDirectory() as folder:
@@ -317,6 +317,92 @@ class HandJob:
     end = suspend
 
 
+class LocalJob:
+    """Processes that are started by hand as a launcher would, without Ray: what the session itself takes."""
+
+    def __init__(self, folder: Path, steps: Steps) -> None:
+        self._folder, self._command, self._attempt = folder, steps.command.split(), 0
+        self.resume()
+
+    def resume(self) -> None:
+        self._attempt += 1
+        self._run_dir = self._folder / f"run-{self._attempt}"
+        told = {"JOB_ID": "j", "ATTEMPT": self._attempt, "RUN_DIR": self._run_dir, "CHECKPOINT_DIR": self._folder / "c"}
+        environment = {**os.environ, **{f"ECO_RAY_{name}": str(value) for name, value in told.items()}}
+        self._process = subprocess.Popen(self._command, env=environment)
+
+    def suspend(self) -> None:
+        (self._run_dir / "pause").touch()
+        self._process.wait(TIMEOUT_S)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self.resume()
+
+    end = suspend
+
+
+def _suspensions(job: EcoJob | HandJob | LocalJob, steps: Steps, rounds: int) -> list[str]:
+    """Cells of a row: medians of the parts, range of the whole, steps that were done again."""
+    away, back, whole = [], [], []
+    pid = steps.first_of_another(None, 20)[0]
+    for _ in range(rounds):
+        began_s = time.time()
+        job.suspend()
+        gone_s = time.time()
+        job.resume()
+        pid, _, again_s = steps.first_of_another(pid, 20)
+        away.append(gone_s - began_s)
+        back.append(again_s - gone_s)
+        whole.append(again_s - began_s)
+    job.end()
+    return [*(f"{median(one):.2f}" for one in (away, back, whole)), _range(whole), str(steps.repeated())]
+
+
+def _kills(kill: Callable[[int], None], steps: Steps, rounds: int) -> tuple[list[str], float]:
+    """Cells of a row, and the most work that was lost [s]."""
+    back, lost_s, lost = [], [], []
+    pid = steps.first_of_another(None, 70)[0]
+    for number in range(rounds):
+        time.sleep(0.13 * number)  # at another moment between two checkpoints
+        killed_s = time.time()
+        kill(pid)
+        pid_before, (pid, first, again_s) = pid, steps.first_of_another(pid, 70)
+        again = [when for one, step, when in steps.all() if one == pid_before and step >= first]
+        back.append(again_s - killed_s)
+        lost.append(len(again))
+        lost_s.append(killed_s - min(again) if again else 0.0)
+    cells = [f"{median(back):.2f}", _range(back), f"{median(lost):.0f}", f"{median(lost_s):.2f}", _range(lost_s)]
+    return cells, max(lost_s)
+
+
+SUSPENDED = ["p50 in s", "to suspended", "to training again", "together", "from, to", "steps lost"]
+KILLED = ["p50", "s to training again", "from, to", "steps again", "s of work again", "from, to"]
+
+
+def alone(rounds: int = 8) -> bool:
+    """Processes with 8 MB of state and a checkpoint each second, without Ray: suspended, and killed (-9)"""
+    with tempfile.TemporaryDirectory() as place:
+        folder, rows, lost = Path(place), [], 0
+        for name, imports in (("a script with numpy", ""), ("one that imports torch", "import torch")):
+            steps = Steps(folder, f"suspended-{len(imports)}", imports)
+            (folder / f"at-{len(imports)}").mkdir()
+            rows.append([name, *_suspensions(LocalJob(folder / f"at-{len(imports)}", steps), steps, rounds)])
+            lost += steps.repeated()
+        table(SUSPENDED, rows)
+        print()
+        steps = Steps(folder, "killed")
+        (folder / "killed-at").mkdir()
+        job = LocalJob(folder / "killed-at", steps)
+        cells, most_s = _kills(lambda _pid: job.kill(), steps, rounds)
+        job.end()
+    table(KILLED, [["killed (-9)", *cells]])
+    print()
+    holds = verdict(f"steps lost in {2 * rounds} clean suspensions", lost, 0)
+    return verdict(f"most work lost in {rounds} kills", most_s, EVERY_S + 0.05, " s") and holds
+
+
 def suspend(rounds: int = 8) -> bool:
     """Jobs of 8 MB state on a real cluster, suspended while they run, and resumed at once"""
     with _cluster() as (client, folder):
@@ -328,25 +414,9 @@ def suspend(rounds: int = 8) -> bool:
         rows, lost = [], 0
         for number, (name, (kind, imports)) in enumerate(ways.items()):
             steps = Steps(folder, f"suspend-{number}", imports)
-            job = kind(client, steps)
-            away, back, whole = [], [], []
-            pid = steps.first_of_another(None, 20)[0]
-            for _ in range(rounds):
-                began_s = time.time()
-                job.suspend()
-                gone_s = time.time()
-                job.resume()
-                pid, _, again_s = steps.first_of_another(pid, 20)
-                away.append(gone_s - began_s)
-                back.append(again_s - gone_s)
-                whole.append(again_s - began_s)
-            job.end()
-            if kind is EcoJob:
-                lost += steps.repeated()
-            rows.append(
-                [name, *(f"{median(one):.2f}" for one in (away, back, whole)), _range(whole), str(steps.repeated())]
-            )
-    table(["p50 in s", "to suspended", "to training again", "together", "from, to", "steps lost"], rows)
+            rows.append([name, *_suspensions(kind(client, steps), steps, rounds)])
+            lost += steps.repeated() if kind is EcoJob else 0
+    table(SUSPENDED, rows)
     print()
     return verdict(f"steps lost in {2 * rounds} clean suspensions", lost, 0)
 
@@ -356,27 +426,11 @@ def kill(rounds: int = 8) -> bool:
     with _cluster() as (client, folder):
         steps = Steps(folder, "kill")
         job = EcoJob(client, steps)
-        back, lost_s, lost = [], [], []
-        pid = steps.first_of_another(None, 70)[0]
-        for number in range(rounds):
-            time.sleep(0.13 * number)  # at another moment between two checkpoints
-            os.kill(pid, signal.SIGKILL)
-            killed_s = time.time()
-            before = {step: when for one, step, when in steps.all() if one == pid}
-            pid, first, again_s = steps.first_of_another(pid, 70)
-            back.append(again_s - killed_s)
-            again = [when for step, when in before.items() if step >= first]
-            lost.append(len(again))
-            lost_s.append(killed_s - min(again) if again else 0.0)
+        cells, most_s = _kills(lambda pid: os.kill(pid, signal.SIGKILL), steps, rounds)
         job.end()
-    rows = [
-        ["killed to training again [s]", f"{median(back):.2f}", _range(back)],
-        ["steps of 20 ms done again", f"{median(lost):.0f}", f"{min(lost)} to {max(lost)}"],
-        ["work done again [s]", f"{median(lost_s):.2f}", _range(lost_s)],
-    ]
-    table(["", "p50", "from, to"], rows)
+    table(KILLED, [["eco_ray", *cells]])
     print()
-    return verdict(f"most work lost in {rounds} kills", max(lost_s), EVERY_S + 0.05, " s")
+    return verdict(f"most work lost in {rounds} kills", most_s, EVERY_S + 0.05, " s")
 
 
 @contextlib.contextmanager
@@ -391,7 +445,7 @@ def _range(values: Sequence[float]) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    tables = {one.__name__: one for one in (overhead, calls, suspend, kill)}
+    tables = {one.__name__: one for one in (calls, overhead, alone, suspend, kill)}
     parser.add_argument("--only", help=f"of {', '.join(tables)}; with commas")
     parser.add_argument("--no-save", action="store_true", help="print only")
     parser.add_argument("--meter", help=argparse.SUPPRESS)
