@@ -22,6 +22,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from eco_ray import schema
 from eco_ray.errors import UsageError
 from eco_ray.schema import Duration, PositiveDuration, Whole, between
+from eco_ray.storage_url import without_credentials
 from eco_ray.times import compact_duration
 from eco_ray.yaml_file import read_limited
 
@@ -106,6 +107,8 @@ class Settings(BaseSettings):
     sample_period_s: SamplePeriod = Field(default=1.0, alias="sample_period")
     #: directory or fsspec URL of the model registry; None: `models` in the state directory
     registry_url: str | None = None
+    #: directory or fsspec URL of jobs' checkpoints, the same for all nodes; None: `checkpoints` in the state directory
+    checkpoint_url: str | None = None
     #: file with the key that new versions are sealed with; None: ECO_RAY_REGISTRY_KEY, or they are not sealed
     registry_key_file: Path | None = None
     #: what pulls from a registry far away keep on this machine for the next ones [GB]; 0: nothing
@@ -121,6 +124,18 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
+
+    @field_validator("checkpoint_url", mode="after")
+    @classmethod
+    def _reached_by_all_nodes(cls, value: str | None) -> str | None:
+        if value is not None and "://" not in value:
+            return str(Path(value).expanduser().absolute())
+        if value is not None and without_credentials(value) != value:
+            raise ValueError(
+                f"{mask_url(value)} has a user, a password or a query, and Ray shows the environment of each job; "
+                "give the nodes their credentials (AWS_... in their environment, or a role)"
+            )
+        return value
 
     @classmethod
     def settings_customise_sources(

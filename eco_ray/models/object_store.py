@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from eco_ray.errors import DamagedError, EcoRayError, NotAllowedError, NotFoundError, UnreachableError, UsageError
+from eco_ray.storage_url import credentials, open_file_system, without, without_credentials
 from eco_ray.whole_file import sync
 
 Data = bytes | memoryview
@@ -88,35 +89,8 @@ def open_store(url: str) -> ObjectStore:
         return LocalStore(Path(url))
     if protocol in {"file", "local"}:
         return LocalStore(Path(rest))
-    import fsspec  # type: ignore[import-untyped]
-
-    try:
-        filesystem, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise UsageError(
-            f"registry {without_credentials(url)}: {_without(_credentials(url), error)}; give a directory, or install "
-            f"what speaks {protocol} (s3: pip install s3fs)"
-        ) from None
+    filesystem, root = open_file_system(url, "registry")
     return FsspecStore(url, filesystem, root)
-
-
-def without_credentials(url: str) -> str:
-    """A URL without user, password and query."""
-    scheme, separator, rest = url.partition("://")
-    host, slash, path = rest.partition("?")[0].partition("/")
-    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" if separator else url
-
-
-def _credentials(url: str) -> str:
-    return url.partition("://")[2].partition("/")[0].rpartition("@")[0]
-
-
-def _without(secret: str, error: Exception) -> str:
-    """What an error says, without the credentials of its URL."""
-    said = " ".join(str(error).split())
-    for one in (secret, secret.partition(":")[2]) if secret else ():
-        said = said.replace(one, "***") if one else said
-    return said[:200]
 
 
 def checked(path: str) -> str:
@@ -238,7 +212,7 @@ class FsspecStore:
 
     def __init__(self, url: str, filesystem: Any, root: str) -> None:
         self.url = without_credentials(url)
-        self._secret = _credentials(url)
+        self._secret = credentials(url)
         self._fs = filesystem
         self._root = root.rstrip("/")
         self._is_exclusive = False
@@ -344,7 +318,7 @@ class FsspecStore:
             raise UnreachableError(f"{self.url}/{path}: {type(error).__name__}: {self._said(error)}") from None
 
     def _said(self, error: Exception) -> str:
-        return _without(self._secret, error)
+        return without(self._secret, error)
 
 
 def _make_folder(folder: Path, mode: int = 0o777) -> None:

@@ -25,6 +25,7 @@ from eco_ray.on_ray.connection import attached, connect
 from eco_ray.on_ray.last_seen import forget_all
 from eco_ray.on_ray.local_cluster import ClusterRecord
 from eco_ray.store import open_store
+from eco_ray.train.storage import open_storage
 
 #: jobs that need a closer look are planned again so many per tick, which is a second: each takes 2 to 10 ms
 _REPLAN_LIMIT = 30
@@ -79,6 +80,8 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
     from eco_ray.on_ray.controller_config import ControllerConfig
     from eco_ray.on_ray.fleet import CONTROLLER_NAME, NAMESPACE, FleetConfig
 
+    if settings.checkpoint_url is not None:
+        open_storage(settings.checkpoint_url)  # now, and not at the first job, it is told that it cannot be
     cluster.grid.check_clock(clock.speed, starts_now=cluster.clock.start_s is None)
     head = cluster.to_head()
     described: Mapping[str, Node] = {node.name: node for node in [*cluster.to_nodes(), *([head] if head else [])]}
@@ -111,6 +114,7 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
         cluster.planner.horizon_s,
         {zone: row.model_dump() for zone, row in cluster.market_g_per_kwh.items()},
         settings.record_events,
+        settings.checkpoint_url,
     )
     fleet = FleetConfig(described, clock, settings.state_dir, _run_root(settings, record), cluster.sample_period_s)
     actor = ray.remote(

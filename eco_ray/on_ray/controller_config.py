@@ -28,3 +28,5 @@ class ControllerConfig:
     market: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     #: whether all that is decided of jobs is written down, to be decided again
     record_events: bool = False
+    #: where jobs keep their checkpoints; None: in the state directory
+    checkpoint_url: str | None = None

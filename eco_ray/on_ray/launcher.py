@@ -13,6 +13,8 @@ from typing import Any
 from eco_ray.core.jobs import Attempt, Job
 from eco_ray.errors import EcoRayError, UnreachableError
 from eco_ray.on_ray.package import Packages
+from eco_ray.train.fence import raise_fence
+from eco_ray.train.storage import open_storage
 
 #: shell syntax that `exec` in front of would change the meaning of
 _SHELL_SYNTAX = re.compile(r"[;&|<>()`$*?{}\n!#~]|^\s*\w+=")
@@ -56,8 +58,10 @@ def entrypoint_of(run: str) -> str:
 class Launcher:
     """Talks to Ray's job API at the dashboard. Thread-safe as far as `requests` is."""
 
-    def __init__(self, dashboard_url: str, state_dir: Path, run_root: Path) -> None:
+    def __init__(self, dashboard_url: str, state_dir: Path, run_root: Path, checkpoint_url: str | None = None) -> None:
+        """`checkpoint_url`: directory or fsspec URL of all jobs' checkpoints; None: in the state directory."""
         self._dashboard_url = dashboard_url
+        self._checkpoints = (checkpoint_url or str(state_dir / "checkpoints")).rstrip("/")
         self._state_dir = state_dir
         self._run_root = run_root
         self._client: Any = None
@@ -80,17 +84,14 @@ class Launcher:
         """Node-local directory through which an attempt and its node agent talk."""
         return self._run_root / node / attempt.submission_id
 
-    def checkpoint_dir(self, job_id: str) -> Path:
-        """Directory that all attempts of a job share."""
-        return self._state_dir / "checkpoints" / job_id
+    def checkpoint_dir(self, job_id: str) -> str:
+        """Directory or URL that all attempts of a job share."""
+        return f"{self._checkpoints}/{job_id}"
 
     def start(self, job: Job, attempt: Attempt, ray_node_id: str) -> None:
         """Launch an attempt on its node. A second call with the same attempt finds the first one and is content."""
         checkpoints = self.checkpoint_dir(job.id)
-        checkpoints.mkdir(parents=True, exist_ok=True, mode=0o700)
-        fence = checkpoints / "fence.part"
-        fence.write_text(str(attempt.number))
-        fence.replace(checkpoints / "fence")
+        raise_fence(open_storage(checkpoints), attempt.number)
         runtime_env = dict(job.spec.runtime_env)
         runtime_env["env_vars"] = {
             **runtime_env.get("env_vars", {}),
@@ -98,8 +99,10 @@ class Launcher:
             "ECO_RAY_ATTEMPT": str(attempt.number),
             "ECO_RAY_WORKERS": str(attempt.workers),
             "ECO_RAY_RUN_DIR": str(self.run_dir(attempt.node, attempt)),
-            "ECO_RAY_CHECKPOINT_DIR": str(checkpoints),
+            "ECO_RAY_CHECKPOINT_DIR": checkpoints,
         }
+        if any(earlier.checkpoint_s is not None for earlier in job.attempts):
+            runtime_env["env_vars"]["ECO_RAY_HAS_CHECKPOINT"] = "1"  # so that it does not begin anew without it
         if job.spec.demand.gpus:  # so that device numbers mean the same to CUDA and to NVML, which meters them
             runtime_env["env_vars"].setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")
         if job.spec.package:

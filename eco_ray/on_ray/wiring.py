@@ -38,7 +38,7 @@ class ControllerActor(Controller):
                 config,
                 open_store(config.store_url),
                 grid.open(config.state_dir),
-                Launcher(dashboard_url, config.state_dir, fleet.run_root),
+                Launcher(dashboard_url, config.state_dir, fleet.run_root, config.checkpoint_url),
                 Fleet(fleet),
                 SignalMetrics().show,
             )

@@ -1,4 +1,4 @@
-"""Checkpoints of a job: one safetensors file each, without pickle, that says itself whether it is whole.
+"""Checkpoints of a job: one file each (see checkpoint_file.py), in a directory or under an fsspec URL.
 
 In CHECKPOINT_DIR:
 
@@ -7,71 +7,37 @@ In CHECKPOINT_DIR:
                                      {"file", "sha256", "bytes", "attempt", "time_s", "done", "metrics"}
     damaged-ckpt-...                 one that failed its check when it was read, put aside
 
-A state is a tree of dicts (keys: str or int), lists, tuples, None, bool, int, float, str, numpy arrays and torch
-tensors. Arrays and tensors are the tensors of the safetensors file, named by their path ("model.fc.weight"), so that
-any safetensors tool can read them; the tree is JSON in the file's metadata. `sha256` in the metadata is that of the
-whole file with this field's 64 digits set to "0". A file is written under another name, synced and renamed: it is
-there whole or not at all.
+A file is written under another name, synced and renamed: it is there whole or not at all. Where there were checkpoints
+and none can be read, that is an error: nothing begins anew by itself.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
-import math
-import os
 import re
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from io import BufferedReader
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from eco_ray.errors import EcoRayError, UsageError
-from eco_ray.whole_file import sync
+from eco_ray.errors import DamagedError, EcoRayError, UsageError
+from eco_ray.train import checkpoint_file
+from eco_ray.train.checkpoint_file import Damaged, Encoded, encode
+from eco_ray.train.storage import Storage, open_storage
 
-FORMAT = "eco_ray.checkpoint/1"
-#: how many complete checkpoints are kept; the older one stands in for a damaged newest one
+__all__ = ["KEEP", "Checkpoint", "CheckpointError", "CheckpointStore"]
+
+#: how many complete checkpoints are kept; the older ones stand in for a damaged newest one
 KEEP = 2
 _FILE_NAME = re.compile(r"ckpt-(\d+)-(\d+)\.safetensors")
-_NO_DIGEST = "0" * 64
-#: safetensors' own limit [bytes]
-_MAX_HEADER = 100_000_000
-#: numpy's and torch's name of a dtype -> (safetensors' name, bytes per element)
-_DTYPES = {
-    "bool": ("BOOL", 1),
-    "uint8": ("U8", 1),
-    "int8": ("I8", 1),
-    "uint16": ("U16", 2),
-    "int16": ("I16", 2),
-    "uint32": ("U32", 4),
-    "int32": ("I32", 4),
-    "uint64": ("U64", 8),
-    "int64": ("I64", 8),
-    "float8_e4m3fn": ("F8_E4M3", 1),
-    "float8_e5m2": ("F8_E5M2", 1),
-    "float16": ("F16", 2),
-    "bfloat16": ("BF16", 2),
-    "float32": ("F32", 4),
-    "float64": ("F64", 8),
-    "complex64": ("C64", 8),
-}
-_DTYPE_OF = {code: (name, width) for name, (code, width) in _DTYPES.items()}
+_DRAFT_NAME = re.compile(r"ckpt-(\d+)-\d+\.safetensors\.part-\d+")
+_ASIDE = "damaged-"
+_LATEST = "latest"
 
 
 class CheckpointError(EcoRayError):
     """A checkpoint could not be written; the previous one is intact."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Buffer:
-    """One tensor of the file."""
-
-    dtype: str
-    shape: list[int]
-    data: memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,285 +47,123 @@ class Checkpoint:
     state: dict[Any, Any]
     #: what the session keeps beside the state: {"attempt", "time_s", "done", "metrics"}
     about: dict[str, Any]
-    path: Path
+    #: name of its file
+    name: str
 
 
 class CheckpointStore:
-    """The checkpoints of one job, as one attempt writes and reads them."""
+    """The checkpoints of one job, as one attempt writes and reads them.
 
-    def __init__(self, directory: Path, attempt: int, warn: Callable[[str], None]) -> None:
-        self.directory = directory
+    `read_only`: for the ranks that read the same checkpoints as the one that writes them; nothing is put aside.
+    """
+
+    def __init__(
+        self,
+        place: Storage | str | Path,
+        attempt: int,
+        warn: Callable[[str], None],
+        *,
+        keep: int = KEEP,
+        read_only: bool = False,
+    ) -> None:
+        if keep < 1:
+            raise UsageError(f"keep={keep} checkpoints leaves none to go on from; keep 1 or more, {KEEP} as a rule")
+        self.storage = open_storage(place) if isinstance(place, str | Path) else place
         self._attempt = attempt
         self._warn = warn
-        self._next = 1 + max((n for a, n, _ in self._complete() if a == attempt), default=0)
-
-    def _complete(self) -> list[tuple[int, int, Path]]:
-        """(attempt, n, path) of the complete checkpoints, newest first."""
-        matches = ((_FILE_NAME.fullmatch(path.name), path) for path in self.directory.iterdir())
-        return sorted(((int(m[1]), int(m[2]), path) for m, path in matches if m), reverse=True)
+        self._keep = keep
+        self._read_only = read_only
+        self._next: int | None = None
 
     def save(self, state: dict[Any, Any], about: dict[str, Any], still_allowed: Callable[[], None]) -> int:
+        """Write a state, as `write` does."""
+        return self.write(encode(state, copy=False), about, still_allowed)
+
+    def write(self, encoded: Encoded, about: dict[str, Any], still_allowed: Callable[[], None]) -> int:
         """Write the next checkpoint; returns its size [bytes].
 
         `still_allowed` raises if a newer attempt has taken over while it was written.
         """
-        if not isinstance(state, dict):
-            raise UsageError(f'a checkpoint\'s state is a dict, got {type(state).__name__}; wrap it: {{"state": ...}}')
-        buffers: dict[str, _Buffer] = {}
-        tree = _encode(state, "", buffers)
-        path = self.directory / f"ckpt-{self._attempt}-{self._next}.safetensors"
-        part = path.with_name(f"{path.name}.part-{os.getpid()}")
+        storage = self.storage
         try:
-            with _removed_on_error(part), part.open("w+b") as file:
-                digest = _write(file, tree, about, buffers)
-                file.flush()
-                os.fsync(file.fileno())
+            if self._next is None:
+                self._next = 1 + max(
+                    (n for a, n, _ in _complete(self.storage.names()) if a == self._attempt), default=0
+                )
+                self._sweep()  # before it needs the room
+            name = f"ckpt-{self._attempt}-{self._next}.safetensors"
+            with storage.writing(name, still_allowed) as file:
+                digest = checkpoint_file.write(file, encoded, about)
                 size = file.tell()
-                still_allowed()
-                part.rename(path)
-            sync(self.directory)
-            latest = {"file": path.name, "sha256": digest, "bytes": size, **about}
-            write_atomically(self.directory / "latest", json.dumps(latest))
+            self._next += 1
+            storage.write_text(_LATEST, json.dumps({"file": name, "sha256": digest, "bytes": size, **about}))
         except OSError as error:
-            need = sum(b.data.nbytes for b in buffers.values())
             raise CheckpointError(
-                f"a checkpoint of {need} bytes could not be written to {path}: {error.strerror or error}; the last "
-                f"complete one is intact; free space there or give another checkpoint directory"
+                f"a checkpoint of {encoded.nbytes} bytes could not be written to {storage.url}: "
+                f"{error.strerror or error}; the last complete one is intact; free space there or give another "
+                "checkpoint directory"
             ) from error
-        self._next += 1
         self._prune()
         return size
 
     def _prune(self) -> None:
-        """Remove all but the newest checkpoints, and what a killed writer of this or an earlier attempt left."""
-        with contextlib.suppress(OSError, ValueError):  # a file too many is no reason to stop a training run
-            for _, _, path in self._complete()[KEEP:]:
-                path.unlink(missing_ok=True)
-            for part in self.directory.glob("ckpt-*.part-*"):
-                if int(part.name.split("-")[1]) <= self._attempt:
-                    part.unlink(missing_ok=True)
+        """Remove all but the newest checkpoints."""
+        with contextlib.suppress(OSError):  # a file too many is no reason to stop a training run
+            for _, _, name in _complete(self.storage.names())[self._keep :]:
+                self.storage.remove(name)
+
+    def _sweep(self) -> None:
+        """Remove what a killed writer of this or an earlier attempt left half-written."""
+        with contextlib.suppress(OSError):
+            for draft in filter(None, map(_DRAFT_NAME.fullmatch, self.storage.names())):
+                if int(draft[1]) <= self._attempt:
+                    self.storage.remove(draft[0])
 
     def load(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, or None."""
-        found = self._complete()
-        for _, _, path in found:
+        """The newest checkpoint that is whole; None: none was ever written here.
+
+        Raises DamagedError where there were some and none can be read.
+        """
+        try:
+            names = self.storage.names()
+        except OSError as error:
+            raise EcoRayError(
+                f"the checkpoints in {self.storage.url} cannot be looked for: {error.strerror or error}; make the "
+                "place reachable, or give another one"
+            ) from error
+        lost = [f"{name}: damaged, put aside earlier" for name in sorted(names) if name.startswith(f"{_ASIDE}ckpt-")]
+        reasons: list[str] = []
+        for _, _, name in _complete(names):
             try:
-                state, about = _read(path)
-            except _Damaged as damage:
-                aside = path.with_name(f"damaged-{path.name}")
-                self._warn(f"checkpoint {path} is damaged ({damage}); kept as {aside.name}, trying the one before")
-                with contextlib.suppress(OSError):
-                    path.rename(aside)
-            except OSError as error:
-                self._warn(f"checkpoint {path} cannot be read ({error}); trying the one before")
+                with self.storage.reading(name) as (file, size):
+                    state, about = checkpoint_file.read(file, size)
+            except (Damaged, OSError) as error:
+                reasons.append(self._give_up(name, error))
             else:
-                return Checkpoint(state, about, path)
-        if found:
-            self._warn(
-                f"none of the {len(found)} checkpoints in {self.directory} is whole; starting from the beginning"
+                return Checkpoint(state, about, name)
+        if reasons or lost or _LATEST in names:
+            said = "; ".join([*reasons, *lost][:3]) or f"{_LATEST!r} tells of one, but its file is gone"
+            raise DamagedError(
+                f"no checkpoint in {self.storage.url} can be read ({said}), and the work does not begin anew by "
+                "itself; put a whole one back, or, to begin anew, submit the job again or empty this place"
             )
         return None
 
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a small file so that a reader sees the old or the new text, never a part."""
-    part = path.with_name(f"{path.name}.part-{os.getpid()}")
-    with _removed_on_error(part):
-        part.write_text(text, encoding="utf-8")
-        part.rename(path)
-
-
-@contextlib.contextmanager
-def _removed_on_error(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        with contextlib.suppress(OSError):
-            path.unlink(missing_ok=True)
-        raise
-
-
-# --- the tree: JSON scalars and lists stand for themselves, everything else is {kind: value} ----------------------
-
-
-def _encode(value: Any, path: str, buffers: dict[str, _Buffer]) -> Any:
-    if (array := _array_kind(value)) is not None:
-        kind, to_buffer = array
-        return {kind: _add(to_buffer(value, path), path, buffers)}
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"float": repr(float(value))}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, list | tuple):
-        items = [_encode(v, f"{path}.{i}", buffers) for i, v in enumerate(value)]
-        return items if isinstance(value, list) else {"tuple": items}
-    if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str | int) or isinstance(key, bool):
-                raise UsageError(f"the key {key!r} of {_name(path)} is a {type(key).__name__}; keys are str or int")
-        return {"dict": [[k, _encode(v, f"{path}.{k}", buffers)] for k, v in value.items()]}
-    raise UsageError(
-        f"{_name(path)} is a {type(value).__name__}; a checkpoint holds dicts, lists, tuples, None, bool, int, float, "
-        "str, numpy arrays and torch tensors: keep what it is made of, e.g. its state_dict()"
-    )
-
-
-def _array_kind(value: Any) -> tuple[str, Callable[[Any, str], _Buffer]] | None:
-    # numpy and torch are asked only if the program has imported them: a value of theirs cannot be there otherwise
-    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
-    if numpy is not None and isinstance(value, numpy.ndarray):
-        return "numpy", _numpy_buffer
-    if numpy is not None and isinstance(value, numpy.generic):
-        return "numpy scalar", _numpy_buffer
-    if torch is not None and isinstance(value, torch.Tensor):
-        return "torch", _torch_buffer
-    return None
-
-
-def _decode(node: Any, buffers: dict[str, _Buffer]) -> Any:
-    if isinstance(node, list):
-        return [_decode(v, buffers) for v in node]
-    if not isinstance(node, dict):
-        return node
-    ((kind, value),) = node.items()
-    match kind:
-        case "dict":
-            result: Any = {k: _decode(v, buffers) for k, v in value}
-        case "tuple":
-            result = tuple(_decode(v, buffers) for v in value)
-        case "float":
-            result = float(value)
-        case "torch":
-            result = _to_torch(buffers[value])
-        case "numpy":
-            result = _to_numpy(buffers[value])
-        case "numpy scalar":
-            result = _to_numpy(buffers[value])[()]
-        case _:
-            raise ValueError(f"unknown kind {kind!r}; written by a newer eco_ray")
-    return result
-
-
-def _name(path: str) -> str:
-    return f"state{path}" if path else "the state"
-
-
-def _add(buffer: _Buffer, path: str, buffers: dict[str, _Buffer]) -> str:
-    name = path.removeprefix(".")
-    while name in buffers or name == "__metadata__":
-        name += "'"
-    buffers[name] = buffer
-    return name
-
-
-def _numpy_buffer(value: Any, path: str) -> _Buffer:
-    import numpy as np
-
-    name = value.dtype.newbyteorder("=").name
-    if name not in _DTYPES or isinstance(value, np.ma.MaskedArray):
-        raise UsageError(
-            f"{_name(path)} is a {type(value).__name__} of {value.dtype}; a checkpoint holds plain {', '.join(_DTYPES)}"
+    def _give_up(self, name: str, error: Exception) -> str:
+        """Tell that a checkpoint is of no use, and put it aside if it is damaged; returns why."""
+        if not isinstance(error, Damaged):
+            self._warn(f"checkpoint {self.storage.url}/{name} cannot be read ({error}); trying the one before")
+            return f"{name} cannot be read: {error}"
+        self._warn(
+            f"checkpoint {self.storage.url}/{name} is damaged ({error}); kept as {_ASIDE}{name}, trying the one before"
         )
-    little = np.ascontiguousarray(value, dtype=value.dtype.newbyteorder("<"))
-    return _Buffer(name, list(value.shape), little.reshape(-1).view(np.uint8).data)
+        if not self._read_only:
+            with contextlib.suppress(OSError):
+                self.storage.rename(name, f"{_ASIDE}{name}")
+        return f"{name} is damaged: {error}"
 
 
-def _torch_buffer(value: Any, path: str) -> _Buffer:
-    import torch
-
-    name = str(value.dtype).removeprefix("torch.")
-    if name not in _DTYPES or value.layout != torch.strided:
-        raise UsageError(
-            f"{_name(path)} is a {value.layout} tensor of {value.dtype}; a checkpoint holds dense {', '.join(_DTYPES)}"
-        )
-    flat = value.detach().resolve_conj().resolve_neg().cpu().contiguous().reshape(-1)
-    if flat.stride(0) != 1:  # may be anything where there are fewer than two elements
-        flat = flat.clone(memory_format=torch.contiguous_format)
-    return _Buffer(name, list(value.shape), memoryview(flat.view(torch.uint8).numpy()))
-
-
-def _to_numpy(buffer: _Buffer) -> Any:
-    import numpy as np
-
-    return np.frombuffer(buffer.data, dtype=np.dtype(buffer.dtype).newbyteorder("<")).reshape(buffer.shape)
-
-
-def _to_torch(buffer: _Buffer) -> Any:
-    import torch
-
-    dtype = getattr(torch, buffer.dtype)
-    flat = torch.frombuffer(buffer.data, dtype=dtype) if buffer.data.nbytes else torch.empty(0, dtype=dtype)
-    return flat.reshape(buffer.shape)
-
-
-# --- the file: https://github.com/huggingface/safetensors#format -------------------------------------------------
-# Written here and not by the library, which needs a second copy of all tensors in memory and knows no check sum.
-
-
-def _write(file: IO[bytes], tree: Any, about: dict[str, Any], buffers: dict[str, _Buffer]) -> str:
-    """Write the file and return its sha256."""
-    metadata = {"format": FORMAT, "sha256": _NO_DIGEST, "about": json.dumps(about), "state": json.dumps(tree)}
-    table: dict[str, Any] = {"__metadata__": metadata}
-    offset = 0
-    # wide elements first, so that each tensor is aligned to its element
-    ordered = sorted(buffers.items(), key=lambda item: -_DTYPES[item[1].dtype][1])
-    for name, buffer in ordered:
-        end = offset + buffer.data.nbytes
-        table[name] = {"dtype": _DTYPES[buffer.dtype][0], "shape": buffer.shape, "data_offsets": [offset, end]}
-        offset = end
-    header = json.dumps(table).encode()
-    header += b" " * (-len(header) % 8)
-    if len(header) > _MAX_HEADER:
-        raise UsageError(
-            f"the state has {len(header)} bytes beside its arrays, more than {_MAX_HEADER}; keep long lists as arrays"
-        )
-    head = len(header).to_bytes(8, "little")
-    sha = hashlib.sha256(head + header)
-    file.write(head + header)
-    for _, buffer in ordered:
-        sha.update(buffer.data)
-        file.write(buffer.data)
-    digest = sha.hexdigest()
-    file.seek(len(head) + header.index(_NO_DIGEST.encode()))
-    file.write(digest.encode())
-    file.seek(0, os.SEEK_END)
-    return digest
-
-
-class _Damaged(Exception):
-    """The file is not what was written."""
-
-
-def _read(path: Path) -> tuple[dict[Any, Any], dict[str, Any]]:
-    with path.open("rb") as file:
-        try:
-            return _parse(file, os.fstat(file.fileno()).st_size)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-            raise _Damaged(str(error) or type(error).__name__) from error
-
-
-def _parse(file: BufferedReader, size: int) -> tuple[dict[Any, Any], dict[str, Any]]:
-    head = file.read(8)
-    header_size = int.from_bytes(head, "little")
-    if len(head) < 8 or header_size > min(_MAX_HEADER, size - 8):
-        raise _Damaged(f"{size} bytes long, shorter than its header")
-    header = file.read(header_size)
-    table = json.loads(header)
-    metadata = table.pop("__metadata__")
-    if metadata["format"] != FORMAT:
-        raise _Damaged(f"format {metadata['format']!r}, not {FORMAT!r}")
-    digest = metadata["sha256"]
-    sha = hashlib.sha256(head + header.replace(digest.encode(), _NO_DIGEST.encode(), 1))
-    buffers = {}
-    for name, entry in sorted(table.items(), key=lambda item: item[1]["data_offsets"]):
-        start, end = entry["data_offsets"]
-        if not file.tell() == 8 + header_size + start <= 8 + header_size + end <= size:
-            raise _Damaged(f"{size} bytes long, the data of {name!r} should end at {8 + header_size + end}")
-        data = bytearray(end - start)
-        file.readinto(data)
-        sha.update(data)
-        buffers[name] = _Buffer(_DTYPE_OF[entry["dtype"]][0], entry["shape"], memoryview(data))
-    sha.update(file.read())
-    if sha.hexdigest() != digest:
-        raise _Damaged(f"sha256 {sha.hexdigest()[:12]}..., not {str(digest)[:12]}...")
-    return _decode(json.loads(metadata["state"]), buffers), json.loads(metadata["about"])
+def _complete(names: Iterable[str]) -> list[tuple[int, int, str]]:
+    """(attempt, n, name) of the complete checkpoints, newest first."""
+    matches = map(_FILE_NAME.fullmatch, names)
+    return sorted(((int(m[1]), int(m[2]), m[0]) for m in matches if m), reverse=True)

@@ -6,22 +6,29 @@
         state = run.restore() or {"step": 0, "w": w}
         for step in range(state["step"], STEPS):
             ...
-            run.progress((step + 1, STEPS), loss=loss)
+            run.progress(step + 1, STEPS, loss=loss)
             run.pause_point(lambda: {"step": step + 1, "w": w}, every_s=60)
         run.finish(accuracy=accuracy)
 
 Outside a cluster the same script just runs: nobody asks for a pause, and checkpoints go nowhere unless `open` is given
-a `checkpoint_dir`. Use one session per job, in its main process (rank 0), from one thread.
+a `checkpoint_dir`. state.py captures a model with optimizer, generators and data position; docs/training.md shows how.
+
+Checkpoints are written in the background: `checkpoint` copies the state and returns. One is under way at most; what
+goes wrong is raised by the next call, by `finish` or at the end of the block. That of a pause is there before the
+process leaves. Use one session in a process, from one thread. Of a distributed training rank 0 opens one; or all do,
+with their `rank` and `world_size`: then rank 0 reports and writes, all read, and all leave after the same
+`pause_point`.
 
 Between the attempt and the agent of its node stand files in a directory of that node, so any language can take part.
 The launcher sets ECO_RAY_JOB_ID, ECO_RAY_ATTEMPT (1, 2, ...), ECO_RAY_RUN_DIR (this attempt on this node),
-ECO_RAY_CHECKPOINT_DIR (all attempts of the job) and ECO_RAY_WORKERS (how many this attempt has resources for). Times
-are wall time [s since epoch].
+ECO_RAY_CHECKPOINT_DIR (all attempts of the job; a directory or an fsspec URL), ECO_RAY_WORKERS (how many this attempt
+has resources for) and, once an attempt has told of a checkpoint, ECO_RAY_HAS_CHECKPOINT=1. Times are wall time [s since
+epoch].
 
     RUN_DIR/progress.json   written here, replaced atomically at most every 0.1 s:
                             {"attempt", "pid", "time_s", "done": 0..1 or null, "metrics": {},
                             "resumed_s": when a checkpoint was restored or work began, or null,
-                            "checkpoint_s": when this attempt last completed a checkpoint, or null,
+                            "checkpoint_s": state of when this attempt has last kept, or null,
                             "checkpoint_bytes": size of that checkpoint on disk, or null, "paused": bool}
     RUN_DIR/pause           made by the agent: write a checkpoint and leave with exit code 75 (also asked by SIGTERM)
     CHECKPOINT_DIR/fence    written by the controller: number of the newest attempt; a session with a lower number
@@ -37,27 +44,28 @@ command there with the variables above; what stands before `open` runs twice, so
 
 from __future__ import annotations
 
-import contextlib
 import json
-import math
 import os
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any
 
 from eco_ray.core.attempts import PAUSED_EXIT_CODE
-from eco_ray.errors import EcoRayError, NotAllowedError, UsageError
-from eco_ray.train.checkpoint import CheckpointStore, write_atomically
+from eco_ray.errors import EcoRayError, NotFoundError, UsageError
+from eco_ray.train.background import Background
+from eco_ray.train.checkpoint import KEEP, CheckpointStore
+from eco_ray.train.checkpoint_file import encode
+from eco_ray.train.fence import StaleAttempt, refuse_if_stale
+from eco_ray.train.pausing import PauseQuestion
+from eco_ray.train.progress import checked_metrics, share
+from eco_ray.train.ranks import Ranks, refuse_if_other_rank
+from eco_ray.train.storage import Storage, make_directory, open_storage, write_atomically
 
 __all__ = ["open", "Session", "Paused", "StaleAttempt", "PAUSED_EXIT_CODE"]
 
-#: how often the pause file is looked for [s]
-PAUSE_CHECK_S = 0.2
 #: shortest time between two writes of progress.json [s]
 PROGRESS_WRITE_S = 0.1
 
@@ -71,16 +79,29 @@ class Paused(SystemExit):
         super().__init__(PAUSED_EXIT_CODE)
 
 
-class StaleAttempt(NotAllowedError):
-    """A newer attempt of this job has been started; this one must not write any more."""
+def open(
+    *,
+    checkpoint_dir: str | Path | None = None,
+    keep: int = KEEP,
+    rank: int | None = None,
+    world_size: int | None = None,
+    agree: Callable[[bool], bool] | None = None,
+) -> Session:
+    """Join the cluster that started this process, or none; in a stock Ray job with `eco.*` metadata, queue first.
 
-
-def open(*, checkpoint_dir: str | Path | None = None) -> Session:
-    """Join the cluster that started this process, or none; in a stock Ray job with `eco.*` metadata, queue first."""
+    `checkpoint_dir`: where checkpoints are kept outside a cluster, a directory or an fsspec URL; `keep`: how many.
+    `rank` and `world_size`: where every rank of a distributed training opens a session; without them rank 0 alone does.
+    `agree`: makes of what each rank wants whether all pause, the same on all of them; None: whether any rank of
+    torch.distributed wants it.
+    """
     environ = os.environ
+    ranks = Ranks(rank or 0, 1 if world_size is None else world_size, agree)
+    if world_size is None and (checkpoint_dir is not None or "ECO_RAY_RUN_DIR" in environ):
+        refuse_if_other_rank(environ)
     if "ECO_RAY_RUN_DIR" not in environ:
         _queue_if_asked(environ)
-        return Session(None, checkpoint_dir, job_id=None, attempt=1, workers=_from_one("ECO_RAY_WORKERS"))
+        workers = _from_one("ECO_RAY_WORKERS")
+        return Session(None, checkpoint_dir, job_id=None, attempt=1, workers=workers, keep=keep, ranks=ranks)
     missing = [n for n in ("ECO_RAY_JOB_ID", "ECO_RAY_ATTEMPT", "ECO_RAY_CHECKPOINT_DIR") if not environ.get(n)]
     if missing:
         raise UsageError(
@@ -93,6 +114,9 @@ def open(*, checkpoint_dir: str | Path | None = None) -> Session:
         job_id=environ["ECO_RAY_JOB_ID"],
         attempt=_from_one("ECO_RAY_ATTEMPT"),
         workers=_from_one("ECO_RAY_WORKERS"),
+        keep=keep,
+        ranks=ranks,
+        must_resume=environ.get("ECO_RAY_HAS_CHECKPOINT") == "1",
     )
 
 
@@ -117,83 +141,61 @@ class Session:
         job_id: str | None,
         attempt: int,
         workers: int = 1,
+        keep: int = KEEP,
+        ranks: Ranks = Ranks(),  # noqa: B008  # frozen
+        must_resume: bool = False,
     ) -> None:
         #: None outside a cluster
         self.job_id = job_id
         self.attempt = attempt
+        #: of this process; only rank 0 reports and writes
+        self.ranks = ranks
         self._workers = workers
-        #: kept for all attempts of the job; None: nowhere
-        self.checkpoint_dir = Path(checkpoint_dir) if checkpoint_dir is not None else None
+        self._must_resume = must_resume
         self._run_dir = Path(run_dir) if run_dir is not None else None
         self._store: CheckpointStore | None = None
-        for directory in filter(None, (self._run_dir, self.checkpoint_dir)):
-            _make_directory(directory)
-        if self.checkpoint_dir is not None:
+        if self._run_dir is not None and ranks.writes:
+            make_directory(self._run_dir)
+        self._storage: Storage | None = open_storage(checkpoint_dir) if checkpoint_dir is not None else None
+        if self._storage is not None:
             self._refuse_if_stale()
-            self._store = CheckpointStore(self.checkpoint_dir, attempt, _warn)
+            self._store = CheckpointStore(self._storage, attempt, _warn, keep=keep, read_only=not ranks.writes)
+        #: whether a checkpoint and the way out are wanted now: `if run.should_pause()`; `pause_point` does the rest
+        self.should_pause = PauseQuestion(self._run_dir / "pause" if self._run_dir is not None else None)
+        self._background = Background()
         self._done: float | None = None
         self._metrics: dict[str, Any] = {}
         self._resumed_s: float | None = None
         self._checkpoint_s: float | None = None
         self._checkpoint_bytes: int | None = None
         self._paused = False
-        self._terminated = False
-        self._pause_seen = False
-        self._next_pause_check = 0.0
         self._next_report = 0.0
         self._last_checkpoint = time.monotonic()
-        self._old_handler: Any = None
-        self._pid = os.getpid()
         self._reports_fail = False
 
     def __enter__(self) -> Session:
-        # a process that cannot keep its state is better ended by SIGTERM as usual
-        if self._store is not None and threading.current_thread() is threading.main_thread():
-            self._old_handler = signal.signal(signal.SIGTERM, self._on_sigterm)
+        if self._store is not None:  # a process that cannot keep its state is better ended by SIGTERM as usual
+            self.should_pause.listen()
         self._report()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._report()
-        if self._old_handler is not None:
-            signal.signal(signal.SIGTERM, self._old_handler)
-            self._old_handler = None
-
-    def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
-        if os.getpid() == self._pid:
-            self._terminated = True
-        else:  # a forked child (a data loader, a pool) inherits this handler, and its parent wants it gone
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def restore(self) -> State | None:
-        """The state of the last complete checkpoint (tensors on the CPU), or None at the first attempt."""
-        if self._store is None:
-            return None
-        self._refuse_if_stale()
-        checkpoint = self._store.load()
-        if checkpoint is None:
-            return None
-        self._done = checkpoint.about["done"]
-        self._metrics = checkpoint.about["metrics"]
-        self._last_checkpoint = time.monotonic()
-        self._mark_work()
-        self._report()
-        return checkpoint.state
-
-    def progress(self, done: float | tuple[float, float] | None, /, **metrics: Any) -> None:
-        """Say how much of the work is done, as a share in [0, 1] or as (done, total), and the newest metrics.
-
-        Cheap enough for every batch. None: the share is unknown.
-        """
-        self._metrics.update(_checked_metrics(metrics))
-        if done is not None:
-            self._done = _share(done)
-        self._mark_work()
-        if time.monotonic() >= self._next_report:
+        try:
+            self._collect()
+        except EcoRayError as failure:
+            if error is None:
+                raise
+            _warn(str(failure))  # beside the error that ends the work
+        finally:
             self._report()
+            self.should_pause.leave()
+
+    @property
+    def checkpoint_dir(self) -> Path | None:
+        """Kept for all attempts of the job; None: nowhere, or under a URL."""
+        return self._storage.path if self._storage is not None else None
 
     @property
     def workers(self) -> int:
@@ -203,60 +205,112 @@ class Session:
         """
         return self._workers
 
-    @property
-    def should_pause(self) -> bool:
-        """Whether a checkpoint and the way out are wanted now; `pause_point` is usually what you need."""
-        if self._terminated or self._run_dir is None:
-            return self._terminated
-        now = time.monotonic()
-        if now >= self._next_pause_check:
-            self._next_pause_check = now + PAUSE_CHECK_S
-            self._pause_seen = (self._run_dir / "pause").exists()
-        return self._pause_seen
+    def restore(self) -> State | None:
+        """The state of the last complete checkpoint (tensors on the CPU); None at the first attempt.
 
-    def checkpoint(self, state: State) -> None:
-        """Keep the state (see checkpoint.py for what it may hold); the last two are kept.
+        Raises DamagedError or NotFoundError where there must be a checkpoint and none can be read.
+        """
+        if self._store is None:
+            return None
+        self._collect()
+        self._refuse_if_stale()
+        checkpoint = self._store.load()
+        if checkpoint is None:
+            if self._must_resume:
+                raise NotFoundError(
+                    f"job {self.job_id} has written a checkpoint, but there is none in {self._store.storage.url} as "
+                    "seen from this node; mount the same directory on all nodes, or set checkpoint_url to a place "
+                    "that all of them reach (such as s3://BUCKET/checkpoints)"
+                )
+            return None
+        self._done = checkpoint.about["done"]
+        self._metrics = checkpoint.about["metrics"]
+        self._last_checkpoint = time.monotonic()
+        self._mark_work()
+        self._report()
+        return checkpoint.state
 
-        Raises CheckpointError if it cannot be written, with the previous one intact, and StaleAttempt after a newer
-        attempt has been started.
+    def progress(self, done: float | tuple[float, float] | None, total: float | None = None, /, **metrics: Any) -> None:
+        """Say how much of the work is done, as (done, total) or a share in [0, 1], and the newest metrics.
+
+        `progress(3, 12, loss=0.5)`; a tuple (3, 12) is the same. None: unknown. Cheap enough for every batch.
+        """
+        self._metrics.update(checked_metrics(metrics))
+        if done is not None:
+            self._done = share(done if total is None or isinstance(done, tuple) else (done, total))
+        self._mark_work()
+        if time.monotonic() >= self._next_report:
+            if self._background.ended:
+                self._collect()
+            self._report()
+
+    def checkpoint(self, state: State, *, wait: bool = False) -> None:
+        """Keep the state (see checkpoint_file.py for what it may hold): a copy is written in the background.
+
+        With `wait` it is on disk when this returns, and needs no copy in memory. An earlier one that is still being
+        written is waited for. Raises CheckpointError if one, this or the earlier one, could not be written, with
+        the last complete one intact, and StaleAttempt after a newer attempt has been started.
         """
         self._mark_work()
-        if self._store is None:
+        if self._store is None or not self.ranks.writes:
             return
-        self._refuse_if_stale()
-        now = time.time()
-        about = {"attempt": self.attempt, "time_s": now, "done": self._done, "metrics": self._metrics}
-        self._checkpoint_bytes = self._store.save(state, about, self._refuse_if_stale)
-        self._checkpoint_s = now
+        store = self._store
+        if store.storage.path is not None:  # in a place far away it is looked for in the background
+            self._refuse_if_stale()
+        self._collect()
+        now_s = time.time()
+        about = {"attempt": self.attempt, "time_s": now_s, "done": self._done, "metrics": dict(self._metrics)}
+        encoded = encode(state, copy=not wait)
         self._last_checkpoint = time.monotonic()
-        self._report()
+
+        def write() -> None:
+            size = store.write(encoded, about, self._refuse_if_stale)
+            self._checkpoint_s, self._checkpoint_bytes = now_s, size
+
+        if wait:
+            write()
+            self._report()
+        else:
+            self._background.start(write)
 
     def pause_point(self, state: Callable[[], State], *, every_s: float | None = None) -> None:
         """A place where the work may be interrupted: call it between batches, it costs a microsecond.
 
-        If a pause was asked for: checkpoint `state()` and leave by raising Paused. Otherwise, with `every_s`, write a
-        checkpoint when the last one is older than that.
+        If a pause was asked for: checkpoint `state()` and leave by raising Paused. Otherwise, with `every_s`, begin a
+        checkpoint when the last one is older than that and has been written. All ranks call it at the same steps;
+        `state` is asked on rank 0 alone.
         """
         if self._resumed_s is None:
             self._mark_work()
         if self._store is None:
             return
-        if self.should_pause:
-            self.checkpoint(state())
+        if self.ranks.decide(self.should_pause()):
+            if self.ranks.writes:
+                self.checkpoint(state(), wait=True)
+            self.ranks.decide(True)  # nobody leaves before it is written
             self._paused = True
             self._report()
             raise Paused
-        if every_s is not None and time.monotonic() - self._last_checkpoint >= every_s:
+        if self._background.ended:
+            self._collect()
+        due = every_s is not None and time.monotonic() - self._last_checkpoint >= every_s
+        if due and self.ranks.writes and not self._background.busy:
             self.checkpoint(state())
 
     def finish(self, **metrics: Any) -> None:
-        """The work is complete: done = 1, with the final metrics."""
-        checked = _checked_metrics(metrics)
+        """The work is complete: done = 1, with the final metrics. The last checkpoint is on disk by then."""
+        checked = checked_metrics(metrics)
+        self._collect()
         self._refuse_if_stale()
         self._metrics.update(checked)
         self._done = 1.0
         self._mark_work()
         self._report()
+
+    def _collect(self) -> None:
+        """Wait for what is being written, and tell of it. Raises what went wrong."""
+        if self._background.collect():
+            self._report()
 
     def _mark_work(self) -> None:
         if self._resumed_s is None:
@@ -264,7 +318,7 @@ class Session:
 
     def _report(self) -> None:
         """Replace progress.json; that it fails is no reason to end a training run."""
-        if self._run_dir is None:
+        if self._run_dir is None or not self.ranks.writes:
             return
         self._next_report = time.monotonic() + PROGRESS_WRITE_S
         document = {
@@ -287,62 +341,9 @@ class Session:
             self._reports_fail = True
 
     def _refuse_if_stale(self) -> None:
-        if self.checkpoint_dir is None or self.job_id is None:
+        if self._storage is None or self.job_id is None:
             return
-        fence = _read_fence(self.checkpoint_dir / "fence")
-        if self.attempt < fence:
-            raise StaleAttempt(
-                f"attempt {self.attempt} of job {self.job_id} is stale: attempt {fence} has been started since; "
-                "end this process, the newer attempt has the work"
-            )
-
-
-def _read_fence(path: Path) -> int:
-    """Number of the newest attempt; 0 without a fence."""
-    text = ""
-    for _ in range(3):  # a writer that does not rename may be seen half way
-        try:
-            text = path.read_text(encoding="ascii", errors="replace").strip()
-        except FileNotFoundError:
-            return 0
-        if text.isdecimal():
-            return int(text)
-        time.sleep(0.02)
-    raise EcoRayError(
-        f"{path} holds {text[:40]!r}, not the number of the newest attempt, so writing here may not be safe; "
-        "remove the file if no other attempt of the job runs"
-    )
-
-
-def _make_directory(path: Path) -> None:
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be made ({error.strerror}); give a directory that can be written") from error
-
-
-def _share(done: float | tuple[float, float]) -> float:
-    part, total = done if isinstance(done, tuple) else (done, 1.0)
-    # a sum of many small steps may end a rounding error above its total
-    if total > 0 and 0 <= part <= total * (1 + 1e-6):
-        return float(min(1.0, part / total))
-    raise UsageError(
-        f"progress {done!r} is outside [0, 1]; give a share such as 0.25, or (done, total) such as (3, 12)"
-    )
-
-
-def _checked_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    checked = {}
-    for name, given in metrics.items():
-        value = given
-        with contextlib.suppress(AttributeError, ValueError, RuntimeError):
-            value = given.item()  # a scalar of numpy or torch
-        if not isinstance(value, bool | int | float | str):
-            raise UsageError(f"metric {name} is a {type(value).__name__}; a metric is a number, a string or a bool")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UsageError(f"metric {name}={value} is not finite, and JSON has no such number; leave it out")
-        checked[name] = value
-    return checked
+        refuse_if_stale(self._storage, self.job_id, self.attempt)
 
 
 def _warn(message: str) -> None:

@@ -59,7 +59,6 @@ def test_train_mnist_paused_and_resumed_makes_the_very_same_model(tmp_path, monk
 
     train_mnist = imported(monkeypatch, "train_mnist")
     monkeypatch.setattr(sys, "argv", ["train_mnist.py", "--epochs", "1"])
-    monkeypatch.setattr(session, "PAUSE_CHECK_S", 0)
     checkpoints = tmp_path / "checkpoints"
     places = {"ECO_RAY_JOB_ID": "j", "ECO_RAY_CHECKPOINT_DIR": str(checkpoints)}
     for attempt in (1, 2):

@@ -22,7 +22,7 @@ with session.open() as run:
             lines.write(f"{run.attempt} {step}\n")
         state = {"next": step + 1}
         run.progress((step + 1, steps), step=step)
-        run.checkpoint(state)
+        run.checkpoint(state, wait=True)
         run.pause_point(lambda state=state: state)
     run.finish(steps=steps)
 workers = f" with {run.workers} workers" if run.workers > 1 else ""

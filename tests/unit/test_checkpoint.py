@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.torch import load_file
 
-from eco_ray.errors import UsageError
+from eco_ray.errors import DamagedError, UsageError
 from eco_ray.train import session
 from eco_ray.train.checkpoint import CheckpointError, CheckpointStore
+from eco_ray.train.storage import Folder
 
 
 @pytest.fixture
@@ -151,6 +152,15 @@ def test_the_last_two_are_kept_and_latest_points_to_the_newest(folder, joined):
     assert latest["bytes"] == (folder / latest["file"]).stat().st_size
 
 
+def test_so_many_are_kept_as_are_asked_for(folder):
+    with session.open(checkpoint_dir=folder, keep=3) as run:
+        for i in range(5):
+            run.checkpoint({"i": i})
+    assert names(folder) == [f"ckpt-1-{n}.safetensors" for n in (3, 4, 5)]
+    with pytest.raises(UsageError, match="keep=0"):
+        session.open(checkpoint_dir=folder, keep=0)
+
+
 @pytest.mark.parametrize("harm", ["flip", "truncate", "empty", "append"])
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(folder, joined, capfd, harm):
     with joined() as run:
@@ -170,15 +180,44 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(folder, joined
         assert names(folder) == ["ckpt-1-1.safetensors", "damaged-ckpt-1-2.safetensors"]
 
 
-def test_without_a_whole_checkpoint_the_work_begins_anew(folder, joined, capfd):
+def test_without_a_whole_checkpoint_nothing_begins_anew_by_itself(folder, joined):
     with joined() as run:
         run.checkpoint({"x": 1})
-    (folder / "ckpt-1-1.safetensors").write_bytes(b"")
+    path = folder / "ckpt-1-1.safetensors"
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    for reason in ("is damaged: 0 bytes", "damaged, put aside earlier"):  # nor at the next try
+        with joined() as run, pytest.raises(DamagedError, match=f"{path.name}.*{reason}.*begin anew.*empty this place"):
+            run.restore()
+    (folder / f"damaged-{path.name}").unlink()
+    with joined() as run, pytest.raises(DamagedError, match="'latest' tells of one, but its file is gone"):
+        run.restore()
+    path.write_bytes(whole)
+    assert joined().restore() == {"x": 1}
+    for left in folder.iterdir():
+        left.unlink()
+    assert joined().restore() is None
+
+
+def test_a_checkpoint_that_cannot_be_read_is_not_put_aside(folder, joined, capfd, monkeypatch):
     with joined() as run:
-        assert run.restore() is None
+        run.checkpoint({"x": 1})
         run.checkpoint({"x": 2})
-        assert run.restore() == {"x": 2}
-    assert "starting from the beginning" in capfd.readouterr().err
+    real = Folder.reading
+
+    def broken(self, name):
+        if name in unreadable:
+            raise OSError(5, "Input/output error")
+        return real(self, name)
+
+    monkeypatch.setattr(Folder, "reading", broken)
+    unreadable = ["ckpt-1-2.safetensors"]
+    assert joined().restore() == {"x": 1}
+    assert "ckpt-1-2.safetensors cannot be read" in capfd.readouterr().err
+    unreadable.append("ckpt-1-1.safetensors")
+    with pytest.raises(DamagedError, match="Input/output error"):
+        joined().restore()
+    assert names(folder) == ["ckpt-1-1.safetensors", "ckpt-1-2.safetensors"]
 
 
 def test_a_full_disk_is_an_error_and_the_previous_checkpoint_is_intact(folder):

@@ -99,6 +99,13 @@ def test_passwords_are_masked(url: str, masked: str) -> None:
     assert mask_url(url) == masked
 
 
+def test_a_directory_of_checkpoints_is_the_same_wherever_a_node_looks(tmp_path: Path) -> None:
+    assert load_settings().checkpoint_url is None
+    assert load_settings({"checkpoint_url": "s3://bucket/c"}).checkpoint_url == "s3://bucket/c"
+    given = load_settings({"checkpoint_url": "c"}).checkpoint_url
+    assert given == str(Path.cwd() / "c")
+
+
 @pytest.mark.parametrize(
     ("toml", "words"),
     [
@@ -106,6 +113,7 @@ def test_passwords_are_masked(url: str, masked: str) -> None:
         ("slot = 3\n", ["slot (from eco-ray.toml:", "3 has no unit", "3m"]),
         ("slot = 3m\n", ["line 1", 'slot = "15m"']),
         ('pause_timeout = "2h"\n', ["2h is outside 0.1s to 1h"]),
+        ('checkpoint_url = "s3://me:hunter2@bucket/c"\n', ["s3://me:***@bucket/c", "Ray shows", "AWS_"]),
         ("serve_port = 70000\n", ["70000 is above 65535", "from 1 to 65535"]),
         ('output = "xml"\n', ["'xml'", "'table', 'json' or 'yaml'"]),
         ("max_package_mb = 0\n", ["0 is below 1", "from 1 to 10000"]),

@@ -18,9 +18,10 @@ from eco_ray.models import container as container_module
 from eco_ray.models import parts as parts_module
 from eco_ray.models import registry as registry_module
 from eco_ray.models.crypt import RegistryKey
-from eco_ray.models.object_store import open_store, without_credentials
+from eco_ray.models.object_store import open_store
 from eco_ray.models.part_cache import PartCache
 from eco_ray.models.registry import Registry
+from eco_ray.storage_url import without_credentials
 from eco_ray.store.memory import MemoryStore
 from eco_ray.whole_file import file_errors
 

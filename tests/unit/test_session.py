@@ -123,7 +123,7 @@ def test_progress_json_is_what_the_agent_expects(place, joined):
         first = place.progress()
         began = time.time()
         run.progress(0.25, loss=np.float32(0.5), epoch=torch.tensor(3), name="a", good=True)
-        run.checkpoint({})
+        run.checkpoint({}, wait=True)
         run.progress((1, 2))
         after = place.progress()
         run.finish(accuracy=0.9)
@@ -147,7 +147,7 @@ def test_each_checkpoint_is_reported_with_its_size(place, joined):
     sizes = []
     with joined() as run:
         for count in (10, 1_000_000):
-            run.checkpoint({"w": np.zeros(count)})
+            run.checkpoint({"w": np.zeros(count)}, wait=True)
             sizes.append(place.progress()["checkpoint_bytes"])
     assert 80 < sizes[0] < 2_000 < 8_000_000 < sizes[1] < 8_002_000
     place.next_attempt()
@@ -296,6 +296,7 @@ def test_periodic_checkpoints(place, joined):
         run.pause_point(lambda: {"x": 1}, every_s=60)
         assert place.names() == []
         run.pause_point(lambda: {"x": 2}, every_s=0)
+        run.finish()
         assert place.names() == ["ckpt-1-1.safetensors"]
 
 
@@ -308,6 +309,39 @@ def test_a_pause_point_is_cheap(place, joined):
                 run.pause_point(dict, every_s=60)
 
         assert quiet_seconds_of(batches) < 1  # 100 us a batch; 2 us are usual
+
+
+def test_asking_for_a_pause_costs_less_than_a_microsecond(place, joined):
+    with joined() as run:
+        asked = run.should_pause
+
+        def steps():
+            for _ in range(100_000):
+                asked()
+
+        assert quiet_seconds_of(steps) < 0.1
+
+
+def test_the_question_is_the_same_with_and_without_parentheses(place, joined):
+    with joined() as run:
+        assert not run.should_pause
+        assert run.should_pause() is False
+        (place.run_dir / "pause").touch()
+        assert run.should_pause() is False  # the file is looked for now and then
+        run.should_pause._next_s = 0
+        assert run.should_pause() is True
+        assert run.should_pause
+
+
+def test_progress_is_a_share_or_done_of_a_total(place, joined):
+    with joined() as run:
+        for done in ((0.25,), (3, 12), ((3, 12),)):
+            run.progress(0)
+            run._next_report = 0
+            run.progress(*done, total=9)
+            assert (place.progress()["done"], place.progress()["metrics"]["total"]) == (0.25, 9)
+        with pytest.raises(UsageError, match=r"\(13, 12\) is outside"):
+            run.progress(13, 12)
 
 
 def test_progress_goes_on_where_the_checkpoint_was(place, joined):
@@ -326,7 +360,7 @@ def test_progress_goes_on_where_the_checkpoint_was(place, joined):
 
 def test_a_stale_attempt_writes_nothing(place, joined):
     with joined() as run:
-        run.checkpoint({"x": 1})
+        run.checkpoint({"x": 1}, wait=True)
         place.next_attempt()
         stale = r"attempt 1 of job job-1 is stale: attempt 2 .*; end this process"
         for act in (lambda: run.checkpoint({"x": 2}), run.finish, run.restore):
@@ -334,7 +368,7 @@ def test_a_stale_attempt_writes_nothing(place, joined):
                 act()
         assert place.names() == ["ckpt-1-1.safetensors"]
         (run._run_dir / "pause").touch()
-        run._next_pause_check = 0
+        run.should_pause._next_s = 0
         with pytest.raises(session.StaleAttempt):
             run.pause_point(lambda: {"x": 3})
     place.attempt = 1
