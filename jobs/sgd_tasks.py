@@ -46,7 +46,7 @@ class LinearRegression:
         self.batches = Batches(len(self.y), batch or len(self.y), seed)
 
     def start(self) -> Tensors:
-        """w = 0."""
+        """W = 0."""
         return {"w": np.zeros(self.x.shape[1])}
 
     def gradient(self, parameters: Tensors, step: int) -> tuple[float, Tensors]:
@@ -130,7 +130,7 @@ class Cnn:
         return self._model
 
     def start(self) -> Tensors:
-        """torch's own initial values."""
+        """Torch's own initial values."""
         return {name: p.detach().numpy().copy() for name, p in self.model.named_parameters()}
 
     def _load(self, parameters: Tensors) -> torch.nn.Module:

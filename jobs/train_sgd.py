@@ -107,6 +107,5 @@ def on_ray(
     return parameters, tally.metrics()
 
 
-
 if __name__ == "__main__":
     main()

@@ -120,7 +120,9 @@ class ParameterServer:
     ) -> None:
         """`steps` gradients in all; `parameters` become the server's own."""
         if steps < 1 or staleness_bound < 0:
-            raise UsageError(f"{steps} steps with a staleness bound of {staleness_bound}; give at least 1, and at least 0")
+            raise UsageError(
+                f"{steps} steps with a staleness bound of {staleness_bound}; give at least 1, and at least 0"
+            )
         self.parameters, self.steps, self.staleness_bound = parameters, steps, staleness_bound
         self.tally = Tally()
         #: updates so far, and the loss of the newest gradient

@@ -119,7 +119,9 @@ class TopK:
         data = _inflate(message, 8 * count)
         places = np.cumsum(np.frombuffer(data, "<u4", count), dtype=np.int64)
         if places[-1] >= size or (np.diff(places) <= 0).any():
-            raise DamagedError(f"a gradient message names the place {places[-1]} of {size} values; it was not made for these")
+            raise DamagedError(
+                f"a gradient message names the place {places[-1]} of {size} values; it was not made for these"
+            )
         flat = np.zeros(size, np.float32)
         flat[places] = np.frombuffer(data, "<f4", count, 4 * count)
         gradient, offset = {}, 0
@@ -185,12 +187,16 @@ def _inflate(stream: bytes, size: int) -> bytes:
     except zlib.error as error:
         raise DamagedError(f"a gradient message cannot be inflated: {error}") from error
     if len(data) != size or not inflater.eof or inflater.unused_data:
-        raise DamagedError(f"a gradient message does not inflate to its {size} bytes; it was cut, or made for another model")
+        raise DamagedError(
+            f"a gradient message does not inflate to its {size} bytes; it was cut, or made for another model"
+        )
     return data
 
 
 def _finite(gradient: dict[str, Any]) -> dict[str, Any]:
     for name, values in gradient.items():
         if not np.isfinite(values).all():
-            raise DamagedError(f"a gradient message has a value of {name!r} that is not finite; workers send finite ones")
+            raise DamagedError(
+                f"a gradient message has a value of {name!r} that is not finite; workers send finite ones"
+            )
     return gradient

@@ -90,7 +90,9 @@ class SGD:
         self.rate, self.momentum = rate, momentum
         self._velocity: Tensors = {}
 
-    def update(self, parameters: Tensors, gradient: Mapping[str, NDArray[Any]], share: float, staleness: int = 0) -> None:
+    def update(
+        self, parameters: Tensors, gradient: Mapping[str, NDArray[Any]], share: float, staleness: int = 0
+    ) -> None:
         """One step, in place. `share` of all steps is done; `staleness`: updates since the gradient's parameters.
 
         A stale gradient counts less: rate / (1 + staleness), as in Zhang et al., "Staleness-aware async-SGD for
@@ -114,9 +116,7 @@ class SGD:
         self._velocity = {name: np.array(v) for name, v in state["velocity"].items()}
 
 
-def descend(
-    task: Task, parameters: Tensors, optimiser: SGD, steps: int, done: int = 0
-) -> Iterator[tuple[int, float]]:
+def descend(task: Task, parameters: Tensors, optimiser: SGD, steps: int, done: int = 0) -> Iterator[tuple[int, float]]:
     """Do the steps that are left, one at a time; yields (steps done, loss of the last one). Raises DivergedError."""
     for step in range(done, steps):
         loss, gradient = task.gradient(parameters, step)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sgd_cases import LeastSquares, gap, same
 
 from eco_ray.errors import DamagedError, UsageError
-from eco_ray.train.async_sgd import Lease, Nothing, ParameterServer, SynchronousServer, Worker, Work, play
+from eco_ray.train.async_sgd import Lease, Nothing, ParameterServer, SynchronousServer, Work, Worker, play
 from eco_ray.train.gradients import Plain, codec
 from eco_ray.train.sgd import SGD, DivergedError, LearningRate, descend
 

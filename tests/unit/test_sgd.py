@@ -66,7 +66,11 @@ def test_every_epoch_sees_each_row_once(rows, data):
 
 
 def test_epochs_and_seeds_differ():
-    orders = {tuple(np.concatenate([b(e * 6 + i) for i in range(6)])) for b in (Batches(30, 5), Batches(30, 5, 1)) for e in (0, 1)}
+    orders = {
+        tuple(np.concatenate([b(e * 6 + i) for i in range(6)]))
+        for b in (Batches(30, 5), Batches(30, 5, 1))
+        for e in (0, 1)
+    }
     assert len(orders) == 4
 
 

@@ -314,7 +314,6 @@ class _Driver:
         limit = self._options.worker_timeout_s
         for place in self._places:
             if limit is not None and place.call is not None and look.busy_s.get(place.name, 0.0) > limit:
-                ray.kill(place.actor)
                 self._lose(place, f"it was at one gradient for more than worker_timeout_s={limit:g} s")
         self._tell_if_none_begins(bool(look.busy_s))
         return look.version >= self._updates
@@ -337,9 +336,13 @@ class _Driver:
             self._lose(place, str(error))
         except RayTaskError as error:  # the task's own error would come again: no reason to start anew
             cause = error.cause
-            raise cause if isinstance(cause, EcoRayError) else EcoRayError(
-                f"worker {place.number} fails: {_last_line(str(cause or error))}; mend the task, and go on from the "
-                "last checkpoint"
+            raise (
+                cause
+                if isinstance(cause, EcoRayError)
+                else EcoRayError(
+                    f"worker {place.number} fails: {_last_line(str(cause or error))}; mend the task, and go on from the "
+                    "last checkpoint"
+                )
             ) from error
         else:
             place.call = None
@@ -348,6 +351,7 @@ class _Driver:
         self._count("worker", _MOST_LOSSES * len(self._places), why)
         self._tell(f"worker {place.number} is lost, the others go on: {_first_line(why)}")
         self._ask(self._server.forget.remote(place.name))
+        ray.kill(place.actor)  # a node that is only out of reach may come back with it
         wait_s = min(_LONGEST_WAIT_S, 2.0 ** (place.lives - 1) - 1)
         place.actor, place.call, place.start_s = None, None, time.monotonic() + wait_s
 
