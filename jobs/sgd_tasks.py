@@ -1,10 +1,11 @@
-"""Three models for train_sgd.py, each a loss with its gradient: linear regression, a dense network, a convolutional one.
+"""Three models for train_sgd.py, each a loss with its gradient: linear regression, a dense and a convolutional network.
 
 The first two are written out with NumPy; the third is eco_ray's SmallCNN, whose gradient comes from torch.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -74,7 +75,7 @@ class Mlp:
         rng = np.random.default_rng(self.seed)
         sizes = (784, HIDDEN, 10)
         parameters: Tensors = {}
-        for layer, (inputs, outputs) in enumerate(zip(sizes, sizes[1:], strict=False), 1):
+        for layer, (inputs, outputs) in enumerate(itertools.pairwise(sizes), 1):
             parameters[f"w{layer}"] = (rng.normal(size=(inputs, outputs)) * np.sqrt(2 / inputs)).astype(np.float32)
             parameters[f"b{layer}"] = np.zeros(outputs, np.float32)
         return parameters
@@ -155,7 +156,7 @@ class Cnn:
         )
         loss.backward()  # type: ignore[no-untyped-call]
         gradient = {name: p.grad.numpy().copy() for name, p in model.named_parameters() if p.grad is not None}
-        return float(loss), gradient
+        return float(loss.detach()), gradient
 
     def evaluate(self, parameters: Tensors) -> dict[str, float]:
         """Share of the held-out images that are read right."""

@@ -54,9 +54,10 @@ def train(run: session.Session, args: argparse.Namespace) -> None:
     model = make(args.batch, args.seed)
     optimiser = SGD(LearningRate(args.learning_rate or rate, 0.0), args.momentum)
     steps = (args.epochs or epochs) * model.batches.per_epoch
+    metrics: dict[str, Any] = {}
     began = time.perf_counter()
     if args.method == "plain":
-        parameters, metrics = in_this_process(run, model, optimiser, steps), {}
+        parameters = in_this_process(run, model, optimiser, steps)
     else:
         parameters, metrics = on_ray(run, model, optimiser, steps, args)
     took_s = time.perf_counter() - began

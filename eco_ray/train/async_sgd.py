@@ -172,8 +172,8 @@ class ParameterServer:
     def _may_begin(self) -> bool:
         """Whether there is a step left, and one more under way keeps all of them within the bound.
 
-        At worst all others that are under way push before a gradient does: its staleness is then (version - its version)
-        + (under way - 1). A push keeps that sum, a pull adds 1 to it; so looking at pulls is enough.
+        At worst all others that are under way push before a gradient does: its staleness is then (version - its
+        version) + (under way - 1). A push keeps that sum, a pull adds 1 to it; so looking at pulls is enough.
         """
         if not self._again and self._next >= self.steps:
             return False
@@ -235,8 +235,8 @@ class ParameterServer:
         if was != (self.method, self.steps, self.group, shapes):
             raise UsageError(
                 f"the checkpoint is of a training ({state['method']}) of {state['steps']} steps in groups of "
-                f"{state['group']} with {_size(kept)} values; this one ({self.method}) has {self.steps}, {self.group} and "
-                f"{_size(shapes)}: give the options that it was begun with, or another checkpoint directory"
+                f"{state['group']} with {_size(kept)} values; this one ({self.method}) has {self.steps}, {self.group} "
+                f"and {_size(shapes)}: give the options that it was begun with, or another checkpoint directory"
             )
         self.parameters = {name: np.array(values) for name, values in state["parameters"].items()}
         self._optimiser.load(state["optimiser"])
@@ -277,8 +277,8 @@ class SynchronousServer(ParameterServer):
         first, *others = (self._gathered[step] for step in sorted(self._gathered))
         total = {name: values.copy() for name, values in first.items()}
         for other in others:
-            for name, values in total.items():
-                values += other[name]
+            for name in total:
+                total[name] += other[name]
         mean = {name: values / values.dtype.type(self.group) for name, values in total.items()}
         self._optimiser.update(self.parameters, mean, self.version / self.updates)
         self._gathered.clear()

@@ -11,7 +11,7 @@ What one message loses is added to the next gradient (error feedback: Seide et a
 sum to all gradients so far, so nothing is lost for good while the worker lives.
 
 A message comes from another process: its length is checked before it is read, inflating ends at the known number of
-bytes, and nothing that is not finite is let in. `like` names the tensors, their shapes and dtypes, which both sides know.
+bytes, and nothing that is not finite is let in. `like` has the tensors' names, shapes and dtypes: both sides know them.
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ def _check_length(message: bytes, *, exactly: int | None = None, at_least: int =
     if not low <= len(message) <= high:
         wanted = f"{low}" if low == high else f"{low} to {high}"
         raise DamagedError(
-            f"a gradient message of {len(message)} bytes, and these parameters and this codec give {wanted}; both sides "
-            "must have the same model and codec"
+            f"a gradient message of {len(message)} bytes, where these parameters and this codec give {wanted}; both "
+            "sides must have the same model and codec"
         )
 
 

@@ -42,7 +42,7 @@ class LearningRate:
     """Falls (or stays) linearly from the first step to the last one."""
 
     first: float
-    #: None: stays as it is. 0 lets stochastic steps converge (Robbins and Monro, 1951: the sum of squares must be finite)
+    #: None: stays as it is. 0 lets stochastic steps converge, which a constant rate does not (Robbins and Monro, 1951)
     last: float | None = None
 
     def __post_init__(self) -> None:
@@ -100,12 +100,11 @@ class SGD:
         staleness is about n - 1, and an epoch moves as far as one of synchronous steps on n times the batch.
         """
         rate = self.rate.at(share) / (1 + staleness)
-        for name, values in parameters.items():
-            direction = gradient[name]
+        for name, direction in gradient.items():
             if self.momentum:
-                direction = self.momentum * self._velocity.get(name, np.zeros_like(values)) + direction
-                self._velocity[name] = direction
-            values -= values.dtype.type(rate) * direction
+                before = self._velocity.get(name, np.zeros_like(direction))
+                direction = self._velocity[name] = self.momentum * before + direction  # noqa: PLW2901  # the formula
+            parameters[name] -= parameters[name].dtype.type(rate) * direction
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
@@ -125,14 +124,12 @@ def descend(task: Task, parameters: Tensors, optimiser: SGD, steps: int, done: i
         yield step + 1, loss
 
 
-def check_finite(loss: float, gradient: Mapping[str, NDArray[Any]], step: int) -> None:
+def check_finite(loss: float, gradient: Tensors, step: int) -> None:
     """Raise DivergedError where a step has gone wrong, before anything is learned from it."""
-    if np.isfinite(loss) and all(np.isfinite(values).all() for values in gradient.values()):
+    finite = all(np.isfinite(values).all() for values in gradient.values())
+    if finite and np.isfinite(loss):
         return
     raise DivergedError(
-        f"step {step} has the loss {loss:g} and a gradient that is not finite: the training has diverged; lower the "
-        "learning rate, the momentum or the staleness bound, and go on from a checkpoint before this"
-        if np.isfinite(loss)
-        else f"step {step} has the loss {loss}: the training has diverged; lower the learning rate, the momentum or the "
-        "staleness bound, and go on from a checkpoint before this"
+        f"step {step} has the loss {loss:g}, its gradient is {'finite' if finite else 'not finite'}: the training "
+        "has diverged; lower the learning rate, the momentum or the staleness bound, and go on from an earlier checkpoint"
     )

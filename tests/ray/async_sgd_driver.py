@@ -96,7 +96,7 @@ def case(name, task, run, **options):
         answer |= {"w": float(parameters["w"][0]), "b": float(parameters["b"][0]), **tally.metrics()}
     except (EcoRayError, Paused) as error:
         answer |= {"error": type(error).__name__, "message": str(error)}
-    print(json.dumps({**answer, "told": told, "took_s": round(time.monotonic() - began, 1)}), flush=True)
+    print(json.dumps({**answer, "told": told, "took_s": round(time.monotonic() - began, 1)}), flush=True)  # noqa: T201  # what the test reads
 
 
 def main():
@@ -110,7 +110,10 @@ def main():
     task = Line()
     quick = type("Quick", (), {"gradient": lambda self, p, step: task.gradient(p, step, 0.0)})()
     play(server, {"a": Worker(quick, codec("none"))}, iter(lambda: "a", None))
-    print(json.dumps({"case": "plain", "w": float(server.parameters["w"][0]), "b": float(server.parameters["b"][0])}))
+    print(
+        json.dumps({"case": "plain", "w": float(server.parameters["w"][0]), "b": float(server.parameters["b"][0])}),
+        flush=True,
+    )  # noqa: T201  # what the test reads
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
@@ -121,7 +124,7 @@ def main():
         case("worker killed", Line(), kill_worker, codec="int8")
         kill_server = Watched(place("server"), 100, lambda: kill("ray::ParameterServerActor"))
         case("server killed", Line(), kill_server)
-        pause = Watched(place("pause"), 60, lambda: (place("pause") / "run-1/pause").touch())
+        pause = Watched(place("pause"), 60, (place("pause") / "run-1/pause").touch)
         case("paused", Line(), pause)
         case("resumed", Line(), Watched(place("pause"), attempt=2))
         case("another training", Line(), Watched(place("pause"), attempt=3), steps=99)

@@ -17,7 +17,8 @@ def trained(task, optimiser, steps):
 
 @pytest.mark.parametrize(
     ("batch", "rate", "epochs", "within"),
-    [(60, LearningRate(0.2), 200, 1e-9), (10, LearningRate(0.1, 0.0), 200, 0.01), (1, LearningRate(0.05, 0.0), 100, 0.03)],
+    [(60, LearningRate(0.2), 200, 1e-9),
+     (10, LearningRate(0.1, 0.0), 200, 0.01), (1, LearningRate(0.05, 0.0), 100, 0.03)],
     ids=["batch", "mini-batch", "stochastic"],
 )  # fmt: skip
 def test_meets_the_closed_form(batch, rate, epochs, within):

@@ -10,19 +10,17 @@ The driver keeps the server's state as the session's checkpoints, pauses when th
 |---|---|
 | a worker, or its node | its step goes to another one; the others go on, and it is started again |
 | a worker hangs | after `worker_timeout_s` it is ended: as above |
-| the parameter server, or its node | started again from the last checkpoint; the updates since then are done again, and told |
+| the parameter server, or its node | goes on from the last checkpoint; what was done since is told and done again |
 | the driver, or its node | the job's next attempt goes on from the last checkpoint, as with every session |
 | anything, again and again without progress | the training fails and says why |
 
-In an attempt of eco_ray the job holds the workers' CPUs on its node, so they run there; elsewhere each asks Ray for one.
+In an attempt of eco_ray the job holds the workers' CPUs on its node, so they run there; elsewhere each asks for one.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,7 +31,8 @@ from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from eco_ray.errors import EcoRayError, UsageError
-from eco_ray.train.async_sgd import Lease, Nothing, ParameterServer, SynchronousServer, Tally, Work, Worker
+from eco_ray.on_ray.training.sgd_actors import GradientWorkerActor, Look, ParameterServerActor
+from eco_ray.train.async_sgd import ParameterServer, SynchronousServer, Tally
 from eco_ray.train.gradients import codec
 from eco_ray.train.session import Session
 from eco_ray.train.sgd import SGD, Task, Tensors
@@ -90,77 +89,6 @@ def make_server(parameters: Tensors, optimiser: SGD, options: Options, life: int
     return ParameterServer(
         parameters, optimiser, codec(options.codec), steps=options.steps, staleness_bound=bound, life=life
     )
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the driver sees of the server."""
-
-    version: int
-    loss: float | None
-    tally: Tally
-    #: worker -> how long it has been at its gradient [s]
-    busy_s: dict[str, float]
-
-
-class ParameterServerActor:
-    """A server in a process of its own; its methods run one at a time, but a pull that must wait lets others in."""
-
-    def __init__(self, make: Callable[[], ParameterServer]) -> None:
-        self._server = make()
-        self._changed = asyncio.Event()
-        self._since_s: dict[str, float] = {}
-
-    async def pull(self, worker: str) -> Work | Nothing:
-        """Work for a worker, as soon as there is some within the bound; or that it is over."""
-        while (work := self._server.pull(worker)) is Nothing.WAIT:
-            await self._changed.wait()
-        self._since_s[worker] = time.monotonic()
-        return work
-
-    async def push(self, lease: Lease, message: bytes, loss: float) -> Work | Nothing:
-        """Take a gradient, if its lease holds, and give the next work."""
-        self._server.push(lease, message, loss)
-        self._wake()
-        return await self.pull(lease.worker)
-
-    async def forget(self, worker: str) -> None:
-        """A worker is lost."""
-        self._server.forget(worker)
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    async def look(self) -> Look:
-        """How far it is."""
-        now = time.monotonic()
-        busy_s = {worker: now - self._since_s[worker] for worker in self._server.leases()}
-        return Look(self._server.version, self._server.loss, self._server.tally, busy_s)
-
-    async def state(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
-        return self._server.state()
-
-
-class GradientWorkerActor:
-    """A worker in a process of its own."""
-
-    def __init__(self, task: Task, codec_name: str) -> None:
-        if (torch := sys.modules.get("torch")) is not None:
-            torch.set_num_threads(1)  # each worker has one CPU
-        self._worker = Worker(task, codec(codec_name))
-
-    def work(self, name: str, server: Any) -> bool:
-        """Compute until all is done; False: the server is lost."""
-        try:
-            work = ray.get(server.pull.remote(name))
-            while isinstance(work, Work):
-                work = ray.get(server.push.remote(*self._worker.compute(work)))
-        except RayActorError:
-            return False
-        return True
 
 
 @dataclass
@@ -303,7 +231,11 @@ class _Driver:
     def _look(self) -> bool:
         """See to the workers, report; True: all updates are done."""
         calls = {place.call: place for place in self._places if place.call is not None}
-        ready, _ = ray.wait(list(calls), timeout=_LOOK_S) if calls else ([], time.sleep(_LOOK_S))
+        if calls:
+            ready, _ = ray.wait(list(calls), timeout=_LOOK_S)
+        else:
+            ready = []
+            time.sleep(_LOOK_S)
         look: Look = self._ask(self._server.look.remote())
         if look.version > self._seen:
             self._seen, self._losses["worker"] = look.version, 0
@@ -340,7 +272,7 @@ class _Driver:
                 cause
                 if isinstance(cause, EcoRayError)
                 else EcoRayError(
-                    f"worker {place.number} fails: {_last_line(str(cause or error))}; mend the task, and go on from the "
+                    f"worker {place.number} fails: {_last_line(str(cause or error))}; mend the task, go on from the "
                     "last checkpoint"
                 )
             ) from error
@@ -399,8 +331,8 @@ class _Driver:
         if self._losses[what] > most:
             raise EcoRayError(
                 f"a {what} was lost {self._losses[what]} times without progress in between ({_first_line(why)}); the "
-                f"training stands at {self._kept['version']} of {self._updates} updates in its last checkpoint: give the "
-                "node more memory or fewer workers, and start it again"
+                f"training stands at {self._kept['version']} of {self._updates} updates in its last checkpoint: give "
+                "the node more memory or fewer workers, and start it again"
             )
 
 
