@@ -126,10 +126,9 @@ def descend(task: Task, parameters: Tensors, optimiser: SGD, steps: int, done: i
 
 def check_finite(loss: float, gradient: Tensors, step: int) -> None:
     """Raise DivergedError where a step has gone wrong, before anything is learned from it."""
-    finite = all(np.isfinite(values).all() for values in gradient.values())
-    if finite and np.isfinite(loss):
+    if np.isfinite(loss) and all(np.isfinite(values).all() for values in gradient.values()):
         return
     raise DivergedError(
-        f"step {step} has the loss {loss:g}, its gradient is {'finite' if finite else 'not finite'}: the training "
-        "has diverged; lower the learning rate, the momentum or the staleness bound, and go on from an earlier checkpoint"
+        f"step {step} with the loss {loss:g} has a loss or a gradient that is not finite: the training has diverged; lower "
+        "the learning rate, the momentum or the staleness bound, and go on from an earlier checkpoint"
     )

@@ -86,13 +86,13 @@ def kill(title, roots=None):
     raise AssertionError(f"no process {title}")
 
 
-def case(name, task, run, **options):
+def case(name, task, run, rate=0.2, **options):
     told = []
     began = time.monotonic()
     answer = {"case": name}
     try:
         chosen = Options(**{"steps": STEPS, "workers": 2, "checkpoint_s": 0.3, **options})
-        parameters, tally = train(run, task, task.start(), SGD(LearningRate(0.2, 0.0)), chosen, told.append)
+        parameters, tally = train(run, task, task.start(), SGD(LearningRate(rate, 0.0)), chosen, told.append)
         answer |= {"w": float(parameters["w"][0]), "b": float(parameters["b"][0]), **tally.metrics()}
     except (EcoRayError, Paused) as error:
         answer |= {"error": type(error).__name__, "message": str(error)}
@@ -110,10 +110,8 @@ def main():
     task = Line()
     quick = type("Quick", (), {"gradient": lambda self, p, step: task.gradient(p, step, 0.0)})()
     play(server, {"a": Worker(quick, codec("none"))}, iter(lambda: "a", None))
-    print(
-        json.dumps({"case": "plain", "w": float(server.parameters["w"][0]), "b": float(server.parameters["b"][0])}),
-        flush=True,
-    )  # noqa: T201  # what the test reads
+    plain = {name: float(values[0]) for name, values in server.parameters.items()}
+    print(json.dumps({"case": "plain", **plain}), flush=True)  # noqa: T201  # what the test reads
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = cluster.add_node(num_cpus=1)
@@ -129,6 +127,7 @@ def main():
         case("resumed", Line(), Watched(place("pause"), attempt=2))
         case("another training", Line(), Watched(place("pause"), attempt=3), steps=99)
         case("raises", Line(raises_at=20), Watched(place("raises")))
+        case("diverges", Line(), Watched(place("diverges")), rate=1e300)
         case("hangs", Line(hangs_at=20), Watched(place("hangs")), steps=60, worker_timeout_s=2.0)
         case("dies", Line(dies_at=20), Watched(place("dies")), workers=1)
         kill_node = Watched(place("node"), 60, lambda: cluster.remove_node(second, allow_graceful=False))

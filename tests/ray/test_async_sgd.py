@@ -75,6 +75,8 @@ def test_a_worker_that_hangs_is_ended(cases):
 
 def test_what_cannot_go_on_fails_with_the_reason(cases):
     assert cases["raises"]["error"] == "EcoRayError"
-    assert "no such image" in cases["raises"]["message"]
+    assert "ValueError: no such image; mend" in cases["raises"]["message"]
+    assert cases["diverges"]["error"] == "DivergedError"
+    assert "lower the learning rate" in cases["diverges"]["message"]
     assert cases["dies"]["error"] == "EcoRayError"
     assert "lost 4 times without progress" in cases["dies"]["message"]

@@ -57,6 +57,7 @@ def test_the_bound_holds_for_every_schedule_and_each_step_is_taken_once(schedule
     assert server.tally.refused == 0
 
 
+@settings(max_examples=50)
 @given(schedule=schedules, momentum=st.sampled_from([0.0, 0.9]))
 def test_one_worker_or_a_bound_of_0_is_sgd_bit_for_bit(schedule, momentum):
     task = LeastSquares()
@@ -92,6 +93,7 @@ def test_a_fast_worker_is_held_back_until_the_slow_one_has_pushed():
     assert isinstance(server.pull("w1"), Work)
 
 
+@settings(max_examples=50)
 @given(schedule=schedules, group=st.sampled_from([1, 2, 4]), counts=st.tuples(st.integers(1, 4), st.integers(1, 4)))
 def test_synchronous_is_the_same_bit_for_bit_with_any_workers(schedule, group, counts):
     task, ends = LeastSquares(), []
@@ -133,7 +135,7 @@ def test_meets_the_closed_form(method, name):
 FAULTS = ["w0", "w1", "w2", "kill w0", "kill w1", "kill w2", "restore", "keep"]
 
 
-@settings(max_examples=200)
+@settings(max_examples=100)
 @given(events=st.lists(st.sampled_from(FAULTS), max_size=120), bound=st.integers(0, 4), synchronous=st.booleans())
 def test_whatever_is_killed_each_step_of_the_kept_history_is_taken_once(events, bound, synchronous):
     """Workers die with a step and come back under another name; the server dies and goes on from what was kept."""

@@ -83,12 +83,12 @@ def test_error_feedback_holds_back_what_it_does_not_say_and_no_more(seeds, inner
 
 
 def test_error_feedback_says_a_small_value_in_the_end():
-    g = {"w": np.array([100.0, 0.1], np.float32)}
-    bare = sum(TopK(0.5).decode(TopK(0.5).encode(g), g)["w"][1] for _ in range(3000))
+    g = {"w": np.array([2.0, 0.1], np.float32)}
+    bare = TopK(0.5).decode(TopK(0.5).encode(g), g)["w"][1]
     feedback = ErrorFeedback(TopK(0.5))
-    said = sum(feedback.decode(feedback.encode(g), g)["w"][1] for _ in range(3000))
+    said = sum(feedback.decode(feedback.encode(g), g)["w"][1] for _ in range(300))
     assert bare == 0
-    assert 0 < said <= 300
+    assert 20 < said <= 30
 
 
 @pytest.mark.parametrize(("name", "share"), [("none", 1.0), ("int8", 0.15), ("topk:0.01", 0.02)])
@@ -98,6 +98,7 @@ def test_bytes(name, share):
     assert len(codec(name).encode(g)) <= share * plain
 
 
+@settings(max_examples=50)
 @given(g=gradients(), name=st.sampled_from(["int8", "topk:0.5", "none"]), data=st.data())
 def test_a_cut_or_longer_message_is_refused(g, name, data):
     message = codec(name).encode(g)
@@ -107,7 +108,7 @@ def test_a_cut_or_longer_message_is_refused(g, name, data):
             codec(name).decode(wrong, g)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(message=st.binary(max_size=200), name=st.sampled_from(["none", "int8", "topk:0.5"]))
 def test_any_bytes_are_a_gradient_or_refused(message, name):
     like = {"w": np.zeros((2, 3), np.float32), "b": np.zeros(1, np.float32)}
@@ -139,7 +140,7 @@ def test_places_outside_or_twice_are_refused(gaps):
 
 def test_a_bomb_takes_no_memory():
     like = {"w": np.zeros(100_000, np.float32)}
-    bomb = struct.pack("<f", 1.0) + zlib.compress(bytes(60_000_000), 9)
+    bomb = struct.pack("<f", 1.0) + zlib.compress(bytes(20_000_000))
     assert len(bomb) < 100_000
     tracemalloc.start()
     try:

@@ -28,7 +28,7 @@ def test_meets_the_closed_form(batch, rate, epochs, within):
 
 def test_a_constant_rate_does_not_let_stochastic_steps_converge():
     task = LeastSquares(batch=1, noise=1.0)
-    constant, falling = (trained(task, SGD(LearningRate(0.1, last)), 6000) for last in (None, 0.0))
+    constant, falling = (trained(task, SGD(LearningRate(0.1, last)), 3000) for last in (None, 0.0))
     assert gap(falling, task.closed_form()) < gap(constant, task.closed_form()) / 3
 
 
@@ -67,11 +67,8 @@ def test_every_epoch_sees_each_row_once(rows, data):
 
 
 def test_epochs_and_seeds_differ():
-    orders = {
-        tuple(np.concatenate([b(e * 6 + i) for i in range(6)]))
-        for b in (Batches(30, 5), Batches(30, 5, 1))
-        for e in (0, 1)
-    }
+    both = (Batches(30, 5), Batches(30, 5, 1))
+    orders = {tuple(np.concatenate([b(e * 6 + i) for i in range(6)])) for b in both for e in (0, 1)}
     assert len(orders) == 4
 
 
