@@ -129,6 +129,6 @@ def check_finite(loss: float, gradient: Tensors, step: int) -> None:
     if np.isfinite(loss) and all(np.isfinite(values).all() for values in gradient.values()):
         return
     raise DivergedError(
-        f"step {step} with the loss {loss:g} has a loss or a gradient that is not finite: the training has diverged; lower "
+        f"step {step} has the loss {loss:g}, and it or its gradient is not finite: the training has diverged; lower "
         "the learning rate, the momentum or the staleness bound, and go on from an earlier checkpoint"
     )

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,17 +10,21 @@ from pathlib import Path
 import pytest
 
 DRIVER = Path(__file__).with_name("async_sgd_driver.py")
+JOBS = Path(__file__).parents[2] / "jobs"
 STEPS = 240
+
+
+def run(*command):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ECO_RAY_") and k != "RAY_ADDRESS"}
+    done = subprocess.run([sys.executable, *command], env=env, capture_output=True, text=True, timeout=220)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def cases(tmp_path_factory):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("ECO_RAY_") and k != "RAY_ADDRESS"}
-    done = subprocess.run(
-        [sys.executable, DRIVER, tmp_path_factory.mktemp("sgd")], env=env, capture_output=True, text=True, timeout=220
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]  # the rest is Ray's
+    out = run(DRIVER, tmp_path_factory.mktemp("sgd"))
+    answers = [json.loads(line) for line in out.splitlines() if line.startswith("{")]  # the rest is Ray's
     return {answer["case"]: answer for answer in answers}
 
 
@@ -80,3 +85,10 @@ def test_what_cannot_go_on_fails_with_the_reason(cases):
     assert "lower the learning rate" in cases["diverges"]["message"]
     assert cases["dies"]["error"] == "EcoRayError"
     assert "lost 4 times without progress" in cases["dies"]["message"]
+
+
+def test_the_example_job_starts_ray_by_itself():
+    options = ["--model", "linear", "--method", "async", "--workers", "2", "--codec", "int8", "--epochs", "20"]
+    out = run(JOBS / "train_sgd.py", *options)
+    assert re.search(r"linear, async, 280 gradients in .* relative_gap 0\.0", out)
+    assert re.search(r"staleness 0:\d+ .*0 workers lost", out)

@@ -88,7 +88,7 @@ def test_error_feedback_says_a_small_value_in_the_end():
     feedback = ErrorFeedback(TopK(0.5))
     said = sum(feedback.decode(feedback.encode(g), g)["w"][1] for _ in range(300))
     assert bare == 0
-    assert 20 < said <= 30
+    assert 20 < said < 30.01
 
 
 @pytest.mark.parametrize(("name", "share"), [("none", 1.0), ("int8", 0.15), ("topk:0.01", 0.02)])

@@ -268,13 +268,12 @@ class _Driver:
             self._lose(place, str(error))
         except RayTaskError as error:  # the task's own error would come again: no reason to start anew
             cause = error.cause
-            raise (
-                cause
-                if isinstance(cause, EcoRayError)
-                else EcoRayError(
-                    f"worker {place.number} fails: {_last_line(str(cause or error))}; mend the task, go on from the "
-                    "last checkpoint"
-                )
+            if isinstance(cause, EcoRayError):
+                raise cause from error
+            kind = type(cause).__name__ if cause is not None else "error"
+            raise EcoRayError(
+                f"worker {place.number} fails: {kind}: {_last_line(str(cause or error))}; mend the task, and go on "
+                "from the last checkpoint"
             ) from error
         else:
             place.call = None
