@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -59,18 +60,25 @@ class Line:
         return float(np.mean(error**2)), {"w": np.array([2 * np.mean(error * x)]), "b": np.array([2 * np.mean(error)])}
 
 
-class Watched(Session):
-    """Calls something once, when so many updates are done."""
+class Holder:
+    """Holds a CPU."""
 
-    def __init__(self, folder, at=10**9, then=None, attempt=1):
+    def hold(self):
+        return True
+
+
+class Watched(Session):
+    """Calls something when so many updates are done, once or often."""
+
+    def __init__(self, folder, at=10**9, then=None, attempt=1, often=False):
         super().__init__(folder / f"run-{attempt}", folder / "checkpoints", job_id=None, attempt=attempt)
-        self.at, self.then = at, then
+        self.at, self.then, self.often = at, then, often
 
     def progress(self, done, /, **metrics):
         super().progress(done, **metrics)
         if done[0] >= self.at and self.then is not None:
-            then, self.then = self.then, None
-            then()
+            self.then()
+            self.then = self.then if self.often else None
 
 
 def kill(title, roots=None):
@@ -129,6 +137,13 @@ def main():
         case("raises", Line(raises_at=20), Watched(place("raises")))
         case("diverges", Line(), Watched(place("diverges")), rate=1e300)
         case("hangs", Line(hangs_at=20), Watched(place("hangs")), steps=60, worker_timeout_s=2.0)
+        kill_always = Watched(place("server always"), 0, lambda: kill("ray::ParameterServerActor"), often=True)
+        case("server always killed", Line(), kill_always)
+        async_sgd._START_S = 1.0
+        holders = [ray.remote(num_cpus=1)(Holder).remote() for _ in range(2)]
+        ray.get([holder.hold.remote() for holder in holders])
+        threading.Timer(4.0, lambda: [ray.kill(holder) for holder in holders]).start()
+        case("no room", Line(), Watched(place("room")), steps=60)
         case("dies", Line(dies_at=20), Watched(place("dies")), workers=1)
         kill_node = Watched(place("node"), 60, lambda: cluster.remove_node(second, allow_graceful=False))
         case("node killed", Line(), kill_node)

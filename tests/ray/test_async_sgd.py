@@ -85,6 +85,16 @@ def test_what_cannot_go_on_fails_with_the_reason(cases):
     assert "lower the learning rate" in cases["diverges"]["message"]
     assert cases["dies"]["error"] == "EcoRayError"
     assert "lost 4 times without progress" in cases["dies"]["message"]
+    assert "because its worker process has died" in cases["dies"]["message"]
+    assert cases["server always killed"]["error"] == "EcoRayError"
+    assert "parameter server was lost 4 times without progress" in cases["server always killed"]["message"]
+    assert "stands at 0 of 240 updates" in cases["server always killed"]["message"]
+
+
+def test_workers_that_get_no_cpu_are_told_of_and_begin_when_there_is_one(cases):
+    case = cases["no room"]
+    assert (case["gradients"], case["workers_lost"], len(case["told"])) == (60, 0, 1)
+    assert "each needs a free CPU, and Ray has 0 of 2" in case["told"][0]
 
 
 def test_the_example_job_starts_ray_by_itself():

@@ -45,6 +45,8 @@ _SERVER_TIMEOUT_S = 60.0
 _MOST_LOSSES = 3
 #: where no worker has begun after so long, that is told [s]
 _START_S = 30.0
+#: how much of Ray's reason for a lost actor is told [characters]
+_MOST_WORDS = 240
 #: longest wait before a worker that was lost again and again is started anew [s]
 _LONGEST_WAIT_S = 30.0
 
@@ -280,7 +282,7 @@ class _Driver:
 
     def _lose(self, place: _Place, why: str) -> None:
         self._count("worker", _MOST_LOSSES * len(self._places), why)
-        self._tell(f"worker {place.number} is lost, the others go on: {_first_line(why)}")
+        self._tell(f"worker {place.number} is lost, the others go on: {_reason(why)}")
         self._ask(self._server.forget.remote(place.name))
         ray.kill(place.actor)  # a node that is only out of reach may come back with it
         wait_s = min(_LONGEST_WAIT_S, 2.0 ** (place.lives - 1) - 1)
@@ -313,7 +315,7 @@ class _Driver:
         self._count("parameter server", _MOST_LOSSES, str(error))
         lost = self._seen - self._kept["version"]
         self._tell(
-            f"the parameter server is lost ({_first_line(str(error))}); it goes on from the checkpoint after "
+            f"the parameter server is lost ({_reason(str(error))}); it goes on from the checkpoint after "
             f"{self._kept['version']} of {self._updates} updates: at least {lost} are done again"
         )
         ray.kill(self._server)
@@ -329,14 +331,17 @@ class _Driver:
         self._losses[what] += 1
         if self._losses[what] > most:
             raise EcoRayError(
-                f"a {what} was lost {self._losses[what]} times without progress in between ({_first_line(why)}); the "
+                f"a {what} was lost {self._losses[what]} times without progress in between ({_reason(why)}); the "
                 f"training stands at {self._kept['version']} of {self._updates} updates in its last checkpoint: give "
                 "the node more memory or fewer workers, and start it again"
             )
 
 
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason is known")
+def _reason(text: str) -> str:
+    """The line of Ray's many that says why an actor died, as far as Ray knows."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason is known"]
+    said = next((line for line in lines if " because " in line), lines[0])
+    return said if len(said) <= _MOST_WORDS else f"{said[:_MOST_WORDS]}..."
 
 
 def _last_line(text: str) -> str:
