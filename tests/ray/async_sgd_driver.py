@@ -60,6 +60,17 @@ class Line:
         return float(np.mean(error**2)), {"w": np.array([2 * np.mean(error * x)]), "b": np.array([2 * np.mean(error)])}
 
 
+#: a module that only the driver's path leads to
+BESIDE = """
+class Scaled:
+    def __init__(self, task):
+        self.task, self.start = task, task.start
+
+    def gradient(self, parameters, step):
+        return self.task.gradient(parameters, step)
+"""
+
+
 class Holder:
     """Holds a CPU."""
 
@@ -126,6 +137,9 @@ def main():
     cluster.connect()
     try:
         case("sync", Line(), Watched(place("sync")), method="sync")
+        (place("modules") / "beside.py").write_text(BESIDE)
+        sys.path.append(str(place("modules")))
+        case("a module of its own", __import__("beside").Scaled(Line()), Watched(place("beside")), steps=40)
         kill_worker = Watched(place("worker"), 60, lambda: kill("ray::GradientWorkerActor"))
         case("worker killed", Line(), kill_worker, codec="int8")
         kill_server = Watched(place("server"), 100, lambda: kill("ray::ParameterServerActor"))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from eco_ray.core.jobs import JobState
+
 DRIVER = Path(__file__).with_name("async_sgd_driver.py")
 JOBS = Path(__file__).parents[2] / "jobs"
 STEPS = 240
@@ -59,6 +61,10 @@ def test_a_killed_server_goes_on_from_its_last_checkpoint_and_tells_what_is_lost
     assert f"at least {case['updates_lost']} are done again" in case["told"][0]
 
 
+def test_a_task_may_stand_in_a_module_beside_the_script(cases):
+    assert cases["a module of its own"]["gradients"] == 40
+
+
 def test_a_paused_training_goes_on_where_it_was(cases):
     assert cases["paused"]["error"] == "Paused"
     check_learned(cases["resumed"])
@@ -102,3 +108,13 @@ def test_the_example_job_starts_ray_by_itself():
     out = run(JOBS / "train_sgd.py", *options)
     assert re.search(r"linear, async, 280 gradients in .* relative_gap 0\.0", out)
     assert re.search(r"staleness 0:\d+ .*0 workers lost", out)
+
+
+def test_as_a_job_its_workers_run_where_it_holds_cpus_and_its_metrics_are_told(cluster):
+    command = f"{sys.executable} {JOBS}/train_sgd.py --model linear --method async --workers 2 --epochs 20"
+    job_id = cluster.client.submit(cluster.job(command))  # its node has one CPU, which it holds
+    job = cluster.client.wait(job_id, 90)
+    assert job.state is JobState.SUCCEEDED, job.message
+    assert job.metrics["gradients"] == 280
+    assert job.metrics["staleness_max"] <= 2
+    assert job.metrics["bytes_pushed"] == job.metrics["bytes_pulled"] == 280 * 88

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -295,7 +296,7 @@ class _Driver:
             if place.actor is None:
                 place.lives += 1
                 actor = ray.remote(max_restarts=0, **self._worker_options)(GradientWorkerActor)
-                place.actor = actor.remote(self._task, self._options.codec)
+                place.actor = actor.remote([self._task], self._options.codec, _path())
             place.call = place.actor.work.remote(place.name, self._server)
 
     def _start_server(self) -> None:
@@ -335,6 +336,11 @@ class _Driver:
                 f"training stands at {self._kept['version']} of {self._updates} updates in its last checkpoint: give "
                 "the node more memory or fewer workers, and start it again"
             )
+
+
+def _path() -> list[str]:
+    """Where this process finds modules: a task's own may stand beside the script, which Ray tells to no worker."""
+    return [os.path.realpath(entry) for entry in sys.path]  # "" is the directory of work
 
 
 def _reason(text: str) -> str:

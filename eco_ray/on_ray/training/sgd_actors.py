@@ -72,17 +72,28 @@ class ParameterServerActor:
 class GradientWorkerActor:
     """A worker in a process of its own."""
 
-    def __init__(self, task: Task, codec_name: str) -> None:
-        if (torch := sys.modules.get("torch")) is not None:
-            torch.set_num_threads(1)  # each worker has one CPU
-        self._worker = Worker(task, codec(codec_name))
+    def __init__(self, task: list[Any], codec_name: str, path: list[str]) -> None:
+        """`task`: its reference, in a list so that Ray does not resolve it yet; `path`: where its modules may stand."""
+        self._task, self._codec_name, self._path = task, codec_name, path
+        self._worker: Worker | None = None
+
+    def _loaded(self) -> Worker:
+        """Only now, as an error here says what is wrong, and one in `__init__` that the actor died."""
+        if self._worker is None:
+            sys.path += [entry for entry in self._path if entry not in sys.path]
+            task: Task = ray.get(self._task[0])
+            if (torch := sys.modules.get("torch")) is not None:
+                torch.set_num_threads(1)  # each worker has one CPU
+            self._worker = Worker(task, codec(self._codec_name))
+        return self._worker
 
     def work(self, name: str, server: Any) -> bool:
         """Compute until all is done; False: the server is lost."""
+        worker = self._loaded()
         try:
             work = ray.get(server.pull.remote(name))
             while isinstance(work, Work):
-                work = ray.get(server.push.remote(*self._worker.compute(work)))
+                work = ray.get(server.push.remote(*worker.compute(work)))
         except RayActorError:
             return False
         return True
