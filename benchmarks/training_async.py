@@ -184,6 +184,7 @@ def _compare(name: str, cases: list[tuple[str, int, str]], make: Any) -> tuple[b
         found[method, workers, codec_name] = (gradients, accuracy)
         cells = [f"{rate:.0f}", f"{gradients:.0f}", f"{accuracy:.1f}", *_told(metrics)]
         rows.append([f"{name} {method}", str(workers), codec_name, *cells])
+        print(*rows[-1], file=sys.stderr, flush=True)  # a table takes minutes
     table(["method", "workers", "codec", "updates/s", "gradients/s", "accuracy %", *TOLD], rows)
     print()
     good = True
