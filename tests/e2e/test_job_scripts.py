@@ -1,5 +1,6 @@
 """The example jobs, as a newcomer runs them: plain Python, no cluster, from anywhere."""
 
+import dataclasses
 import importlib
 import os
 import re
@@ -104,7 +105,39 @@ def test_softmax_regression(tmp_path):
     assert float(re.search(r"held-out accuracy ([\d.]+) \(1000 images\)", out)[1]) > 0.8
 
 
-@pytest.mark.parametrize("script", ["train_mnist", "linear_regression", "softmax_regression"])
+def test_train_sgd_meets_the_closed_form_by_batch_and_stochastic_steps(tmp_path):
+    stochastic = ["--batch", "1", "--epochs", "40", "--learning-rate", "0.01"]
+    for options, within in ((["--batch", "0", "--epochs", "20000"], 1e-5), (stochastic, 1e-3)):
+        out = run(tmp_path, "train_sgd.py", "--model", "linear", *options)
+        assert "closed_form_mse 2859.7" in out
+        assert abs(float(re.search(r"relative_gap (\S+)", out)[1])) < within
+
+
+@pytest.mark.parametrize("model", ["linear", "mlp", "cnn"])
+def test_train_sgd_has_the_gradient_of_its_loss(monkeypatch, model):
+    tasks = imported(monkeypatch, "sgd_tasks")
+    task = tasks.MODELS[model][0](16, 0)
+    parameters = {name: values.astype(np.float64) for name, values in task.start().items()}
+    if model == "cnn":  # in float64, or the differences are roundings
+        task.model.double()
+        task.data = dataclasses.replace(task.data, train_images=task.data.train_images.astype(np.float64))
+    _, gradient = task.gradient(parameters, 3)
+    for name, values in gradient.items():
+        place = np.unravel_index(np.abs(values).argmax(), values.shape)
+        losses = []
+        for small in (1e-6, -1e-6):
+            moved = {n: v.copy() for n, v in parameters.items()}
+            moved[name][place] += small
+            losses.append(task.gradient(moved, 3)[0])
+        assert (losses[0] - losses[1]) / 2e-6 == pytest.approx(values[place], rel=1e-3), name
+
+
+def test_train_sgd_learns_digits(tmp_path):
+    out = run(tmp_path, "train_sgd.py", "--model", "mlp", "--epochs", "5")
+    assert float(re.search(r"accuracy ([\d.]+)", out)[1]) > 0.88
+
+
+@pytest.mark.parametrize("script", ["train_mnist", "linear_regression", "softmax_regression", "train_sgd"])
 def test_each_script_has_its_yaml_and_says_how_to_submit_it(script):
     load_job_file(JOBS / f"{script}.yaml")  # raises if a key or value is wrong
     job = yaml.safe_load((JOBS / f"{script}.yaml").read_text())
