@@ -43,8 +43,8 @@ class Goal(Protocol):
         """The trials that the owner accepts at all, of some that are known; at least one."""
         ...
 
-    def cost(self, trial: Trial, fastest_w: float) -> float:
-        """What is least for the best trial; `fastest_w` is the highest power of all trials [W]."""
+    def cost(self, trial: Trial, highest_seen_w: float) -> float:
+        """What is least for the best trial; `highest_seen_w` is the highest power of all trials [W]."""
         ...
 
 
@@ -64,9 +64,9 @@ class ZeusCost:
         """All of them."""
         return trials
 
-    def cost(self, trial: Trial, fastest_w: float) -> float:
+    def cost(self, trial: Trial, highest_seen_w: float) -> float:
         """Per sample [J]."""
-        highest_w = fastest_w if self.max_power_w is None else self.max_power_w
+        highest_w = highest_seen_w if self.max_power_w is None else self.max_power_w
         return (self.eta * trial.power_w + (1 - self.eta) * highest_w) / trial.throughput_per_s
 
 
@@ -85,7 +85,7 @@ class MaxSlowdown:
         least = max(trial.throughput_per_s for trial in trials) / self.factor
         return [trial for trial in trials if trial.throughput_per_s >= least * (1 - _ROUNDING)]
 
-    def cost(self, trial: Trial, fastest_w: float) -> float:
+    def cost(self, trial: Trial, highest_seen_w: float) -> float:
         """Energy per sample [J]."""
         return trial.j_per_sample
 
@@ -102,11 +102,13 @@ class Stretch:
 
 def choose(trials: Iterable[Trial], goal: Goal) -> Trial | None:
     """The best trial for a goal; of equal ones the faster, then the lower setting. None: nothing is known of any."""
-    known = _known(trials)
-    if not known:
+    found = known(trials)
+    if not found:
         return None
-    fastest_w = max(trial.power_w for trial in known)
-    return min(goal.allowed(known), key=lambda one: (goal.cost(one, fastest_w), -one.throughput_per_s, one.setting))
+    highest_seen_w = max(trial.power_w for trial in found)
+    return min(
+        goal.allowed(found), key=lambda one: (goal.cost(one, highest_seen_w), -one.throughput_per_s, one.setting)
+    )
 
 
 def choose_ahead(
@@ -123,11 +125,11 @@ def choose_ahead(
     samples are done, as CarbonScaler adds workers (arXiv:2302.08681, algorithm 1). A stretch has one setting here, so
     the last step is taken whole; no single setting that is in time emits less.
     """
-    known = _known(trials)
-    known = list(goal.allowed(known)) if known else []
+    found = known(trials)
+    allowed = goal.allowed(found) if found else ()
     grams = _intensities(ahead)
-    plans = [(trial,) * len(ahead) for trial in known]
-    plans += _greedy_plans(known, ahead, grams, samples) if known else []
+    plans = [(trial,) * len(ahead) for trial in allowed]
+    plans += _greedy_plans(allowed, ahead, grams, samples) if allowed else []
     rated = [(rate, plan) for plan in plans if (rate := _emits(plan, ahead, grams, samples)) is not None]
     return (
         min(rated, key=lambda one: (one[0], [(-t.throughput_per_s, t.setting) for t in one[1]]))[1] if rated else None
@@ -136,12 +138,13 @@ def choose_ahead(
 
 def fastest(trials: Iterable[Trial], goal: Goal) -> Trial | None:
     """The fastest that the goal allows, of equal ones the most frugal; None: nothing is known of any."""
-    known = _known(trials)
-    allowed = goal.allowed(known) if known else ()
+    found = known(trials)
+    allowed = goal.allowed(found) if found else ()
     return max(allowed, key=lambda one: (one.throughput_per_s, -one.power_w, -one.setting), default=None)
 
 
-def _known(trials: Iterable[Trial]) -> list[Trial]:
+def known(trials: Iterable[Trial]) -> list[Trial]:
+    """Those of which power and throughput are known."""
     return [t for t in trials if 0 < t.power_w < math.inf and 0 < t.throughput_per_s < math.inf]
 
 

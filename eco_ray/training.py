@@ -1,0 +1,93 @@
+"""What a training script uses beside its session: power limits, joules per epoch, and what its job has emitted.
+
+    from eco_ray import training
+    from eco_ray.train import session
+
+    with session.open() as run, training.power_limits(goal=training.ZeusCost(eta=0.5)) as power:
+        meter = training.open_meter()
+        for epoch in range(epochs):
+            for batch in batches:
+                ...
+                power.step(len(batch), left=samples - done)
+            print(meter.lap().energy_j, training.standing())
+
+`train`, `power` and `models` do not know each other; here they are put together. docs/power-limits.md, docs/updates.md.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from eco_ray.core.ports import LapMeter
+from eco_ray.core.power_limits import Goal, MaxSlowdown, Stretch, ZeusCost
+from eco_ray.core.standing import Standing
+from eco_ray.train.early_stopping import GramsPerPoint
+from eco_ray.train.power_limit import PowerLimitOptimizer
+from eco_ray.train.standing import read_standing as standing
+from eco_ray.train.threads import CpuThreads
+
+__all__ = [
+    "power_limits",
+    "PowerLimitOptimizer",
+    "ZeusCost",
+    "MaxSlowdown",
+    "open_meter",
+    "standing",
+    "Standing",
+    "GramsPerPoint",
+]
+
+
+def power_limits(
+    goal: Goal | None = None, *, clock: bool = False, threads: int | None = None, cpu: str = "cascade-lake", **how: Any
+) -> PowerLimitOptimizer:
+    """An optimizer of this process's GPUs, or of its threads where it has none.
+
+    `clock`: lock clocks instead of limiting power; `threads`: at most; `cpu`: family of the power model, where nothing
+    measures; `how`: passed on to PowerLimitOptimizer. Where the cluster tells the deadline and the intensities ahead,
+    they count. Raises UsageError.
+    """
+    goal = goal or ZeusCost()
+    gpus = _own_gpus()
+    how = {"ahead": _ahead, **how}
+    if not gpus:
+        return PowerLimitOptimizer(CpuThreads(threads), open_meter(cpu), goal, **how)
+    import torch
+
+    from eco_ray.power.knobs import GpuPowerLimit, open_gpu_knob
+
+    knob = open_gpu_knob(gpus, clock=clock)
+    if isinstance(goal, ZeusCost) and goal.max_power_w is None and isinstance(knob, GpuPowerLimit):
+        goal = replace(goal, max_power_w=knob.max_power_w)
+    return PowerLimitOptimizer(knob, open_meter(cpu), goal, synchronize=torch.cuda.synchronize, **how)
+
+
+def open_meter(cpu: str = "cascade-lake") -> LapMeter:
+    """Joules of this process, lap by lap: its share of the machine, and its GPUs whole."""
+    from eco_ray.power.composite import open_meter as open_node_meter
+    from eco_ray.power.modelled import curve_from_cpu
+    from eco_ray.power.work import CpuWorkMeter
+
+    cpus = os.cpu_count() or 1
+    memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    node = open_node_meter(curve_from_cpu(cpu, cpus, memory_gb))
+    return CpuWorkMeter(node, cpus, min(cpus, len(os.sched_getaffinity(0))), _own_gpus())
+
+
+def _own_gpus() -> list[str]:
+    """UUIDs of the GPUs that CUDA shows to this process, as NVML writes them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    return [f"GPU-{torch.cuda.get_device_properties(index).uuid}" for index in range(torch.cuda.device_count())]
+
+
+def _ahead() -> Sequence[Stretch]:
+    """From now to the job's deadline, where the cluster has told it."""
+    told = standing()
+    return told.stretches(time.time()) if told is not None else ()
