@@ -4,12 +4,12 @@
     from eco_ray.train import session
 
     with session.open() as run, training.power_limits(goal=training.ZeusCost(eta=0.5)) as power:
-        meter = training.open_meter()
+        energy = training.energy()
         for epoch in range(epochs):
             for batch in batches:
                 ...
                 power.step(len(batch), left=samples - done)
-            print(meter.lap().energy_j, training.standing())
+            print(energy.lap().energy_j, training.standing())
 
 `train`, `power` and `models` do not know each other; here they are put together. docs/power-limits.md, docs/updates.md.
 """
@@ -20,25 +20,33 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eco_ray.core.ports import LapMeter
+from eco_ray.core.ports import LapMeter, WorkEnergy
 from eco_ray.core.power_limits import Goal, MaxSlowdown, Stretch, ZeusCost
 from eco_ray.core.standing import Standing
 from eco_ray.train.early_stopping import GramsPerPoint
+from eco_ray.train.energy import TrainingEnergy
 from eco_ray.train.power_limit import PowerLimitOptimizer
 from eco_ray.train.standing import read_standing as standing
 from eco_ray.train.threads import CpuThreads
+
+if TYPE_CHECKING:
+    from eco_ray.models.manifest import Training
+    from eco_ray.models.registry import Registry
 
 __all__ = [
     "power_limits",
     "PowerLimitOptimizer",
     "ZeusCost",
     "MaxSlowdown",
-    "open_meter",
+    "energy",
+    "TrainingEnergy",
     "standing",
     "Standing",
     "GramsPerPoint",
+    "open_registry",
+    "what_it_took",
 ]
 
 
@@ -55,7 +63,7 @@ def power_limits(
     gpus = _own_gpus()
     how = {"ahead": _ahead, **how}
     if not gpus:
-        return PowerLimitOptimizer(CpuThreads(threads), open_meter(cpu), goal, **how)
+        return PowerLimitOptimizer(CpuThreads(threads), _meter(cpu), goal, **how)
     import torch
 
     from eco_ray.power.knobs import GpuPowerLimit, open_gpu_knob
@@ -63,11 +71,15 @@ def power_limits(
     knob = open_gpu_knob(gpus, clock=clock)
     if isinstance(goal, ZeusCost) and goal.max_power_w is None and isinstance(knob, GpuPowerLimit):
         goal = replace(goal, max_power_w=knob.max_power_w)
-    return PowerLimitOptimizer(knob, open_meter(cpu), goal, synchronize=torch.cuda.synchronize, **how)
+    return PowerLimitOptimizer(knob, _meter(cpu), goal, synchronize=torch.cuda.synchronize, **how)
 
 
-def open_meter(cpu: str = "cascade-lake") -> LapMeter:
-    """Joules of this process, lap by lap: its share of the machine, and its GPUs whole."""
+def energy(cpu: str = "cascade-lake") -> TrainingEnergy:
+    """Joules of this training, lap by lap: its share of the machine, and its GPUs whole."""
+    return TrainingEnergy(_meter(cpu))
+
+
+def _meter(cpu: str) -> LapMeter:
     from eco_ray.power.composite import open_meter as open_node_meter
     from eco_ray.power.modelled import curve_from_cpu
     from eco_ray.power.work import CpuWorkMeter
@@ -76,6 +88,32 @@ def open_meter(cpu: str = "cascade-lake") -> LapMeter:
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     node = open_node_meter(curve_from_cpu(cpu, cpus, memory_gb))
     return CpuWorkMeter(node, cpus, min(cpus, len(os.sched_getaffinity(0))), _own_gpus())
+
+
+def open_registry(url: str | None = None) -> Registry:
+    """The registry of a URL, of the settings, or of the state directory, as `eco-ray model` opens it."""
+    from eco_ray.cli.model_registry import open_registry as opened
+    from eco_ray.config import load_settings
+
+    return opened(load_settings(), url)
+
+
+def what_it_took(used: WorkEnergy | None = None) -> Training:
+    """For the record of a new version: what the ledger has of this job by now, else what the script measured itself.
+
+    The ledger is some seconds behind; `eco-ray model push --job ID` takes its figures after the end.
+    """
+    from eco_ray.models.manifest import Training
+
+    told = standing()
+    if told is not None and told.spent is not None:
+        spent = told.spent
+        return Training(
+            energy_j=spent.energy_j, operational_g=spent.operational_g, nature=spent.nature, source=spent.source
+        )
+    if used is None:
+        return Training(source="not measured")
+    return Training(energy_j=used.energy_j, nature=used.nature, source=used.source)
 
 
 def _own_gpus() -> list[str]:

@@ -74,6 +74,8 @@ class PowerLimitOptimizer:
         self.energy: WorkEnergy | None = None
         self._to_try: list[float] = []
         self._on = False
+        #: whether a choice was made, and not only tried
+        self._chosen = False
         self._step = 0
         self._samples = 0.0
         self._began_s = 0.0
@@ -183,7 +185,10 @@ class PowerLimitOptimizer:
             best = choose(self.trials, self._goal)
         if best is None:
             self._give_up("nothing is known of the energy of any setting")
-        elif best.setting != self.setting and self._turn(best.setting):
+        elif best.setting == self.setting and self._chosen:
+            return
+        elif best.setting == self.setting or self._turn(best.setting):
+            self._chosen = True
             self._say(
                 f"{self._knob.name} is {best.setting:g}: {best.power_w:.4g} W and {best.throughput_per_s:.4g} samples "
                 f"per second, by {len(self.trials)} trials{self._how()}"

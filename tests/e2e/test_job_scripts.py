@@ -105,7 +105,7 @@ def test_softmax_regression(tmp_path):
     assert float(re.search(r"held-out accuracy ([\d.]+) \(1000 images\)", out)[1]) > 0.8
 
 
-@pytest.mark.parametrize("script", ["train_mnist", "linear_regression", "softmax_regression"])
+@pytest.mark.parametrize("script", ["train_mnist", "linear_regression", "softmax_regression", "finetune_mnist"])
 def test_each_script_has_its_yaml_and_says_how_to_submit_it(script):
     load_job_file(JOBS / f"{script}.yaml")  # raises if a key or value is wrong
     job = yaml.safe_load((JOBS / f"{script}.yaml").read_text())
