@@ -50,10 +50,12 @@ def main() -> None:
 def fine_tune(run: session.Session, args: argparse.Namespace) -> None:
     """Go on from the last checkpoint, or from the version."""
     registry = training.open_registry(args.registry)
-    data = load_images(args.data)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    data = on_device(load_images(args.data), device)
     state = run.restore() or {}
     # the alias may mean another version by now; an interrupted update goes on with the one that it began with
     model, parent = pull(registry, state.get("parent", args.model))
+    model.to(device)
     before = state.get("before") or evaluate(model, data)
     if "model" in state:
         model.load_state_dict(state["model"])
@@ -105,6 +107,12 @@ def fine_tune(run: session.Session, args: argparse.Namespace) -> None:
     print(f"held-out accuracy {before:.3f} -> {accuracy:.3f}; {made.reference} is kept {how}", flush=True)
 
 
+def on_device(data: LabelledImages, device: str) -> LabelledImages:
+    """All of it, which is little."""
+    tensors = (data.train_pixels, data.train_labels, data.test_pixels, data.test_labels)
+    return LabelledImages(data.name, *(one.to(device) for one in tensors))
+
+
 def pull(registry: Registry, reference: str) -> tuple[nn.Module, Manifest]:
     """The model and its record."""
     with tempfile.TemporaryDirectory(prefix="eco_ray-tune-") as folder:
@@ -126,7 +134,7 @@ def train_batch(
     model.train()
     epoch, batch = divmod(step, len(data.train_labels) // BATCH)
     order = np.random.default_rng([args.seed, 1, epoch]).permutation(len(data.train_labels))
-    rows = torch.from_numpy(order[batch * BATCH : (batch + 1) * BATCH])
+    rows = torch.from_numpy(order[batch * BATCH : (batch + 1) * BATCH]).to(data.train_labels.device)
     optimizer.param_groups[0]["lr"] = args.learning_rate * (1 - step / steps)
     optimizer.zero_grad()
     loss = cross_entropy(model(data.train_pixels[rows]), data.train_labels[rows])
