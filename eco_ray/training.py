@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from eco_ray.core.ports import LapMeter, WorkEnergy
 from eco_ray.core.power_limits import Goal, MaxSlowdown, Stretch, ZeusCost
 from eco_ray.core.standing import Standing
+from eco_ray.errors import UsageError
 from eco_ray.train.early_stopping import GramsPerPoint
 from eco_ray.train.energy import TrainingEnergy
 from eco_ray.train.power_limit import PowerLimitOptimizer
@@ -55,14 +56,15 @@ def power_limits(
 ) -> PowerLimitOptimizer:
     """An optimizer of this process's GPUs, or of its threads where it has none.
 
-    `clock`: lock clocks instead of limiting power; `threads`: at most; `cpu`: family of the power model, where nothing
-    measures; `how`: passed on to PowerLimitOptimizer. Where the cluster tells the deadline and the intensities ahead,
+    `clock`: lock clocks instead of limiting power; `threads`: at most, by default the CPUs that the job holds; `cpu`:
+    family of the power model, where nothing measures; `how`: passed on to PowerLimitOptimizer. Where the cluster tells the deadline and the intensities ahead,
     they count. Raises UsageError.
     """
     goal = goal or ZeusCost()
     gpus = _own_gpus()
     how = {"ahead": _ahead, **how}
     if not gpus:
+        threads = max(1, int(_held_cpus())) if threads is None else threads
         return PowerLimitOptimizer(CpuThreads(threads), _meter(cpu), goal, **how)
     import torch
 
@@ -87,7 +89,19 @@ def _meter(cpu: str) -> LapMeter:
     cpus = os.cpu_count() or 1
     memory_gb = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
     node = open_node_meter(curve_from_cpu(cpu, cpus, memory_gb))
-    return CpuWorkMeter(node, cpus, min(cpus, len(os.sched_getaffinity(0))), _own_gpus())
+    return CpuWorkMeter(node, cpus, _held_cpus(), _own_gpus())
+
+
+def _held_cpus() -> float:
+    """CPUs that this attempt holds for each worker; outside a cluster those that the process may use."""
+    mine = float(len(os.sched_getaffinity(0)))
+    given = os.environ.get("ECO_RAY_CPUS", "")
+    try:
+        return min(mine, float(given)) if given else mine
+    except ValueError:
+        raise UsageError(
+            f"ECO_RAY_CPUS={given!r} is not a number of CPUs; unset it, or start with `eco-ray run`"
+        ) from None
 
 
 def open_registry(url: str | None = None) -> Registry:

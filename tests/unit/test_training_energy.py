@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from eco_ray import training
 from eco_ray.core.ports import WorkEnergy
 from eco_ray.core.standing import Spent, Standing
 from eco_ray.core.units import Nature
+from eco_ray.errors import UsageError
 from eco_ray.train.energy import TrainingEnergy
 from eco_ray.train.standing import write_standing
 
@@ -63,3 +66,26 @@ def test_what_nobody_measured_is_unknown(monkeypatch):
     monkeypatch.delenv("ECO_RAY_RUN_DIR", raising=False)
     took = training.what_it_took()
     assert (took.energy_j, took.source) == (None, "not measured")
+
+
+@pytest.mark.parametrize(("given", "most"), [("1", 1), ("0.5", 1), ("1000", None), ("", None)])
+def test_a_job_takes_no_more_threads_than_it_holds_cpus(monkeypatch, given, most):
+    monkeypatch.setattr(training, "_own_gpus", list)
+    monkeypatch.setenv("ECO_RAY_CPUS", given)
+    power = training.power_limits(say=[].append)
+    assert max(power._knob.settings()) == (most or len(os.sched_getaffinity(0)))
+
+
+def test_cpus_that_are_no_number_are_told(monkeypatch):
+    monkeypatch.setenv("ECO_RAY_CPUS", "many")
+    with pytest.raises(UsageError, match="is not a number of CPUs"):
+        training.energy()
+
+
+def test_a_node_with_gpus_gets_the_highest_limit_for_zeus_and_without_a_driver_it_is_told(monkeypatch):
+    told = []
+    monkeypatch.setattr(training, "_own_gpus", lambda: ["GPU-none"])
+    with training.power_limits(say=told.append) as power:
+        power.step()
+    assert len(told) == 1
+    assert told[0].startswith("power_limit_w stays as it was: ")
