@@ -57,8 +57,8 @@ def power_limits(
     """An optimizer of this process's GPUs, or of its threads where it has none.
 
     `clock`: lock clocks instead of limiting power; `threads`: at most, by default the CPUs that the job holds; `cpu`:
-    family of the power model, where nothing measures; `how`: passed on to PowerLimitOptimizer. Where the cluster tells the deadline and the intensities ahead,
-    they count. Raises UsageError.
+    family of the power model, where nothing measures; `how`: passed on to PowerLimitOptimizer. Where the cluster tells
+    the deadline and the intensities ahead, they count. Raises UsageError.
     """
     goal = goal or ZeusCost()
     gpus = _own_gpus()

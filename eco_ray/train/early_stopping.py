@@ -51,8 +51,8 @@ class GramsPerPoint:
             return False
         best_before, grams_before = self._seen[0]
         added_g, points = grams - grams_before, (best - best_before) * _POINTS
-        # a comparison with NaN is false; grams that shrank were corrected, and say nothing of what was emitted
-        if not (added_g > 0 and added_g > self._most_g * points * (1 + _ROUNDING)):
+        # a comparison with NaN is false; grams that shrank were corrected, and the best accuracy never shrinks
+        if not (added_g > self._most_g * points * (1 + _ROUNDING)):
             return False
         gained = f"{points:.3g} points" if points > 0 else "nothing"
         self.why = (

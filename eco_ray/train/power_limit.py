@@ -171,7 +171,7 @@ class PowerLimitOptimizer:
         """From here on the steps count."""
         self._synchronize()
         self._meter.lap()
-        self._began_s, self._samples = time.monotonic(), 0.0
+        self._began_s = time.monotonic()
 
     def _settle(self, left: float | None) -> None:
         """Turn to the best setting."""

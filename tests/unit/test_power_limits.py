@@ -96,6 +96,12 @@ def test_a_dirty_hour_is_passed_slowly_even_where_that_is_not_frugal():
     assert settings(choose_ahead(TRIALS, ZeusCost(), ahead, 6000)) == [100, 200]
 
 
+def test_a_setting_that_no_mix_of_others_would_use_is_found():
+    # between the two others less frugal than both together, and still the best alone
+    trials = [Trial(1, 100, 20), Trial(2, 260, 40), Trial(3, 400, 60)]
+    assert settings(choose_ahead(trials, ZeusCost(), [Stretch(100, 300)], 3900)) == [2]
+
+
 def emits(plan, ahead, samples):
     """Written once more, by the second."""
     total = 0.0
