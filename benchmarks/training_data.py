@@ -2,7 +2,7 @@
 
     python benchmarks/training_data.py [--gb 2] [--rows 400000] [--no-save]
 
-Makes a Parquet set of that size, and trains on it by jobs/large_data.py under a limit of 1 GB that the kernel enforces.
+Makes a Parquet set of that size, and trains on it by jobs/large_data.py, which ends with an error above 1 GB.
 Peaks are of every 50 ms: of the training process, of the readers, and of what is in the object store.
 """
 

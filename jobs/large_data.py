@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--make", type=Path, metavar="FOLDER", help="write the set there, and end")
     parser.add_argument("--gb", type=float, default=2.0, help="size of the set that is made")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="train on the set there")
-    parser.add_argument("--limit-gb", type=float, help="memory of this process; above it the kernel refuses more")
+    parser.add_argument("--limit-gb", type=float, help="end with an error if this process ever has more memory")
     parser.add_argument("--store-gb", type=float, default=0.2, help="of Ray's object store, for blocks read ahead")
     parser.add_argument("--rows", type=int, help="train on so many rows at most")
     args = parser.parse_args()
@@ -101,9 +101,6 @@ def train(run: session.Session, args: argparse.Namespace) -> None:
         return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "done": done, "right": right}
 
     batches = stream(files, batch_size=BATCH, start_row=done, object_store_gb=args.store_gb)
-    if args.limit_gb:
-        limit = int(args.limit_gb * 1e9)  # of what this process has for itself; the object store is shared
-        resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     for batch in batches:
         pixels, labels = tensors(batch)
         optimizer.zero_grad()
@@ -116,12 +113,20 @@ def train(run: session.Session, args: argparse.Namespace) -> None:
         right += 0.02 * (float((scores.argmax(1) == labels).float().mean()) - right)
         run.progress((min(done, rows), rows), loss=loss.detach(), accuracy=right)
         run.pause_point(snapshot, every_s=30)
+        if args.limit_gb and peak_gb() > args.limit_gb:
+            raise SystemExit(f"this process has had {peak_gb():.2f} GB, above the limit of {args.limit_gb:g} GB")
         if done >= rows:
             break
     del batches  # ends the reading
-    own_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
-    run.finish(accuracy=right, rows=done, peak_gb=own_gb)
-    print(f"{done - resumed_at} rows; accuracy of the last ones {right:.3f}; this process had {own_gb:.2f} GB at most")
+    run.finish(accuracy=right, rows=done, peak_gb=peak_gb())
+    print(
+        f"{done - resumed_at} rows; accuracy of the last ones {right:.3f}; this process had {peak_gb():.2f} GB at most"
+    )
+
+
+def peak_gb() -> float:
+    """The most memory that this process had, with what it looked at of the object store."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def tensors(batch: Batch) -> tuple[Tensor, Tensor]:

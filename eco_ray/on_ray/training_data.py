@@ -12,8 +12,9 @@ the job's.
 
 from __future__ import annotations
 
-import itertools
+import logging
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from eco_ray.errors import NotFoundError, UsageError
 
 #: of a block: some are in the object store at any time [bytes]
 BLOCK_BYTES = 16 << 20
+#: rows that a reader has in memory
+GROUP_ROWS = 8_192
 #: names of pictures
 PICTURES = (".png", ".jpg", ".jpeg")
 
@@ -60,18 +63,29 @@ def stream(
             f"batches of {batch_size} rows from row {start_row} on, by {readers} readers with {object_store_gb} GB: "
             "give a size and readers of 1 or more, a row of 0 or more, and memory above 0"
         )
-    data = _dataset(files, columns, picture_size, int(object_store_gb * 1e9), readers)
-    blocks = data.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=1)
-    return _from_row(blocks, start_row, batch_size)
+    ray_data, here = _ray_data(int(object_store_gb * 1e9))
+    if picture_size is None:
+        read = partial(_read_parquet, columns=None if columns is None else list(columns))
+        pieces = list(_behind(files, start_row))
+    else:
+        read = partial(_read_pictures, size=picture_size)
+        pieces = [(file, 0) for file in files[start_row:]]
+    if not pieces:
+        return iter(())
+    items = [{"file": file, "skip": skip} for file, skip in pieces]
+    data = ray_data.from_items(items, override_num_blocks=len(items)).map_batches(
+        read,
+        batch_size=None,
+        num_cpus=0,
+        label_selector={"ray.io/node-id": here},
+        concurrency=readers,
+    )
+    batches: Iterator[Batch] = data.iter_batches(batch_size=batch_size, batch_format="numpy", prefetch_batches=1)
+    return iter(batches)
 
 
-def _dataset(
-    files: Sequence[str],
-    columns: Sequence[str] | None,
-    picture_size: tuple[int, int] | None,
-    store_bytes: int,
-    readers: int,
-) -> Any:
+def _ray_data(store_bytes: int) -> tuple[Any, str]:
+    """The module, set up, and the id of this Ray node. Raises UsageError without its packages."""
     try:
         import pyarrow as _  # noqa: F401 - what Ray Data needs
         import ray
@@ -80,32 +94,59 @@ def _dataset(
         raise UsageError(
             f"Ray Data needs packages that are not here ({error}): pip install 'eco-ray[train]'"
         ) from error
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     if not ray.is_initialized():
         ray.init(logging_level="warning", log_to_driver=False)
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = ray_data.DataContext.get_current()
     context.enable_progress_bars = False
     context.target_max_block_size = BLOCK_BYTES
     context.execution_options.preserve_order = True
     context.execution_options.resource_limits = ray_data.ExecutionResources.for_limits(object_store_memory=store_bytes)
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    how: dict[str, Any] = {
-        "ray_remote_args": {"num_cpus": 0, "scheduling_strategy": here},
-        "concurrency": readers,
-        "override_num_blocks": len(files),
-    }
-    if picture_size is None:
-        return ray_data.read_parquet(list(files), columns=None if columns is None else list(columns), **how)
-    return ray_data.read_images(list(files), size=picture_size, mode="L", include_paths=True, **how)
+    return ray_data, ray.get_runtime_context().get_node_id()
 
 
-def _from_row(blocks: Iterator[Batch], start_row: int, batch_size: int) -> Iterator[Batch]:
-    """Without the rows before `start_row`."""
-    skipped = start_row // batch_size
-    for number, batch in enumerate(itertools.islice(blocks, skipped, None)):
-        cut = start_row - skipped * batch_size if number == 0 else 0
-        yield {name: column[cut:] for name, column in batch.items()} if cut else batch
+def _behind(files: Sequence[str], row: int) -> Iterator[tuple[str, int]]:
+    """The files that have rows from `row` on, each with how many of its rows come before."""
+    import pyarrow.parquet as pq
+
+    for file in files:
+        if row == 0:
+            yield file, 0
+            continue
+        rows = pq.read_metadata(file).num_rows
+        if row < rows:
+            yield file, row
+        row = max(0, row - rows)
+
+
+def _read_parquet(pieces: Batch, columns: list[str] | None) -> Iterator[Any]:
+    """In a reader: tables of GROUP_ROWS rows at most, so that no file is in memory as a whole."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    for file, skip in zip(pieces["file"], pieces["skip"], strict=True):
+        with pq.ParquetFile(str(file)) as opened:
+            left = int(skip)
+            for group in range(opened.num_row_groups):
+                rows = opened.metadata.row_group(group).num_rows
+                if left >= rows:
+                    left -= rows
+                    continue
+                for batch in opened.iter_batches(GROUP_ROWS, row_groups=[group], columns=columns):
+                    if left < batch.num_rows:
+                        yield pa.Table.from_batches([batch.slice(left)])
+                    left = max(0, left - batch.num_rows)
+
+
+def _read_pictures(pieces: Batch, size: tuple[int, int]) -> Batch:
+    """In a reader: the pictures of a piece, grey and of one size."""
+    from PIL import Image
+
+    found = []
+    for file in pieces["file"]:
+        with Image.open(str(file)) as picture:
+            found.append(np.asarray(picture.convert("L").resize((size[1], size[0]))))
+    return {"image": np.stack(found), "path": pieces["file"]}
 
 
 def _found(folder: str | Path, endings: Sequence[str]) -> list[str]:

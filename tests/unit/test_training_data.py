@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from eco_ray.errors import NotFoundError, UsageError
-from eco_ray.on_ray.training_data import _from_row, parquet_files, picture_files, stream
+from eco_ray.on_ray import training_data
+from eco_ray.on_ray.training_data import _behind, _read_parquet, parquet_files, picture_files, stream
 
 
-@given(st.integers(0, 40), st.integers(1, 9), st.integers(0, 45))
-def test_a_stream_goes_on_at_any_row(rows, size, start_row):
-    batches = ({"row": np.arange(rows)[first : first + size]} for first in range(0, rows, size))
-    found = [int(row) for batch in _from_row(batches, start_row, size) for row in batch["row"]]
-    assert found == list(range(start_row, rows))
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory):
+    """Files of 0 to 20 rows in groups of 4, numbered through."""
+    pa = pytest.importorskip("pyarrow", reason="Ray Data needs pyarrow: pip install 'eco-ray[train]'")
+    import pyarrow.parquet as pq
+
+    folder, first = tmp_path_factory.mktemp("tables"), 0
+    for number, rows in enumerate((7, 0, 20, 1)):
+        table = pa.table({"row": range(first, first + rows), "other": [0.5] * rows})
+        pq.write_table(table, folder / f"{number}.parquet", row_group_size=4)
+        first += rows
+    return parquet_files(folder)
+
+
+@pytest.mark.parametrize("start_row", range(30))
+def test_a_stream_goes_on_at_any_row(tables, start_row, monkeypatch):
+    monkeypatch.setattr(training_data, "GROUP_ROWS", 3)
+    found = []
+    for file, skip in _behind(tables, start_row):
+        for table in _read_parquet({"file": [file], "skip": [skip]}, ["row"]):
+            assert table.num_rows <= 3
+            assert table.column_names == ["row"]
+            found += table["row"].to_pylist()
+    assert found == list(range(start_row, 28))
 
 
 def test_files_are_found_in_order(tmp_path):
