@@ -13,7 +13,7 @@ the job's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,7 @@ def stream(
             "give a size and readers of 1 or more, a row of 0 or more, and memory above 0"
         )
     ray_data, here = _ray_data(int(object_store_gb * 1e9))
+    read: Callable[[Batch], Any]
     if picture_size is None:
         read = partial(_read_parquet, columns=None if columns is None else list(columns))
         pieces = list(_behind(files, start_row))
