@@ -75,6 +75,6 @@ for batch in stream(files, batch_size=4, picture_size=(8, 8), start_row=1):
 def test_pictures_are_streamed_with_their_paths(tmp_path: Path) -> None:
     pytest.importorskip("PIL", reason="pictures need pillow: pip install 'eco-ray[explain]'")
     assert run("-c", _PICTURES, cwd=tmp_path).splitlines() == [
-        "(3, 8, 8) uint8 ['0', '0', '1'] [20, 40, 10]",
-        "(2, 8, 8) uint8 ['1', '1'] [30, 50]",
+        "(4, 8, 8) uint8 ['0', '0', '1', '1'] [20, 40, 10, 30]",
+        "(1, 8, 8) uint8 ['1'] [50]",
     ]
