@@ -14,6 +14,7 @@ from eco_ray.cli.job_tables import show_explanation, show_plan
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit, print_table, when
 from eco_ray.config import Settings
+from eco_ray.core.units import J_PER_KWH
 from eco_ray.errors import NotFoundError, UsageError
 
 if TYPE_CHECKING:
@@ -223,4 +224,17 @@ _steer("cancel", "End a job.", "is being cancelled")
 _steer(
     "suspend", "Suspend a job until it is resumed: it writes a checkpoint and leaves its node.", "is being suspended"
 )
-_steer("resume", "Let a suspended job go on.", "goes on as planned")
+
+
+@job.command()
+@click.argument("job_id")
+@click.option("--budget-g", type=float, help="From now on it may emit so much in all [g].")
+@click.option("--budget-kwh", type=float, help="From now on it may use so much in all [kWh].")
+@common_options
+def resume(job_id: str, budget_g: float | None, budget_kwh: float | None, settings: Settings) -> None:
+    """Let a suspended job go on; one that has spent its budget needs a larger one."""
+    _job(_store(settings), job_id)
+    from eco_ray.on_ray.client import Client
+
+    Client(settings).resume(job_id, budget_g, None if budget_kwh is None else budget_kwh * J_PER_KWH)
+    emit(settings, {"id": job_id, "message": "goes on as planned"})

@@ -9,6 +9,8 @@ from dataclasses import replace
 from eco_ray.core.fleet import Place
 from eco_ray.core.jobs import Job, JobSpec, Plan, Reason
 from eco_ray.core.situation import Measure, Mix, NoPlan, Situation
+from eco_ray.core.units import J_PER_KWH
+from eco_ray.errors import UsageError
 
 #: kinds of places that are looked at one by one for a plan within the budget
 _MOST_KINDS = 64
@@ -27,7 +29,8 @@ def within_budget(job: Job, plan: Plan, situation: Situation, places: Sequence[P
     With what it used before, a job must not use more than its budgets. The greenest plan may be one on a clean node
     that draws much, or one that adds little and has a large share. Then the plans with the least energy and the least
     grams are looked for, one on each kind of place by itself, and those between the least and the greenest. What runs
-    is not stopped: its grams are spent, and stopping it would waste them. An intensity that is unknown forbids nothing.
+    is stopped when the ledger has it above a budget (`overspent`), not before: a plan may be wrong about it. An
+    intensity that is unknown forbids nothing.
     """
     if job.live_attempt is not None or (job.spec.budget_g is None and job.spec.budget_j is None):
         return plan
@@ -110,6 +113,27 @@ def _greener(limits: _Limits, places: Sequence[Place], search: Search, price: fl
             return
         yield plan
         low, high = (at, high) if limits.keeps(plan) else (low, at)
+
+
+def overspent(spec: JobSpec, energy_j: float, operational_g: float | None) -> str:
+    """What a job has used, above one of its budgets; empty: it is within both."""
+    if spec.budget_g is not None and operational_g is not None and operational_g > spec.budget_g:
+        return f"has emitted {operational_g:.3g} g of its budget of {spec.budget_g:.3g} g"
+    if spec.budget_j is not None and energy_j > spec.budget_j:
+        return f"has used {energy_j / J_PER_KWH:.3g} kWh of its budget of {spec.budget_j / J_PER_KWH:.3g} kWh"
+    return ""
+
+
+def with_budgets(spec: JobSpec, budget_g: float | None, budget_j: float | None) -> JobSpec:
+    """With other budgets; None: as they are. Raises UsageError for what is none."""
+    for name, most in (("carbon_g", budget_g), ("energy_kwh", budget_j)):
+        if most is not None and not 0 < most < math.inf:
+            raise UsageError(f"a budget of {name} {most} is not above 0; give what the job may use in all")
+    return replace(
+        spec,
+        budget_g=spec.budget_g if budget_g is None else budget_g,
+        budget_j=spec.budget_j if budget_j is None else budget_j,
+    )
 
 
 def with_fewer_pauses(job: Job) -> Iterator[Job]:

@@ -36,9 +36,11 @@ class SuspendRequested:
 
 @dataclass(frozen=True, slots=True)
 class ResumeRequested:
-    """A person lets a held job go on."""
+    """A person lets a held job go on, perhaps with other budgets; None: as they are."""
 
     job_id: str
+    budget_g: float | None = None
+    budget_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,16 @@ class AttemptProgressed:
     productive_s: float | None = None
     checkpoint_s: float | None = None
     checkpoint_gb: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobAccounted:
+    """What the ledger has for a job, all attempts together."""
+
+    job_id: str
+    energy_j: float
+    #: None: an intensity was unknown
+    operational_g: float | None
 
 
 #: exited: by itself; stopped: through Ray's job API; lost: node or supervisor gone; refused: could not be launched
@@ -171,6 +183,7 @@ Event = (
     | ResumeRequested
     | AttemptStarted
     | AttemptProgressed
+    | JobAccounted
     | AttemptExited
     | ForecastArrived
     | NodeJoined

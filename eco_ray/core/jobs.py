@@ -259,8 +259,10 @@ class Job:
     productive_s: float = 0.0
     #: whether an attempt has written a checkpoint
     has_checkpoint: bool = False
-    #: suspended by a person, until they resume it
+    #: suspended by a person or for a spent budget, until a person resumes it
     held: bool = False
+    #: why it is held, where that is a budget that it has spent; empty: a person holds it
+    over_budget: str = ""
     #: a cancellation is under way
     cancelling: bool = False
     #: False once it has ignored a pause request

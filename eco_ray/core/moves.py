@@ -122,6 +122,14 @@ class Moves:
         self._book.set(changed(with_attempt(job, attempt), message=message), now_s, "pausing", message)
         return [AskToCheckpoint(job.id, attempt)]
 
+    def hold_overspent(self, job: Job, over: str, now_s: float) -> list[Action]:
+        """Ask a running job that has spent a budget to pause; `over` says what it has used."""
+        if job.live_attempt is None or job.live_attempt.state is not AttemptState.RUNNING:
+            return []
+        why = f"{over}, by the ledger"
+        message = f"{why}; its checkpoint is kept. `eco-ray job resume {job.id}` with a larger budget lets it go on"
+        return self.ask_to_pause(changed(job, held=True, over_budget=message), f"pauses: it {why}", now_s)
+
     def check_pause(self, job: Job, attempt: Attempt, now_s: float) -> list[Action]:
         """A job that does not leave in time runs on, and is not asked again; one that a person holds is stopped."""
         waited_s = now_s - (attempt.pause_asked_s or now_s)

@@ -14,6 +14,7 @@ from typing import Any
 from eco_ray.core.actions import Action, AskToCheckpoint, CleanUp, StartAttempt, StopAttempt
 from eco_ray.core.attempts import exit_verdict, kept_work, with_attempt
 from eco_ray.core.book import Book, is_tired
+from eco_ray.core.budget import overspent, with_budgets
 from eco_ray.core.decide import decided_once
 from eco_ray.core.events import (
     AttemptExited,
@@ -22,6 +23,7 @@ from eco_ray.core.events import (
     Event,
     ForecastArrived,
     ForeignUse,
+    JobAccounted,
     JobCancelled,
     JobSubmitted,
     NodeDraining,
@@ -90,6 +92,7 @@ class Orchestrator:
             ResumeRequested: self._on_resume,
             AttemptStarted: self._on_started,
             AttemptProgressed: self._on_progressed,
+            JobAccounted: self._on_accounted,
             AttemptExited: self._on_exited,
             ForecastArrived: self._on_forecast,
             NodeJoined: self._on_node_joined,
@@ -163,7 +166,7 @@ class Orchestrator:
         job = self._job(event.job_id)
         if job.cancelling:
             raise UsageError(f"job {job.id} is being cancelled; submit it again with a later start instead")
-        job, attempt = changed(job, held=True), job.live_attempt
+        job, attempt = changed(job, held=True, over_budget=""), job.live_attempt
         if attempt is None:
             job = changed(job, state=JobState.SUSPENDED, reason=Reason.SUSPENDED, message=HELD, plan=None)
             self.book.set(job, now_s, "suspended", HELD)
@@ -183,7 +186,10 @@ class Orchestrator:
             raise UsageError(
                 f"job {job.id} is not held by a suspend request (it is {job.state}); there is nothing to resume"
             )
-        self.book.set(changed(job, held=False), now_s)
+        spec = with_budgets(job.spec, event.budget_g, event.budget_j)
+        if job.over_budget and spec == job.spec:
+            raise UsageError(f"job {job.id} {job.over_budget}")
+        self.book.set(changed(job, spec=spec, held=False, over_budget=""), now_s)
         if job.live_attempt is None:
             self.book.plan(self.book.jobs[job.id], now_s)
         return self._moves.start_if_due(job.id, now_s)
@@ -235,6 +241,11 @@ class Orchestrator:
         self.book.set(job, now_s)
         return []
 
+    def _on_accounted(self, event: JobAccounted, now_s: float) -> list[Action]:
+        job = self.book.jobs.get(event.job_id)
+        over = overspent(job.spec, event.energy_j, event.operational_g) if job else ""
+        return self._moves.hold_overspent(job, over, now_s) if job and over else []
+
     def _on_exited(self, event: AttemptExited, now_s: float) -> list[Action]:
         found = self._live(event.job_id, event.number)
         if found is None:
@@ -279,7 +290,8 @@ class Orchestrator:
             return [clean_up, *self._moves.start_waiting(now_s)]
         state, reason, message = verdict.job_state, verdict.reason, verdict.message
         if job.held:
-            state, reason, message = JobState.SUSPENDED, Reason.SUSPENDED, HELD
+            reason = Reason.EXCEEDS_BUDGET if job.over_budget else Reason.SUSPENDED
+            state, message = JobState.SUSPENDED, job.over_budget or HELD
         elif job.plan is not None:
             reason, message = self.book.reason_of(job, job.plan, now_s)
         job = changed(job, state=state, reason=reason, message=message)

@@ -147,6 +147,14 @@ class WorkMeter(Protocol):
         ...
 
 
+class LapMeter(Protocol):
+    """Joules of what this process does from one lap to the next."""
+
+    def lap(self) -> WorkEnergy:
+        """What was used since the last lap, or since the meter was opened. It should be a tenth of a second or more."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class PowerDevice:
     """A device whose power can be limited, as it is now."""
@@ -189,6 +197,30 @@ class PowerControl(Protocol):
 
     def restore(self) -> Sequence[str]:
         """Give each device back what it had before the first change; ids of those that were given back."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class Knob(Protocol):
+    """What makes a training on this node slower and more frugal, such as a power limit or the number of threads.
+
+    A context manager: on leaving, by an error too, everything is as it was before.
+    """
+
+    #: what it sets and in which unit, as the name of a metric: "power_limit_w", "threads"
+    name: str
+    #: what it works on: what was seen on another hardware says nothing about this one
+    hardware: str
+
+    def settings(self) -> Sequence[float]:
+        """What it can be turned to, the fastest first."""
+        ...
+
+    def turn(self, setting: float) -> None:
+        """Turn it. Raises EcoRayError where that is refused, NotAllowedError without privilege."""
         ...
 
     def __enter__(self) -> Self: ...

@@ -148,8 +148,9 @@ _LIVE: dict[AttemptState, Callable[[Job, Attempt, float], Prospect]] = {
 
 
 def _held(job: Job) -> str:
+    larger = " with a larger budget (--budget-g, --budget-kwh)" if job.over_budget else ""
     point = "from its checkpoint" if job.has_checkpoint else "from the beginning, as it has no checkpoint"
-    return f"`eco-ray job resume {job.id}` lets it go on {point if job.attempts else 'when its time has come'}"
+    return f"`eco-ray job resume {job.id}`{larger} lets it go on {point if job.attempts else 'when its time has come'}"
 
 
 def _is_retrying(job: Job, now_s: float) -> Prospect:

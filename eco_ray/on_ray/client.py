@@ -90,9 +90,9 @@ class Client:
         """Suspend a job until it is resumed."""
         self._call(lambda c: c.suspend.remote(job_id))
 
-    def resume(self, job_id: str) -> None:
-        """Let a suspended job go on."""
-        self._call(lambda c: c.resume.remote(job_id))
+    def resume(self, job_id: str, budget_g: float | None = None, budget_j: float | None = None) -> None:
+        """Let a suspended job go on, perhaps with other budgets [g, J]."""
+        self._call(lambda c: c.resume.remote(job_id, budget_g, budget_j))
 
     def status(self) -> dict[str, Any]:
         """Facts about controller, clock and nodes."""

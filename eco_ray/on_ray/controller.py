@@ -54,6 +54,7 @@ from eco_ray.on_ray.ray_jobs import RayJobs
 from eco_ray.on_ray.serving.controller_side import ServingSide
 from eco_ray.on_ray.signals import ShowSignal, Signals
 from eco_ray.on_ray.spool import Spool
+from eco_ray.on_ray.standings import Standings, tell
 from eco_ray.on_ray.watcher import Watcher, report_event
 
 log = logging.getLogger("eco_ray.controller")
@@ -105,6 +106,7 @@ class Controller(ServingSide):
         self._watcher = Watcher(launcher, fleet, self._known, config.clock, self._post)
         self._performer = Performer(launcher, fleet, self._watcher, self._known, self._core.book.nodes, self._post)
         self._outbox = Outbox(store, self._performer.perform)
+        self._standings = Standings(store, config.clock)
         self._ray_jobs = RayJobs(store, config.clock, self._is_job)
         self._start(began_s)
 
@@ -144,9 +146,9 @@ class Controller(ServingSide):
         """Suspend a job until `resume`. Raises NotFoundError."""
         self._brain.ask(lambda: self._request(SuspendRequested(job_id)))
 
-    def resume(self, job_id: str) -> None:
-        """Let a suspended job go on. Raises NotFoundError or UsageError."""
-        self._brain.ask(lambda: self._request(ResumeRequested(job_id)))
+    def resume(self, job_id: str, budget_g: float | None = None, budget_j: float | None = None) -> None:
+        """Let a suspended job go on, perhaps with other budgets. Raises NotFoundError or UsageError."""
+        self._brain.ask(lambda: self._request(ResumeRequested(job_id, budget_g, budget_j)))
 
     def has_package(self, name: str) -> bool:
         """Whether a snapshot is already here."""
@@ -331,6 +333,7 @@ class Controller(ServingSide):
                 seen = nodes, self._fleet.held(nodes), self._fleet.draining(nodes)
                 self._brain.do_soon(partial(self._looked, *seen))
                 self._ingest_spools_of(self._known.keys() - nodes.keys())
+            self._brain.do_soon(self._tell)
             if time.monotonic() >= ray_jobs_due:
                 ray_jobs_due = time.monotonic() + _LIST_S
                 self._signals.show(self._zones(), self.now_s())
@@ -359,6 +362,14 @@ class Controller(ServingSide):
         if news is not None:
             self._handle(news)
         self._accounts.keep_series(self._zones(), now_s)
+
+    def _tell(self) -> None:
+        """Tell running attempts how their jobs stand, and stop those that have spent their budgets."""
+        told, accounted = self._standings.look(self._core.book, self.now_s())
+        if told:
+            self._performer.in_background(tell, told, dict(self._core.book.nodes), self._fleet.call)
+        if accounted:
+            self._handle(*accounted)
 
     def _listed(self, ray_jobs: Mapping[str, Any]) -> None:
         """Take Ray's job list in. A job whose `eco-ray run` was stopped through Ray is cancelled with it."""

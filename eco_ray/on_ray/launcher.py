@@ -98,6 +98,7 @@ class Launcher:
             "ECO_RAY_JOB_ID": job.id,
             "ECO_RAY_ATTEMPT": str(attempt.number),
             "ECO_RAY_WORKERS": str(attempt.workers),
+            "ECO_RAY_CPUS": f"{job.spec.demand.cpus:g}",
             "ECO_RAY_RUN_DIR": str(self.run_dir(attempt.node, attempt)),
             "ECO_RAY_CHECKPOINT_DIR": checkpoints,
         }

@@ -23,6 +23,7 @@ from eco_ray.core.clock import Clock
 from eco_ray.core.ledger import MAX_LENGTH_S, GpuSample, Sample
 from eco_ray.core.ports import CpuUse, EnergyMeter, Reading
 from eco_ray.core.power import PowerCurve
+from eco_ray.core.standing import Standing
 from eco_ray.core.units import MJ_PER_J, Nature
 from eco_ray.core.usage import Found
 from eco_ray.on_ray.attempt_files import read_report, read_reports, read_reserved, write_reserved
@@ -37,6 +38,7 @@ from eco_ray.power.composite import open_meter
 from eco_ray.power.probe import Finding
 from eco_ray.power.processes import ProcessTable
 from eco_ray.power.procfs import NodeCpu
+from eco_ray.train.standing import write_standing
 
 log = logging.getLogger("eco_ray.agent")
 
@@ -154,6 +156,12 @@ class NodeAgent:
         folder = self.config.run_dir / submission_id
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (folder / "pause").touch()
+
+    def tell(self, standings: Mapping[str, Standing]) -> None:
+        """Tell attempts, by submission id, how their jobs stand; one whose directory is gone has ended."""
+        for submission_id, standing in standings.items():
+            with suppress(OSError):
+                write_standing(self.config.run_dir / submission_id, standing)
 
     def collect(self, submission_id: str) -> dict[str, Any] | None:
         """The last report of an attempt, read now."""

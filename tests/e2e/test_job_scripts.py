@@ -137,7 +137,10 @@ def test_train_sgd_learns_digits(tmp_path):
     assert float(re.search(r"accuracy ([\d.]+)", out)[1]) > 0.88
 
 
-@pytest.mark.parametrize("script", ["train_mnist", "linear_regression", "softmax_regression", "train_sgd"])
+SCRIPTS = ["train_mnist", "linear_regression", "softmax_regression", "train_sgd", "finetune_mnist"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
 def test_each_script_has_its_yaml_and_says_how_to_submit_it(script):
     load_job_file(JOBS / f"{script}.yaml")  # raises if a key or value is wrong
     job = yaml.safe_load((JOBS / f"{script}.yaml").read_text())

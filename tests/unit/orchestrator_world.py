@@ -224,7 +224,7 @@ class World:
             self.do(ForeignUse(name, Resources()))
         for job in list(self.core.book.jobs.values()):
             if job.held:
-                self.do(ResumeRequested(job.id))
+                self.do(ResumeRequested(job.id, budget_g=1e9 if job.over_budget else None))
         for _ in range(300):
             if not self.core.book.jobs:
                 break

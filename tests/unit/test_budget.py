@@ -13,13 +13,13 @@ from orchestrator_world import World
 from planning_cases import CONFIG, HOUR_S, T0, a_job, a_node, a_situation, a_spec, hourly, no_suspension, shape
 
 from eco_ray.core.cluster import Resources
-from eco_ray.core.events import ForecastArrived
+from eco_ray.core.events import ForecastArrived, JobAccounted, ResumeRequested
 from eco_ray.core.feasible import check_feasible
 from eco_ray.core.jobs import Attempt, AttemptState, Plan, Reason, Segment, SuspendRule, Workers
 from eco_ray.core.planner import plan_job
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.situation import NoPlan
-from eco_ray.errors import InfeasibleError
+from eco_ray.errors import InfeasibleError, UsageError
 
 KWH = 3.6e6
 #: an hour of a whole node of 100 W: 0.1 kWh, 30 g
@@ -327,6 +327,68 @@ def test_the_grams_of_a_paused_attempt_are_gone():
     world.do(ForecastArrived({"DE": hourly("DE", 300, 900, 300, *[900] * 40)}))
     world.tick(hours=0.1)
     assert world.said()[1] == "WaitingForCleanerWindow"
+
+
+def accounted(world, kwh=0.0, g=None):
+    return world.do(JobAccounted("j", kwh * KWH, g), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("budgets", "used", "stopped"),
+    [
+        ({"budget_g": 40.0}, {"g": 40.0}, False),
+        ({"budget_g": 40.0}, {"g": 40.1}, True),
+        ({"budget_g": 40.0}, {"g": None, "kwh": 99.0}, False),  # unknown grams stop nothing
+        ({"budget_g": 40.0}, {"g": math.nan, "kwh": 99.0}, False),
+        ({"budget_j": 0.15 * KWH}, {"kwh": 0.15, "g": 999.0}, False),
+        ({"budget_j": 0.15 * KWH}, {"kwh": 0.151}, True),
+        ({}, {"kwh": 99.0, "g": 999.0}, False),
+    ],
+)
+def test_a_running_job_is_stopped_when_the_ledger_has_it_above_a_budget(budgets, used, stopped):
+    world = World(hourly("DE", *[300] * 40))
+    world.running(hours=1, zones=("DE",), **budgets)
+    assert accounted(world, **used) == (["ask j-a1"] if stopped else [])
+
+
+def test_a_job_that_has_spent_its_budget_pauses_with_a_checkpoint_until_it_gets_a_larger_one():
+    world = World(hourly("DE", *[300] * 40))
+    world.running(hours=1, zones=("DE",), budget_g=40.0)
+    assert accounted(world, g=41.0) == ["ask j-a1"]
+    assert world.said()[2] == "pauses: it has emitted 41 g of its budget of 40 g, by the ledger"
+    assert accounted(world, g=42.0) == []  # it is asked once
+    world.exited(75)
+    assert world.said() == (
+        "suspended",
+        "ExceedsBudget",
+        "has emitted 41 g of its budget of 40 g, by the ledger; its checkpoint is kept. `eco-ray job resume j` with a "
+        "larger budget lets it go on",
+    )
+    assert world.tick(hours=2) == []  # no forecast lets it start
+    with pytest.raises(UsageError, match=r"job j has emitted 41 g of its budget of 40 g"):
+        world.do(ResumeRequested("j"))
+    with pytest.raises(UsageError, match="is not above 0"):
+        world.do(ResumeRequested("j", budget_g=math.nan))
+    assert world.do(ResumeRequested("j", budget_g=90.0)) == ["start j-a2 on de-1"]
+    assert (world.job().spec.budget_g, world.job().held, world.job().over_budget) == (90.0, False, "")
+
+
+def test_one_that_does_not_pause_is_stopped():
+    world = World(hourly("DE", *[300] * 40))
+    world.running(hours=1, zones=("DE",), budget_g=40.0)
+    accounted(world, g=41.0)
+    assert world.tick(seconds=61) == ["stop j-a1"]
+    world.exited(outcome="stopped")
+    assert world.said()[:2] == ("suspended", "ExceedsBudget")
+
+
+def test_a_job_that_has_ended_or_is_on_its_way_is_not_asked():
+    world = World(hourly("DE", *[300] * 40))
+    world.submit(hours=1, zones=("DE",), budget_g=40.0)
+    assert accounted(world, g=41.0) == []  # it is being launched
+    world.started()
+    world.exited(0)
+    assert accounted(world, g=41.0) == []
 
 
 # -- what cannot be ----------------------------------------------------------------------------------------------------

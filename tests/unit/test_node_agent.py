@@ -14,12 +14,14 @@ import pytest
 from eco_ray.core.clock import Clock
 from eco_ray.core.ports import CpuUse, GpuReading, Reading
 from eco_ray.core.power import PowerCurve
+from eco_ray.core.standing import Spent, Standing
 from eco_ray.core.units import Nature
 from eco_ray.on_ray import node_agent
 from eco_ray.on_ray.gpu_use import Holding, gpu_samples
 from eco_ray.on_ray.last_seen import LONGEST_S, LastSeen, forget_all
 from eco_ray.on_ray.node_agent import AGENT_AWAY, AgentConfig, NodeAgent
 from eco_ray.on_ray.owners import Owner, OwnerFinder
+from eco_ray.train.standing import read_standing
 
 CURVE = PowerCurve((0.0, 1.0), (50.0, 100.0), "test")
 SPEED = 60.0
@@ -290,3 +292,12 @@ def test_a_node_without_gpus_that_are_metered_has_none(tmp_path: Path) -> None:
     agent = an_agent(tmp_path, Controller(), Meter((a_gpu(0, {os.getpid(): 0.5}, 500.0),)))
     (gpu,) = agent.sample().gpus
     assert (gpu.energy_mj, gpu.system_busy_s) == (30_000, 0.5)
+
+
+def test_an_attempt_is_told_how_its_job_stands_and_one_that_has_ended_hinders_nobody(tmp_path: Path) -> None:
+    agent = an_agent(tmp_path, Controller())
+    standing = Standing(1.0, 2.0, Spent(3.0, None, Nature.MODELLED, "ledger, test"))
+    agent.expect("j", 1, "j-a1", 1.0)
+    agent.tell({"ended-a1": standing, "j-a1": standing})
+    assert read_standing(tmp_path / "run" / "j-a1") == standing
+    assert not (tmp_path / "run" / "ended-a1").exists()

@@ -16,6 +16,7 @@ from eco_ray.core.cluster import Resources
 from eco_ray.core.events import (
     ForecastArrived,
     ForeignUse,
+    JobAccounted,
     JobCancelled,
     JobSubmitted,
     NodeDraining,
@@ -44,6 +45,7 @@ specs = st.fixed_dictionaries(
         "max_retries": st.integers(0, 2),
         "min_saving_pct": st.sampled_from([0.0, 20.0]),
         "max_intensity": st.sampled_from([None, 200.0]),
+        "budget_g": st.sampled_from([None, None, 1e6]),
     }
 )
 which = st.integers(0, 5)
@@ -53,6 +55,7 @@ moves = st.one_of(
     st.tuples(st.sampled_from(["start", "start", "pause", "fail", "succeed", "lose", "refuse", "stop"]), which),
     st.tuples(st.just("progress"), st.tuples(which, st.floats(0, 1), st.booleans())),
     st.tuples(st.sampled_from(["cancel", "suspend", "resume"]), which),
+    st.tuples(st.just("spent"), which),
     st.tuples(st.sampled_from(["node lost", "node joined", "node draining"]), st.sampled_from(sorted(NODES))),
     st.tuples(st.just("foreign"), st.tuples(st.sampled_from(sorted(NODES)), st.sampled_from([0.0, 0.5]))),
     st.tuples(st.just("forecast"), st.lists(st.sampled_from([20.0, 100.0, 300.0, 900.0]), min_size=1, max_size=30)),
@@ -73,6 +76,8 @@ def make(world, move, argument):
     elif move in REQUESTS:
         if argument < len(world.records):
             attempt_it(world, REQUESTS[move](f"j{argument}"))
+    elif move == "spent":
+        world.do(JobAccounted(f"j{argument}", 0.0, 2e6))
     elif move == "node lost":
         world.do(NodeLost(argument))
     elif move == "node draining":

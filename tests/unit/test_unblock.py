@@ -141,6 +141,14 @@ SEVEN = a_plan((3, 4))
             "`eco-ray job resume j` lets it go on from its checkpoint",
         ),
         (
+            replace(
+                waits(BUDGET, held=True, attempts=(an_attempt(AttemptState.PAUSED),), has_checkpoint=True),
+                over_budget="has emitted 41 g",
+            ),
+            None,
+            "`eco-ray job resume j` with a larger budget (--budget-g, --budget-kwh) lets it go on from its checkpoint",
+        ),
+        (
             waits(Reason.SUSPENDED, held=True, attempts=(an_attempt(AttemptState.STOPPED),)),
             None,
             "`eco-ray job resume j` lets it go on from the beginning, as it has no checkpoint",
