@@ -64,6 +64,8 @@ class AttemptProgressed:
     productive_s: float | None = None
     checkpoint_s: float | None = None
     checkpoint_gb: float | None = None
+    #: when it was so; None: now
+    at_s: float | None = None
 
 
 #: exited: by itself; stopped: through Ray's job API; lost: node or supervisor gone; refused: could not be launched
