@@ -111,7 +111,7 @@ class Workers:
     max: int = 1
     #: work per second with min, min + 1, ..., max workers, in terms of that with min; empty: it grows in proportion
     throughput: tuple[float, ...] = ()
-    #: `throughput` as the owner said, where it was put right by what was measured (core/scaling.py); None: it is as said
+    #: `throughput` as the owner said, where core/scaling.py put it right by what was measured; None: it is as said
     asked: tuple[float, ...] | None = None
 
     def speed(self, workers: int) -> float:
