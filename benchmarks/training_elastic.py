@@ -66,8 +66,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Grams of an elastic job beside one worker that may be suspended.")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--keep", type=Path, help="file to which results are added, and from which others are taken")
+    parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args()
-    with saved_output("training_elastic"):
+    with saved_output("training_elastic", save=not args.no_save):
         describe_run("An elastic training job beside a fixed one under a varying grid")
         found: dict[str, Any] = json.loads(args.keep.read_text()) if args.keep and args.keep.exists() else {}
         found.setdefault("epochs", epochs_for(WORK_H * 3600 / SPEED))
