@@ -27,6 +27,9 @@ from eco_ray.train import session
 _PINNED = 0.0001
 #: how often Ray Train looks at its workers; its own 2 s would be added to every pause [s]
 _LOOK_S = "0.25"
+#: what the launcher tells an attempt. No more of the environment: Ray shows what its workers are given, and settings
+#: of eco_ray may be keys
+_ATTEMPT = ("ECO_RAY_JOB_ID", "ECO_RAY_ATTEMPT", "ECO_RAY_WORKERS", "ECO_RAY_RUN_DIR", "ECO_RAY_CHECKPOINT_DIR")
 #: workers of an attempt that were lost are started again at most so often
 MAX_RESTARTS = 3
 
@@ -156,7 +159,7 @@ def _work(train: Train) -> int:
 
 def _own_variables() -> dict[str, str]:
     """The attempt's, and one thread for each worker: PyTorch would take all of the machine in every one of them."""
-    theirs = {name: value for name, value in os.environ.items() if name.startswith("ECO_RAY_")}
+    theirs = {name: os.environ[name] for name in _ATTEMPT if name in os.environ}
     return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), **theirs}
 
 
