@@ -29,7 +29,14 @@ _PINNED = 0.0001
 _LOOK_S = "0.25"
 #: what the launcher tells an attempt. No more of the environment: Ray shows what its workers are given, and settings
 #: of eco_ray may be keys
-_ATTEMPT = ("ECO_RAY_JOB_ID", "ECO_RAY_ATTEMPT", "ECO_RAY_WORKERS", "ECO_RAY_RUN_DIR", "ECO_RAY_CHECKPOINT_DIR")
+_ATTEMPT = (
+    "ECO_RAY_JOB_ID",
+    "ECO_RAY_ATTEMPT",
+    "ECO_RAY_WORKERS",
+    "ECO_RAY_RUN_DIR",
+    "ECO_RAY_CHECKPOINT_DIR",
+    "ECO_RAY_HAS_CHECKPOINT",
+)
 #: workers of an attempt that were lost are started again at most so often
 MAX_RESTARTS = 3
 
