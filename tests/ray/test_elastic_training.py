@@ -11,39 +11,37 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from live_cluster import CLUSTER, SCRIPTS, SPEED, START, intensities
+from live_cluster import SCRIPTS, Cluster
 
-from eco_ray.cluster_file import load_cluster_file
-from eco_ray.config import load_settings
-from eco_ray.core.cluster import Resources
+from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobSpec, JobState, Reason, Workers
-from eco_ray.on_ray import bootstrap
+from eco_ray.core.power import PowerCurve
+from eco_ray.on_ray import local_cluster
 from eco_ray.on_ray.attempt_files import read_report
-from eco_ray.on_ray.client import Client
 from eco_ray.on_ray.launcher import Launcher, RayJobStatus
 
 pytestmark = pytest.mark.timeout(300)
 pytest.importorskip("pyarrow", reason="Ray Train needs pyarrow: pip install 'eco-ray[train]'")
 
 #: with checkpoints a second apart, a kill costs at most so many of the steps of 0.1 s with two workers
-EPOCHS, STEP_S, MOST_REPEATED = 30, 0.1, 40
+EPOCHS, STEP_S, MOST_REPEATED = 20, 0.1, 40
+NODE = "two-1"
 
 
 class Attempts:
     """Launches attempts of one job as the performer does, with any number of workers."""
 
-    def __init__(self, folder: Path, client: Client, state_dir: Path) -> None:
-        self.lines = folder / "steps"
-        self.launcher = Launcher(client.record.dashboard_url, state_dir, folder / "run")
-        self.node_id = next(
-            node["NodeID"] for node in _nodes(client) if node["Alive"] and node["Resources"].get("CPU") == 2
-        )
+    def __init__(self, cluster: Cluster, node_id: str) -> None:
+        self.lines = cluster.folder / "elastic-steps"
+        state_dir = cluster.settings.state_dir
+        self.launcher = Launcher(cluster.client.record.dashboard_url, state_dir, cluster.folder / "elastic-run")
+        self.node_id = node_id
         run = " ".join([sys.executable, str(SCRIPTS / "elastic.py"), str(self.lines), str(EPOCHS), str(STEP_S)])
         spec = JobSpec("elastic", run, 0.0, demand=Resources(1.0, 0.0, 0.2), workers=Workers(1, 2))
         self.job = Job("elastic", spec, JobState.RUNNING, Reason.RUNNING, "", 0.0)
 
     def start(self, number: int, workers: int) -> Attempt:
-        attempt = Attempt(number, f"elastic-a{number}", "two-1", "AA", AttemptState.LAUNCHING, 0.0, workers=workers)
+        attempt = Attempt(number, f"elastic-a{number}", NODE, "EE", AttemptState.LAUNCHING, 0.0, workers=workers)
         self.launcher.start(self.job, attempt, self.node_id)
         return attempt
 
@@ -58,7 +56,7 @@ class Attempts:
 
     def ended(self, attempt: Attempt, *, pause: bool) -> RayJobStatus:
         if pause:
-            (self.launcher.run_dir("two-1", attempt) / "pause").touch()
+            (self.launcher.run_dir(NODE, attempt) / "pause").touch()
         status = self.launcher.wait_final(attempt.submission_id, 90)
         assert status is not None
         assert status.is_final, self.log(attempt)
@@ -76,32 +74,24 @@ class Attempts:
         return text[-4000:]
 
 
-def _nodes(client: Client) -> list[dict[str, object]]:
-    client.status()  # connects
-    import ray
-
-    return list(ray.nodes())
-
-
 @pytest.fixture
-def attempts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attempts]:
+def attempts(cluster: Cluster) -> Iterator[Attempts]:
+    """On a node of its own with two CPUs, which goes away afterwards."""
     import ray
 
-    ray.shutdown()  # of the shared cluster of the other tests
-    folder = tmp_path_factory.mktemp("e")
-    trace = folder / "trace.csv"
-    rows = [f"{START.isoformat()},{','.join(map(str, intensities(0).values()))}"]
-    trace.write_text("\n".join([f"time,{','.join(intensities(0))}", *rows]))
-    text = CLUSTER.format(trace=trace, speed=SPEED)
-    nodes = "  - {name: two-1, zone: AA, num_cpus: 2, memory_gb: 2, power: {idle_w: 50, max_w: 100, source: test}}\n"
-    (folder / "cluster.yaml").write_text(text[: text.index("  - {name: aa-1")] + nodes + text[text.index("grid:") :])
-    settings = load_settings({"state_dir": str(folder / "state")})
-    described = load_cluster_file(folder / "cluster.yaml", settings)
-    with contextlib.ExitStack() as stack:
-        stack.callback(bootstrap.down, settings)
-        bootstrap.up(described, settings, lambda: described.clock.to_clock(time.time()))
-        stack.callback(ray.shutdown)
-        yield Attempts(folder, Client(settings), settings.state_dir)
+    record = cluster.client.record
+    before = len(record.processes)
+    node = Node(NODE, "EE", Resources(2.0, 0.0, 2.0), PowerCurve((0, 1), (50, 100), "test"))
+    cluster.client.status()  # connects
+    local_cluster.add_node(record, node, cluster.settings.state_dir)
+    started = [pid for pid, _ in record.processes[before:]]
+    try:
+        found = next(one for one in ray.nodes() if one["Alive"] and one["Resources"].get("CPU") == 2)
+        yield Attempts(cluster, str(found["NodeID"]))
+    finally:
+        for pid in started:
+            if local_cluster.start_ticks(pid):
+                os.kill(pid, signal.SIGKILL)
 
 
 def worker_pids(attempt: Attempt) -> list[int]:
@@ -153,7 +143,7 @@ def test_it_grows_and_shrinks_at_checkpoints_and_survives_a_killed_worker(attemp
     boundaries = [(a, c) for i, (a, _, c, _) in enumerate(steps) if i and steps[i - 1][0] != a]
     assert all(c not in [c for a, _, c, _ in steps if a < number] for number, c in boundaries)
     # the weights are those of a run without any of this
-    report = read_report(attempts.launcher.run_dir("two-1", three))
+    report = read_report(attempts.launcher.run_dir(NODE, three))
     assert report is not None
     found = [float(value) for value in str(report["metrics"]["weights"]).split()]
     assert found == pytest.approx(alone(EPOCHS), abs=1e-6)
