@@ -7,6 +7,7 @@ was done twice, or not at all, can be seen.
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,7 @@ from eco_ray.on_ray import training
 ROWS, SIZE = 240, 24
 
 
-def train(run):
-    file, epochs, step_s = Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+def train(run, file, epochs, step_s):
     attempt = os.environ.get("ECO_RAY_ATTEMPT", "1")
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=(ROWS, 5)))
@@ -45,4 +45,5 @@ def train(run):
 
 
 if __name__ == "__main__":
-    training.fit(train)
+    # the arguments are the driver's: a worker has others
+    training.fit(partial(train, file=Path(sys.argv[1]), epochs=int(sys.argv[2]), step_s=float(sys.argv[3])))
