@@ -4,7 +4,7 @@
 
 Both train jobs/elastic_mnist.py, for the same number of images, from the same hour on, to the same deadline, on
 cluster/elastic.yaml, with the hourly intensity of AU-SA, DE and GB from 14 November 2022 20:00 UTC on (EM 2022,
-../shared) and a clock that plays an hour in 12 s. What starts and pauses cost is then 300 times what it would be in
+../shared) and a clock that plays an hour in 12 s (--speed). What starts and pauses cost is then 300 times what it would be in
 real time, so that the elastic job, which starts more processes and moves more often, has the worse part of that. Power
 is modelled, from CPU time that was measured. The bar: the elastic job is in time and emits less.
 """
@@ -40,6 +40,7 @@ from eco_ray.sim.workload import Workload
 
 ZONES = ("AU-SA", "DE", "GB")
 BEGIN = datetime(2022, 11, 14, 20, tzinfo=UTC)
+#: grid seconds per second, where nothing else is asked for
 SPEED = 300.0
 #: of the work with one worker, and from submission to deadline [h of the grid]
 WORK_H, DELAY_H = 12, 14
@@ -66,17 +67,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Grams of an elastic job beside one worker that may be suspended.")
     parser.add_argument("--cases", default=",".join(CASES))
     parser.add_argument("--keep", type=Path, help="file to which results are added, and from which others are taken")
+    parser.add_argument("--speed", type=float, default=SPEED, help="grid seconds per second")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args()
     with saved_output("training_elastic", save=not args.no_save):
         describe_run("An elastic training job beside a fixed one under a varying grid")
         found: dict[str, Any] = json.loads(args.keep.read_text()) if args.keep and args.keep.exists() else {}
-        found.setdefault("epochs", epochs_for(WORK_H * 3600 / SPEED))
+        found.setdefault("epochs", epochs_for(WORK_H * 3600 / args.speed))
         for name in args.cases.split(","):
-            found[name] = live(name, found["epochs"])
+            found[name] = live(name, found["epochs"], args.speed)
             if args.keep:
                 args.keep.write_text(json.dumps(found))
-        return show(found)
+        return show(found, args.speed)
 
 
 def epochs_for(seconds: float) -> int:
@@ -92,7 +94,7 @@ def epochs_for(seconds: float) -> int:
     return max(10, round(seconds * 12 / (long_s - short_s)))
 
 
-def live(name: str, epochs: int) -> dict[str, Any]:
+def live(name: str, epochs: int, speed: float) -> dict[str, Any]:
     """One case on a cluster of its own."""
     most = CASES[name]
     with tempfile.TemporaryDirectory() as folder:
@@ -109,14 +111,14 @@ def live(name: str, epochs: int) -> dict[str, Any]:
                 epochs=epochs,
                 most=most,
                 throughput=f", throughput: [1, {SAID}]" if most > 1 else "",
-                work_s=WORK_H * 3600 / SPEED,
+                work_s=WORK_H * 3600 / speed,
                 delay_h=DELAY_H,
                 resume_s=RESUME_S,
             )
         )
-        with cluster(speed=SPEED, file=described) as client:
+        with cluster(speed=speed, file=described) as client:
             job_id = client.submit(load_job_file(job))
-            ended = client.wait(job_id, 2 * DELAY_H * 3600 / SPEED)
+            ended = client.wait(job_id, 2 * DELAY_H * 3600 / speed)
             time.sleep(3.0)  # what agents still have to tell
             report = build_report(client.store, BEGIN.timestamp() + 48 * 3600)
             told = next(one for one in report["jobs"] if one["id"] == job_id)
@@ -148,7 +150,7 @@ def _trace_rows() -> list[str]:
     ]
 
 
-def simulated(most: int, speed: float) -> tuple[float, float]:
+def simulated(most: int, faster: float, speed: float) -> tuple[float, float]:
     """Grams and joules of the same job in the simulator, on the same machines; a start costs what a resume does."""
     begin_s, span_s, tick_s = BEGIN.timestamp(), 3 * 86_400, 900
     file = CsvTrace(EM2022, columns={zone: zone for zone in ZONES}, start_s=begin_s, end_s=begin_s + span_s)
@@ -165,7 +167,7 @@ def simulated(most: int, speed: float) -> tuple[float, float]:
         max_wait_s=np.array([(DELAY_H - WORK_H) * 3600], np.int64),
         max_workers=np.array([most], np.int64),
         zones=[(0, 1, 2)],
-        workers=[Workers(1, most, (1.0, speed)[:most])],
+        workers=[Workers(1, most, (1.0, faster)[:most])],
     )
     made = Setup(
         workload=work,
@@ -176,8 +178,8 @@ def simulated(most: int, speed: float) -> tuple[float, float]:
         resolution_s=tick_s,
         nodes=nodes,
         interruptible=True,
-        resume_cost_s=round(RESUME_S * SPEED),
-        min_run_s=round(12 * SPEED),
+        resume_cost_s=round(RESUME_S * speed),
+        min_run_s=round(12 * speed),
     )
     done = simulate(made, "eco")
     assert done.schedule is not None
@@ -199,11 +201,11 @@ def measured_speed(found: dict[str, Any]) -> float | None:
     return worked["fixed"] / worked["elastic"] if all(worked.values()) else None
 
 
-def show(found: dict[str, Any]) -> int:
+def show(found: dict[str, Any], speed: float) -> int:
     """The table, and whether the bar holds."""
     rows = []
     elastic = found.get("elastic", {})
-    speed = measured_speed(found) or SAID
+    faster = measured_speed(found) or SAID
     told = "measured here" if measured_speed(found) else "the owner says"
     for name, most in CASES.items():
         if name in found:
@@ -211,9 +213,9 @@ def show(found: dict[str, Any]) -> int:
             early_h = (one["deadline_s"] - (one["finished_s"] or np.inf)) / 3600
             where = " > ".join(f"{workers}x{zone}" for workers, zone, *_ in one["attempts"])
             rows.append([f"live, {name}", _n(one["grams"]), f"{one['joules'] / 3.6e6:.3f}", f"{early_h:.1f}", where])
-        grams, joules = simulated(most, speed)
+        grams, joules = simulated(most, faster, speed)
         rows.append(
-            [f"simulated, {name}", _n(grams), f"{joules / 3.6e6:.3f}", "", f"two are {speed:.2f} x one, as {told}"]
+            [f"simulated, {name}", _n(grams), f"{joules / 3.6e6:.3f}", "", f"two are {faster:.2f} x one, as {told}"]
         )
     print(f"\n{found['epochs']} epochs; {WORK_H} h of work with one worker, {DELAY_H} h from submission to deadline\n")
     table(["", "g", "kWh", "h early", "workers x zone, by attempt"], rows)
