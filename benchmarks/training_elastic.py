@@ -4,9 +4,9 @@
 
 Both train jobs/elastic_mnist.py, for the same number of images, from the same hour on, to the same deadline, on
 cluster/elastic.yaml, with the hourly intensity of AU-SA, DE and GB from 14 November 2022 20:00 UTC on (EM 2022,
-../shared) and a clock that plays an hour in 12 s (--speed). What starts and pauses cost is then 300 times what it would be in
-real time, so that the elastic job, which starts more processes and moves more often, has the worse part of that. Power
-is modelled, from CPU time that was measured. The bar: the elastic job is in time and emits less.
+../shared) and a clock that plays an hour in 12 s (--speed). What starts and pauses cost is then 300 times what it
+would be in real time, so that the elastic job, which starts more processes and moves more often, has the worse part of
+that. Power is modelled, from CPU time that was measured. The bar: the elastic job is in time and emits less.
 """
 
 from __future__ import annotations
