@@ -1,6 +1,6 @@
 """Grams of an elastic job beside the same job with one worker that may only be suspended: live, and simulated.
 
-    python benchmarks/training_elastic.py [--cases elastic,fixed]      # about 4 min a case; needs ../shared, [train]
+    python benchmarks/training_elastic.py [--cases elastic,fixed]      # needs ../shared, [train]
 
 Both train jobs/elastic_mnist.py, for the same number of images, from the same hour on, to the same deadline, on
 cluster/elastic.yaml, with the hourly intensity of AU-SA, DE and GB from 14 November 2022 20:00 UTC on (EM 2022,
