@@ -43,6 +43,7 @@ def show_explanation(document: Document, events: Sequence[Mapping[str, Any]], no
             "until": f"{_time(until)} UTC (now {now} UTC)" if until else "unknown" if _is_open(document) else "-",
             "unblock": document["unblock"],
             **(_plan_facts(document["plan"]) if _is_open(document) else {}),
+            **({"speed by workers": document["scaling"]} if document.get("scaling") else {}),
         }
     )
     if document["plan"]:

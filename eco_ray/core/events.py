@@ -66,6 +66,8 @@ class AttemptProgressed:
     productive_s: float | None = None
     checkpoint_s: float | None = None
     checkpoint_gb: float | None = None
+    #: when it was so; None: now
+    at_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

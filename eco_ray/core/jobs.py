@@ -111,6 +111,8 @@ class Workers:
     max: int = 1
     #: work per second with min, min + 1, ..., max workers, in terms of that with min; empty: it grows in proportion
     throughput: tuple[float, ...] = ()
+    #: `throughput` as the owner said, where core/scaling.py put it right by what was measured; None: it is as said
+    asked: tuple[float, ...] | None = None
 
     def speed(self, workers: int) -> float:
         """Work per second with so many workers, in terms of that with the least."""
@@ -212,6 +214,29 @@ class Plan:
         return self.segments[-1].end_s
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast an attempt works once it does: how much of the work was done from when to when [s since epoch]."""
+
+    #: progress, in [0, 1]
+    from_done: float
+    from_s: float
+    to_done: float
+    to_s: float
+    #: how often it reported new work; 0: not yet, 1: from then on it is measured
+    reports: int = 0
+
+    @property
+    def share(self) -> float:
+        """Share of the work, in [0, 1]."""
+        return self.to_done - self.from_done
+
+    @property
+    def over_s(self) -> float:
+        """In how long [s]."""
+        return self.to_s - self.from_s
+
+
 @dataclass(frozen=True)  # without slots: `records.changed` copies it often
 class Attempt:
     """One launch of a job."""
@@ -236,6 +261,10 @@ class Attempt:
     exit_code: int | None = None
     message: str = ""
     workers: int = 1
+    #: of a job whose number of workers is free
+    pace: Pace | None = None
+    #: how long it did work that a checkpoint holds [s]; None: it lives, or nobody wrote it down
+    kept_s: float | None = None
 
 
 @dataclass(frozen=True)  # without slots: `records.changed` copies it often

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from eco_ray.core import scaling
 from eco_ray.core.actions import Action, AskToCheckpoint, CleanUp, StartAttempt, StopAttempt
 from eco_ray.core.attempts import exit_verdict, kept_work, with_attempt
 from eco_ray.core.book import Book, is_tired
@@ -238,6 +239,12 @@ class Orchestrator:
             has_checkpoint=job.has_checkpoint or event.checkpoint_s is not None,
             checkpoint_gb=event.checkpoint_gb if event.checkpoint_gb is not None else job.checkpoint_gb,
         )
+        as_known = job.spec.workers
+        job = scaling.reported(job, event.done, event.at_s if event.at_s is not None else now_s)
+        if job.spec.workers is not as_known:  # plans were made for other speeds
+            self.book.set(job, now_s, "scaling", f"speed by workers: {scaling.in_words(job)}")
+            self._line.changed(everywhere=True)
+            return []
         self.book.set(job, now_s)
         return []
 
@@ -260,6 +267,8 @@ class Orchestrator:
             attempt, state=verdict.attempt_state, ended_s=ended_s, exit_code=event.exit_code, message=event.message
         )
         productive_s, progress = kept_work(job, ended)
+        kept_s = (productive_s - job.productive_s) / job.spec.workers.speed(ended.workers)
+        ended = changed(ended, kept_s=kept_s)
         used_j, emitted_g = self.book.spent(job, ended, now_s)
         planned = job.plan
         ahead = planned if planned is not None and planned.start_s >= now_s else None

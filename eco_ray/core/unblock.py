@@ -13,6 +13,7 @@ from eco_ray.core.durations import AS_GIVEN
 from eco_ray.core.feasible import hours
 from eco_ray.core.grants import GIVES_WAY
 from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Plan, Reason
+from eco_ray.core.scaling import in_words
 from eco_ray.core.words import goes_on, iso, moment, more_or_less, plan_values, same, share_of
 
 
@@ -61,6 +62,7 @@ def explain_job(job: Job, now_s: float) -> dict[str, Any]:
         "until": None if found.until_s is None else iso(found.until_s),
         "unblock": found.unblock,
         "plan": plan_values(job.plan) if job.plan else None,
+        "scaling": in_words(job),
     }
 
 

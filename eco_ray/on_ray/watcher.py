@@ -165,6 +165,7 @@ def report_event(report: Mapping[str, Any], clock: Clock) -> AttemptProgressed |
         productive_s=_grid_s(report.get("resumed_s"), clock),
         checkpoint_s=_grid_s(report.get("checkpoint_s"), clock),
         checkpoint_gb=size / _BYTES_PER_GB if _is_number(size) and size >= 0 else None,
+        at_s=_grid_s(report.get("time_s"), clock),
     )
 
 

@@ -20,7 +20,7 @@ from typing import Any
 from eco_ray.core.standing import Spent, Standing
 from eco_ray.core.units import Nature
 from eco_ray.json_file import read_json
-from eco_ray.train.checkpoint import write_atomically
+from eco_ray.train.storage import write_atomically
 
 NAME = "standing.json"
 #: larger files are refused [bytes]

@@ -83,7 +83,7 @@ def test_explain_says_why_until_when_what_would_help_and_the_plan(explain):
 
 def test_explain_as_json_has_stable_keys(explain):
     document = json.loads(explain(waiting(), "-o", "json"))
-    assert list(document) == ["id", "state", "reason", "message", "until", "unblock", "plan", "events"]
+    assert list(document) == ["id", "state", "reason", "message", "until", "unblock", "plan", "scaling", "events"]
     assert (document["reason"], document["until"]) == ("WaitingForCleanerWindow", "2026-07-05T13:00:00Z")
     assert [segment["start"] for segment in document["plan"]["segments"]] == [
         "2026-07-05T13:00:00Z",

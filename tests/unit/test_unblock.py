@@ -494,6 +494,7 @@ def test_a_job_as_plain_values():
             "made": "2026-07-05T12:00:00Z",
             "nature": "modelled",
         },
+        "scaling": None,
     }
     ended = explain_job(waits(Reason.SUCCEEDED, state=JobState.SUCCEEDED), T0)
     assert (ended["until"], ended["plan"]) == (None, None)

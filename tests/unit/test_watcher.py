@@ -14,12 +14,14 @@ from eco_ray.on_ray.watcher import report_event
 CLOCK = Clock(600.0, 1_000.0, 50_000.0)
 REPORT: dict[str, Any] = {
     "submission_id": "train-a1-a2", "done": 0.25, "metrics": {"loss": 0.5}, "resumed_s": 1_010.0,
-    "checkpoint_s": 1_020.0, "checkpoint_bytes": 2_500_000_000,
+    "checkpoint_s": 1_020.0, "checkpoint_bytes": 2_500_000_000, "time_s": 1_030.0,
 }  # fmt: skip
 
 
 def test_a_report_is_an_event_in_grid_time() -> None:
-    assert report_event(REPORT, CLOCK) == AttemptProgressed("train-a1", 2, 0.25, {"loss": 0.5}, 56_000, 62_000, 2.5)
+    assert report_event(REPORT, CLOCK) == AttemptProgressed(
+        "train-a1", 2, 0.25, {"loss": 0.5}, 56_000, 62_000, 2.5, 68_000
+    )
 
 
 def test_what_is_not_said_is_unknown() -> None:
