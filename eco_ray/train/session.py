@@ -22,8 +22,8 @@ with their `rank` and `world_size`: then rank 0 reports and writes, all read, an
 Between the attempt and the agent of its node stand files in a directory of that node, so any language can take part.
 The launcher sets ECO_RAY_JOB_ID, ECO_RAY_ATTEMPT (1, 2, ...), ECO_RAY_RUN_DIR (this attempt on this node),
 ECO_RAY_CHECKPOINT_DIR (all attempts of the job; a directory or an fsspec URL), ECO_RAY_WORKERS (how many this attempt
-has resources for) and, once an attempt has told of a checkpoint, ECO_RAY_HAS_CHECKPOINT=1. Times are wall time [s since
-epoch].
+has resources for), ECO_RAY_CPUS (that each worker holds) and, once an attempt has told of a checkpoint,
+ECO_RAY_HAS_CHECKPOINT=1. Times are wall time [s since epoch].
 
     RUN_DIR/progress.json   written here, replaced atomically at most every 0.1 s:
                             {"attempt", "pid", "time_s", "done": 0..1 or null, "metrics": {},
@@ -31,6 +31,7 @@ epoch].
                             "checkpoint_s": state of when this attempt has last kept, or null,
                             "checkpoint_bytes": size of that checkpoint on disk, or null, "paused": bool}
     RUN_DIR/pause           made by the agent: write a checkpoint and leave with exit code 75 (also asked by SIGTERM)
+    RUN_DIR/standing.json   written by the agent: what the job has used, its deadline and the forecast; see standing.py
     CHECKPOINT_DIR/fence    written by the controller: number of the newest attempt; a session with a lower number
                             raises StaleAttempt instead of writing, so that a half-dead attempt never overwrites a
                             newer one's state

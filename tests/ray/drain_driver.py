@@ -120,7 +120,7 @@ class Wrong:
             "flaps": replace(room, intensity_g_per_kwh=20.0 if clean else 900.0),
             "comes and goes": room if self._looks % 2 else replace(room, intensity_g_per_kwh=None),
             "no number": replace(room, intensity_g_per_kwh=math.nan),
-            "negative": replace(room, intensity_g_per_kwh=-room.intensity_g_per_kwh),
+            "negative": replace(room, intensity_g_per_kwh=-(room.intensity_g_per_kwh or 1.0)),
         }.get(self.how) or replace(room, node=replace(room.node, power=curve))
 
 
@@ -210,7 +210,7 @@ def drained(settings: Any) -> None:
     note("mnist is served on dirty")
     ray.kill(other)
     steps = FOLDER / "steps"
-    (FOLDER / "job.yaml").write_text(JOB.format(run=f"{sys.executable} {COUNTS} {steps} 300 0.02"))
+    (FOLDER / "job.yaml").write_text(JOB.format(run=f"{sys.executable} {COUNTS} {steps} 300 0.06"))
     job_id = client.submit(FOLDER / "job.yaml")
     until("job runs", lambda: steps.exists() and client.job(job_id).progress, 40)
     facts["job_nodes"] = [one.node for one in client.job(job_id).attempts]

@@ -2,17 +2,14 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from eco_ray.core.jobs import JobState
-
+pytestmark = pytest.mark.slow  # three minutes; test_training_live.py has the quick part
 DRIVER = Path(__file__).with_name("async_sgd_driver.py")
-JOBS = Path(__file__).parents[2] / "jobs"
 STEPS = 240
 
 
@@ -101,20 +98,3 @@ def test_workers_that_get_no_cpu_are_told_of_and_begin_when_there_is_one(cases):
     case = cases["no room"]
     assert (case["gradients"], case["workers_lost"], len(case["told"])) == (60, 0, 1)
     assert "each needs a free CPU, and Ray has 0 of 2" in case["told"][0]
-
-
-def test_the_example_job_starts_ray_by_itself():
-    options = ["--model", "linear", "--method", "async", "--workers", "2", "--codec", "int8", "--epochs", "20"]
-    out = run(JOBS / "train_sgd.py", *options)
-    assert re.search(r"linear, async, 280 gradients in .* relative_gap 0\.0", out)
-    assert re.search(r"staleness 0:\d+ .*0 workers lost", out)
-
-
-def test_as_a_job_its_workers_run_where_it_holds_cpus_and_its_metrics_are_told(cluster):
-    command = f"{sys.executable} {JOBS}/train_sgd.py --model linear --method async --workers 2 --epochs 20"
-    job_id = cluster.client.submit(cluster.job(command))  # its node has one CPU, which it holds
-    job = cluster.client.wait(job_id, 90)
-    assert job.state is JobState.SUCCEEDED, job.message
-    assert job.metrics["gradients"] == 280
-    assert job.metrics["staleness_max"] <= 2
-    assert job.metrics["bytes_pushed"] == job.metrics["bytes_pulled"] == 280 * 88

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 from live_cluster import Cluster
 
 from eco_ray.core.jobs import JobState, Reason
 from eco_ray.core.units import J_PER_KWH
 
+JOBS = Path(__file__).parents[2] / "jobs"
 _STANDS = """
 import json, sys, time
 from eco_ray import training
@@ -63,3 +68,22 @@ def test_a_job_above_its_budget_stops_with_a_checkpoint_and_goes_on_with_a_large
     done = Counter(line.split()[1] for line in steps.read_text().splitlines())
     assert set(done.values()) == {1}
     assert len(done) == 150
+
+
+def test_the_example_job_of_asynchronous_sgd_starts_ray_by_itself(tmp_path: Path) -> None:
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ECO_RAY_") and k != "RAY_ADDRESS"}
+    options = ["--model", "linear", "--method", "async", "--workers", "2", "--codec", "int8", "--epochs", "20"]
+    command = [sys.executable, str(JOBS / "train_sgd.py"), *options]
+    out = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=220, check=True).stdout
+    assert re.search(r"linear, async, 280 gradients in .* relative_gap 0\.0", out)
+    assert re.search(r"staleness 0:\d+ .*0 workers lost", out)
+
+
+def test_workers_of_asynchronous_sgd_run_where_its_job_holds_cpus(cluster: Cluster) -> None:
+    command = f"{sys.executable} {JOBS}/train_sgd.py --model linear --method async --workers 2 --epochs 20"
+    job_id = cluster.client.submit(cluster.job(command))  # its node has one CPU, which it holds
+    job = cluster.client.wait(job_id, 90)
+    assert job.state is JobState.SUCCEEDED, job.message
+    assert job.metrics["gradients"] == 280
+    assert job.metrics["staleness_max"] <= 2
+    assert job.metrics["bytes_pushed"] == job.metrics["bytes_pulled"] == 280 * 88
