@@ -14,10 +14,8 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -35,9 +33,7 @@ NODE_LABEL = "eco_node"
 ZONE_LABEL = "grid_zone"
 #: object store of one node [bytes]; jobs here pass little through it
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
-#: nodes that are started at a time, and the lock of the record that they are entered in
-_AT_ONCE = 3
-_SAVING = threading.Lock()
+
 
 #: Ray's own mark of the head node, of which any part will do. A wish for the head (soft affinity) is not always
 #: granted, and whatever of ours is on a worker node keeps that from being released
@@ -178,9 +174,8 @@ def start(name: str, nodes: Iterable[Node], head_cpus: float, serve_port: int, s
         record.address = head.gcs_address
         _mark_current(record)
         record.dashboard_url = f"http://127.0.0.1:{dashboard_port}"
-        # mostly they wait for their own processes, so that two at a time take little more than one
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            list(pool.map(lambda node: add_node(record, node, state_dir), nodes))
+        for node in nodes:
+            add_node(record, node, state_dir)
     except BaseException:
         stop(record, state_dir)
         raise
@@ -225,10 +220,11 @@ def _start_node(record: ClusterRecord, state_dir: Path, head: bool, **params: An
         **params,
     )
     node = RayNode(ray_params, head=head, shutdown_at_exit=False, spawn_reaper=False)
-    pids = [info.process.pid for infos in node.all_processes.values() for info in infos]
-    with _SAVING:
-        record.processes.extend((pid, start_ticks(pid)) for pid in pids)
-        record.save(state_dir)
+    for infos in node.all_processes.values():
+        for info in infos:
+            pid = info.process.pid
+            record.processes.append((pid, start_ticks(pid)))
+    record.save(state_dir)
     return node
 
 

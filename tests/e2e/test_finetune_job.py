@@ -87,7 +87,7 @@ def test_an_update_is_pushed_with_its_joules_and_lineage(job, monkeypatch, tmp_p
 
 
 def test_an_interrupted_update_goes_on_with_its_version_and_is_pushed_once(job, monkeypatch, tmp_path):
-    monkeypatch.setattr(session, "PAUSE_CHECK_S", 0)
+    monkeypatch.setattr("eco_ray.train.pausing.PAUSE_CHECK_S", 0)
     (as_attempt(monkeypatch, tmp_path, 1) / "pause").touch()
     with pytest.raises(session.Paused):
         run(job, monkeypatch)
