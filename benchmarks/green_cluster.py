@@ -326,6 +326,11 @@ def conv() -> bool:
     return _with_model(conversations(6.0))
 
 
+def half() -> bool:
+    """The first half of that hour, in five minutes."""
+    return _with_model(conversations(6.0, 1800.0))
+
+
 def week() -> bool:
     """CASPER's first two days, one in twenty, in six minutes."""
     return _with_model(hours(48, 20, 480.0))
@@ -340,4 +345,4 @@ def _with_model(arrivals: Arrivals) -> bool:
     return compare(arrivals, model)
 
 
-TABLES = {"conv": conv, "week": week}
+TABLES = {"conv": conv, "conv-half": half, "week": week}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,12 +30,16 @@ class Arrivals:
         return self.at_s[-1]
 
 
-def conversations(speed: float) -> Arrivals:
-    """One in ten of an hour of Azure's conversations; where they come from is as in CASPER's first hour."""
+def conversations(speed: float, until_s: float = math.inf) -> Arrivals:
+    """One in ten of an hour of Azure's conversations; where they come from is as in CASPER's first hour.
+
+    `until_s`: of the trace.
+    """
     with (DATA / "azure_llm_2023_conv.csv").open() as file:
         times = [datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in csv.DictReader(file)][::10]
     weights = _requests()[0]
-    return Arrivals([one - times[0] for one in times], _spread(weights, len(times)), speed)
+    at_s = [one - times[0] for one in times if one - times[0] < until_s]
+    return Arrivals(at_s, _spread(weights, len(at_s)), speed)
 
 
 def hours(count: int, one_in: int, speed: float) -> Arrivals:
