@@ -46,7 +46,7 @@ def test_int8_is_off_by_half_a_level_at_most(g):
     back = Int8().decode(Int8().encode(g), g)
     for name, values in g.items():
         level = float(np.abs(values).max()) / 127
-        assert np.abs(back[name] - values).max() <= 0.5 * level * (1 + 1e-4)
+        assert np.abs(back[name] - values).max() <= 0.5 * level * (1 + 1e-4) + 1e-40  # subnormal levels are coarse
 
 
 def test_int8_at_random_is_unbiased_and_off_by_a_level_at_most():

@@ -92,6 +92,7 @@ def test_one_worker_is_this_process_and_needs_no_ray(attempt):
 def test_only_what_belongs_to_the_attempt_is_shown_to_ray(attempt, monkeypatch):
     monkeypatch.setenv("ECO_RAY_KEY_SECRET", "s")
     monkeypatch.setenv("ECO_RAY_HAS_CHECKPOINT", "1")
+    monkeypatch.setenv("ECO_RAY_CPUS", "1")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert driver._own_variables().keys() == {*driver._ATTEMPT, "OMP_NUM_THREADS"}
     assert driver._own_variables()["OMP_NUM_THREADS"] == "1"
