@@ -46,7 +46,8 @@ def test_an_existing_cluster_gets_controller_and_agents_and_keeps_running_after_
     theirs, ours = tmp_path / "theirs", tmp_path / "ours"
     theirs.mkdir()
     # in a process of its own: Ray keeps the token of the first cluster that a process has joined
-    subprocess.run([sys.executable, "-c", START, str(theirs)], check=True, capture_output=True, timeout=90)
+    started = subprocess.run([sys.executable, "-c", START, str(theirs)], capture_output=True, text=True, timeout=90)
+    assert started.returncode == 0, started.stderr
     record = local_cluster.ClusterRecord.load(theirs)
     assert record is not None
     try:
