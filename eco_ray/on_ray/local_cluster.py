@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from eco_ray.core.cluster import Node
-from eco_ray.errors import EcoRayError
+from eco_ray.errors import EcoRayError, UnreachableError
 from eco_ray.on_ray.haproxy import write_launcher
 
 #: file in the state directory that says how to reach the cluster
@@ -33,6 +34,7 @@ NODE_LABEL = "eco_node"
 ZONE_LABEL = "grid_zone"
 #: object store of one node [bytes]; jobs here pass little through it
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
+_FREE_PORTS = range(20_000, 29_000)
 
 
 #: Ray's own mark of the head node, of which any part will do. A wish for the head (soft affinity) is not always
@@ -260,11 +262,18 @@ def is_alive(record: ClusterRecord) -> bool:
 
 
 def free_port() -> int:
-    """A loopback port that nobody uses now."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
+    """A TCP port of loopback that nobody listens on now, and that nobody gets by chance before it is used.
+
+    The system gives out 32768 and more, Ray its workers 10002 to 19999 and Serve its replicas 30000 and more: in the
+    seconds until a cluster is up these give out hundreds.
+    """
+    ports = list(_FREE_PORTS)
+    random.shuffle(ports)
+    for port in ports:
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise UnreachableError(f"no port from {_FREE_PORTS[0]} to {_FREE_PORTS[-1]} is free on 127.0.0.1; end something")
 
 
 def start_ticks(pid: int) -> int:
