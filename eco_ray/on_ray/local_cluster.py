@@ -109,7 +109,7 @@ def cluster_env(token_file: Path, state_dir: Path, temp_dir: str) -> dict[str, s
         "RAY_health_check_timeout_ms": "5000",
         "RAY_health_check_failure_threshold": "4",
         **_PACKED,
-        # a proxy that is not ready in 5 s is ended and begun again, which on a slow machine goes on until Serve gives up
+        # one that is not ready in 5 s is ended and begun again, on a slow machine until Serve gives up
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         **_haproxy_env(state_dir, Path(temp_dir) / "haproxy"),
         # jobs run `python` of this environment
