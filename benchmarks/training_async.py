@@ -54,7 +54,7 @@ class Constant(SGD):
 
 
 def steps_of(model: sgd_tasks.Model, name: str, group: int) -> int:
-    steps = EPOCHS[name] * model.batches.per_epoch
+    steps = EPOCHS[name] * len(model.batches)
     return steps - steps % group
 
 

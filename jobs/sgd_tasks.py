@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from eco_ray.train.sgd import Batches, Task, Tensors
+from eco_ray.train.batch_order import BatchOrder
+from eco_ray.train.sgd import Task, Tensors
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +31,7 @@ class Model(Task, Protocol):
     """A task that knows where to begin and how good it has become."""
 
     #: which rows each step sees
-    batches: Batches
+    batches: BatchOrder
 
     def start(self) -> Tensors:
         """Parameters to begin with, the same ones for the same seed."""
@@ -39,12 +40,17 @@ class Model(Task, Protocol):
         """How good parameters are, on what they were not trained on."""
 
 
+def _order(rows: int, batch: int, seed: int) -> BatchOrder:
+    """`batch` 0: all rows in a step."""
+    return BatchOrder(rows, batch or rows, seed=seed, drop_last=False)
+
+
 class LinearRegression:
     """442 diabetes patients, all of them: the mean squared error must meet that of the closed form."""
 
     def __init__(self, batch: int, seed: int) -> None:
         self.x, self.y = linear_regression.load_diabetes()
-        self.batches = Batches(len(self.y), batch or len(self.y), seed)
+        self.batches = _order(len(self.y), batch, seed)
 
     def start(self) -> Tensors:
         """W = 0."""
@@ -52,7 +58,7 @@ class LinearRegression:
 
     def gradient(self, parameters: Tensors, step: int) -> tuple[float, Tensors]:
         """Of 1/n |Xw - y|^2."""
-        rows = self.batches(step)
+        rows = self.batches.rows(step)
         x, error = self.x[rows], self.x[rows] @ parameters["w"] - self.y[rows]
         return float(np.mean(error**2)), {"w": 2 / len(rows) * (x.T @ error)}
 
@@ -68,7 +74,7 @@ class Mlp:
 
     def __init__(self, batch: int, seed: int) -> None:
         self.data, self.seed = mnist_data.load(), seed
-        self.batches = Batches(len(self.data.train_labels), batch or len(self.data.train_labels), seed)
+        self.batches = _order(len(self.data.train_labels), batch, seed)
 
     def start(self) -> Tensors:
         """He et al., 2015: weights with a variance of 2 / inputs; biases 0."""
@@ -87,7 +93,7 @@ class Mlp:
 
     def gradient(self, parameters: Tensors, step: int) -> tuple[float, Tensors]:
         """By the chain rule, from the softmax back."""
-        rows = self.batches(step)
+        rows = self.batches.rows(step)
         x, labels = self.data.train_images[rows], self.data.train_labels[rows]
         hidden, scores = self._scores(parameters, x)
         shifted = scores - scores.max(axis=1, keepdims=True)
@@ -111,7 +117,7 @@ class Cnn:
 
     def __init__(self, batch: int, seed: int) -> None:
         self.data, self.seed = mnist_data.load(), seed
-        self.batches = Batches(len(self.data.train_labels), batch or len(self.data.train_labels), seed)
+        self.batches = _order(len(self.data.train_labels), batch, seed)
         self._model: SmallCNN | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,7 +152,7 @@ class Cnn:
         """Of the cross-entropy; images are shifted by up to two pixels, drawn from the step."""
         import torch
 
-        rows = self.batches(step)
+        rows = self.batches.rows(step)
         shift = np.random.default_rng([self.seed, step]).integers(-2, 3, size=2)
         images = torch.from_numpy(self.data.train_images[rows]).reshape(-1, 1, 28, 28)
         model = self._load(parameters)

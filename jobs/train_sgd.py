@@ -53,7 +53,7 @@ def train(run: session.Session, args: argparse.Namespace) -> None:
     make, rate, epochs = sgd_tasks.MODELS[args.model]
     model = make(args.batch, args.seed)
     optimiser = SGD(LearningRate(args.learning_rate or rate, 0.0), args.momentum)
-    steps = (args.epochs or epochs) * model.batches.per_epoch
+    steps = (args.epochs or epochs) * len(model.batches)
     metrics: dict[str, Any] = {}
     began = time.perf_counter()
     if args.method == "plain":

@@ -1,10 +1,10 @@
 """Stochastic gradient descent, written out: batch, mini-batch or one row at a time, in one process.
 
     task = ...                                            # a Task: the loss of some rows, and its gradient
-    rows = Batches(4_000, 64, seed=0)                     # 4_000: gradient descent on all rows; 1: stochastic
+    order = BatchOrder(4_000, 64, drop_last=False)        # 4_000: gradient descent on all rows; 1: stochastic
     optimiser = SGD(LearningRate(0.1, 0.0))
-    for done, loss in descend(task, parameters, optimiser, steps=10 * rows.per_epoch):
-        run.progress((done, 10 * rows.per_epoch), loss=loss)
+    for done, loss in descend(task, parameters, optimiser, steps=10 * len(order)):
+        run.progress((done, 10 * len(order)), loss=loss)
 
 The same task and optimiser train on many workers: async_sgd.py. Parameters are arrays by name and are changed in place.
 What a step computes follows from its number alone, so a run that goes on from (parameters, optimiser.state(), done)
@@ -54,27 +54,6 @@ class LearningRate:
         """Where a share in [0, 1] of the work is done."""
         last = self.first if self.last is None else self.last
         return self.first + (last - self.first) * min(1.0, share)
-
-
-class Batches:
-    """Which of `rows` rows each step sees: every epoch all rows once, in an order of its own; the last may be short."""
-
-    def __init__(self, rows: int, batch: int, seed: int = 0) -> None:
-        if not 1 <= batch <= rows:
-            raise UsageError(f"a batch of {batch} of {rows} rows; give 1 (stochastic) to {rows} (all rows in a step)")
-        self.rows, self.batch, self._seed = rows, batch, seed
-        #: steps of one pass over the data
-        self.per_epoch = -(-rows // batch)
-        self._epoch, self._order = -1, np.arange(rows)
-
-    def __call__(self, step: int) -> NDArray[np.intp]:
-        """Indices of the rows of a step, drawn from its number and the seed alone."""
-        epoch, place = divmod(step, self.per_epoch)
-        if self.batch == self.rows:
-            return self._order  # their order changes nothing but roundings
-        if epoch != self._epoch:
-            self._epoch, self._order = epoch, np.random.default_rng([self._seed, epoch]).permutation(self.rows)
-        return self._order[place * self.batch : (place + 1) * self.batch]
 
 
 class SGD:

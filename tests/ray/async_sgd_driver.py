@@ -25,9 +25,10 @@ from eco_ray.on_ray.local_cluster import _with_descendants
 from eco_ray.on_ray.training import async_sgd
 from eco_ray.on_ray.training.async_sgd import Options, train
 from eco_ray.train.async_sgd import Worker, play
+from eco_ray.train.batch_order import BatchOrder
 from eco_ray.train.gradients import codec
 from eco_ray.train.session import Paused, Session
-from eco_ray.train.sgd import SGD, Batches, LearningRate
+from eco_ray.train.sgd import SGD, LearningRate
 
 STEPS = 240
 
@@ -39,7 +40,7 @@ class Line:
         rng = np.random.default_rng(0)
         self.x = rng.normal(size=80)
         self.y = 3 * self.x + 1 + 0.01 * rng.normal(size=80)
-        self.batches = Batches(80, 8)
+        self.batches = BatchOrder(80, 8)
         self.dies_at, self.raises_at, self.hangs_at = dies_at, raises_at, hangs_at
         self.marker = Path(tempfile.mkdtemp()) / "hung"
 
@@ -55,7 +56,7 @@ class Line:
             self.marker.touch()
             time.sleep(600)
         time.sleep(pause_s)
-        rows = self.batches(step)
+        rows = self.batches.rows(step)
         x, error = self.x[rows], self.x[rows] * parameters["w"] + parameters["b"] - self.y[rows]
         return float(np.mean(error**2)), {"w": np.array([2 * np.mean(error * x)]), "b": np.array([2 * np.mean(error)])}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from eco_ray.train.sgd import Batches
+from eco_ray.train.batch_order import BatchOrder
 
 
 class LeastSquares:
@@ -15,13 +15,13 @@ class LeastSquares:
         x = rng.normal(size=(rows, 4))
         self.x = x.astype(dtype)
         self.y = (x @ [1.0, -2.0, 3.0, 0.5] + 4.0 + noise * rng.normal(size=rows)).astype(dtype)
-        self.batches = Batches(rows, batch, seed)
+        self.batches = BatchOrder(rows, batch, seed=seed, drop_last=False)
 
     def start(self):
         return {"w": np.zeros((2, 2), self.x.dtype), "b": np.zeros(1, self.x.dtype)}
 
     def gradient(self, parameters, step):
-        rows = self.batches(step)
+        rows = self.batches.rows(step)
         x, error = self.x[rows], self.x[rows] @ parameters["w"].reshape(-1) + parameters["b"] - self.y[rows]
         slope = 2 / len(rows) * error
         return float(np.mean(error**2)), {"w": (x.T @ slope).reshape(2, 2), "b": slope.sum(keepdims=True)}

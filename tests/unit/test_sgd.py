@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from sgd_cases import LeastSquares, gap, same
 
 from eco_ray.errors import UsageError
-from eco_ray.train.sgd import SGD, Batches, DivergedError, LearningRate, descend
+from eco_ray.train.sgd import SGD, DivergedError, LearningRate, descend
 
 
 def trained(task, optimiser, steps):
@@ -23,7 +23,7 @@ def trained(task, optimiser, steps):
 )  # fmt: skip
 def test_meets_the_closed_form(batch, rate, epochs, within):
     task = LeastSquares(batch=batch)
-    assert gap(trained(task, SGD(rate), epochs * task.batches.per_epoch), task.closed_form()) < within
+    assert gap(trained(task, SGD(rate), epochs * len(task.batches)), task.closed_form()) < within
 
 
 def test_a_constant_rate_does_not_let_stochastic_steps_converge():
@@ -56,22 +56,6 @@ def test_goes_on_bit_for_bit(done, momentum):
     assert same(parameters, whole)
 
 
-@given(rows=st.integers(1, 50), data=st.data())
-def test_every_epoch_sees_each_row_once(rows, data):
-    batch = data.draw(st.integers(1, rows))
-    batches = Batches(rows, batch, seed=3)
-    epochs = [np.concatenate([batches(e * batches.per_epoch + i) for i in range(batches.per_epoch)]) for e in (4, 5)]
-    assert all(sorted(epoch.tolist()) == list(range(rows)) for epoch in epochs)
-    step = data.draw(st.integers(0, 1000))
-    assert np.array_equal(batches(step), Batches(rows, batch, seed=3)(step))
-
-
-def test_epochs_and_seeds_differ():
-    both = (Batches(30, 5), Batches(30, 5, 1))
-    orders = {tuple(np.concatenate([b(e * 6 + i) for i in range(6)])) for b in both for e in (0, 1)}
-    assert len(orders) == 4
-
-
 def test_a_training_that_diverges_fails_and_says_so():
     task = LeastSquares(batch=60)
     with np.errstate(all="ignore"), pytest.raises(DivergedError, match=r"step \d+ .* lower the learning rate"):
@@ -80,8 +64,7 @@ def test_a_training_that_diverges_fails_and_says_so():
 
 @pytest.mark.parametrize(
     ("make", "message"),
-    [(lambda: Batches(10, 0), "batch of 0 of 10"), (lambda: Batches(10, 11), "batch of 11 of 10"),
-     (lambda: LearningRate(-1.0), "rate -1.0"), (lambda: LearningRate(0.1, float("nan")), "rate nan"),
+    [(lambda: LearningRate(-1.0), "rate -1.0"), (lambda: LearningRate(0.1, float("nan")), "rate nan"),
      (lambda: SGD(LearningRate(0.1), 1.0), "momentum 1.0 is outside")],
 )  # fmt: skip
 def test_wrong_settings_are_refused(make, message):
