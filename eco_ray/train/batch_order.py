@@ -13,6 +13,11 @@ from eco_ray.errors import UsageError
 Rows = NDArray[np.int64]
 
 
+def shuffled(rows: int, seed: int, epoch: int) -> Rows:
+    """All rows in the order of an epoch, which follows from seed and epoch alone."""
+    return np.random.default_rng([seed, epoch]).permutation(rows)
+
+
 class BatchOrder:
     """The rows of each batch of a training set, shuffled anew in each epoch.
 
@@ -74,8 +79,8 @@ class BatchOrder:
     def _order_of(self, epoch: int) -> Rows:
         if self._order is None or self._order[0] != epoch:
             rows = int(self._facts["rows"])
-            drawn = np.random.default_rng([int(self._facts["seed"]), epoch])
-            self._order = epoch, drawn.permutation(rows) if self._facts["shuffle"] else np.arange(rows)
+            seed = int(self._facts["seed"])
+            self._order = epoch, shuffled(rows, seed, epoch) if self._facts["shuffle"] else np.arange(rows)
         return self._order[1]
 
     def state_dict(self) -> dict[str, Any]:

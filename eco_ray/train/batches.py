@@ -1,7 +1,7 @@
 """Which rows of a data set come next, and whose they are: by how many were consumed, whatever the number of workers.
 
-Every epoch is a permutation of all rows that follows from seed and epoch alone, cut into batches; the last one of an
-epoch has half to one and a half times their size. Workers take equal parts of each batch, so with another number of
+Where `BatchOrder` counts batches of one size, this cuts an epoch's rows so that none is left out and every worker has
+some at each step: the last batch of an epoch has half to one and a half times the size. Workers take equal parts of each batch, so with another number of
 them the same rows make the same steps.
 """
 
@@ -11,11 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from eco_ray.errors import UsageError
-
-Rows = NDArray[np.int64]
+from eco_ray.train.batch_order import Rows, shuffled
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +46,11 @@ def batches(
             f"{rows} rows in batches of {size} for {workers} workers, from {start} on: the smallest batch of an epoch "
             f"({least}) must have a row for each worker; give a larger batch, or fewer workers (workers.max)"
         )
-    total, order, shuffled = epochs * rows, np.empty(0, np.int64), -1
+    total, order, of_epoch = epochs * rows, np.empty(0, np.int64), -1
     while start < total:
         epoch, first = divmod(start, rows)
-        if shuffled != epoch:
-            order, shuffled = np.random.default_rng((seed, epoch)).permutation(rows), epoch
+        if of_epoch != epoch:
+            order, of_epoch = shuffled(rows, seed, epoch), epoch
         left_after = rows - first - size
         some = order[first : first + size if left_after >= size - size // 2 else rows]
         mine = some[len(some) * rank // workers : len(some) * (rank + 1) // workers]
