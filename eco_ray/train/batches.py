@@ -1,8 +1,8 @@
 """Which rows of a data set come next, and whose they are: by how many were consumed, whatever the number of workers.
 
 Where `BatchOrder` counts batches of one size, this cuts an epoch's rows so that none is left out and every worker has
-some at each step: the last batch of an epoch has half to one and a half times the size. Workers take equal parts of each batch, so with another number of
-them the same rows make the same steps.
+some at each step: the last batch of an epoch has half to one and a half times the size. Workers take equal parts of
+each batch, so with another number of them the same rows make the same steps.
 """
 
 from __future__ import annotations
