@@ -380,11 +380,25 @@ def test_a_node_that_dies_while_it_is_emptied_is_not_said_to_be_released(world, 
         world.pass_s()
     del world.nodes["dirty"], world.draining["dirty"]
     world.guests = [guest for guest in world.guests if guest.node != "dirty"]
+    world.starting = ("r1",)  # which Serve starts anew
     told = consolidator.look()
     assert (told.did, told.node) == ("gone", "dirty")
-    assert "dirty is gone, before it was seen empty" in told.why
+    assert "dirty is gone, before what was on it was up elsewhere" in told.why
+    world.starting = ()
     assert [(one.action, one.object) for one in store.audit()] == [("drain-node", "dirty"), ("lose-node", "dirty")]
     assert consolidator.look().did == "nothing"
+
+
+def test_a_node_that_ray_ends_between_two_looks_is_released(world, store):
+    consolidator = Consolidator(store, world, CONFIG)
+    while not world.asked:
+        consolidator.look()
+        world.pass_s()
+    del world.nodes["dirty"], world.draining["dirty"]
+    world.guests = [replace(guest, name=f"{guest.name}'", node="green") for guest in world.guests]
+    told = consolidator.look()
+    assert (told.did, told.node) == ("released", "dirty")
+    assert [(one.action, one.object) for one in store.audit()] == [("drain-node", "dirty"), ("release-node", "dirty")]
 
 
 def test_memory_that_guests_hold_is_not_free_to_others(world, store):

@@ -183,8 +183,10 @@ class Consolidator:
         starting = f"; {missing} has fewer replicas up than it should" if missing else ""
         if node is None:
             after = f"{took_s:.0f} s after it was decided{starting}"
-            if kept.told.did != "emptied":  # it died, or somebody ended it
-                why = f"{name} is gone, before it was seen empty, {after}"
+            # Ray ends a drained node as soon as it is empty, often between two looks; but replicas that leave are up
+            # elsewhere first
+            if kept.told.did != "emptied" and _is_awaited(under_way, view):
+                why = f"{name} is gone, before what was on it was up elsewhere, {after}"
                 return self._end(kept, under_way, view, Told("gone", name, why, view.now_s))
             why = f"{name} was emptied and released, {after}"
             return self._end(kept, under_way, view, Told("released", name, why, view.now_s))
