@@ -1,8 +1,7 @@
 """What test_drain_live.py runs in a process of its own: Ray keeps the token of the first cluster that a process joins.
 
-`drain_driver.py FOLDER [wrong]`: two nodes that an autoscaler starts and ends, a dirty and a clean one; a served model
-and a job on the dirty one. It is emptied under load (after wrong readings, where these are asked for), and released;
-then everything goes to zero, and comes back. Prints JSON.
+`drain_driver.py FOLDER`: two nodes that an autoscaler starts and ends, a dirty and a clean one; a served model and a
+job on the dirty one. It is emptied under load, and released; then everything goes to zero, and comes back. Prints JSON.
 """
 
 from __future__ import annotations
@@ -30,8 +29,7 @@ from eco_ray.core.consolidation import Consolidation
 from eco_ray.core.deployments import Deployment
 from eco_ray.on_ray import bootstrap, local_cluster
 
-FOLDER, WRONG = Path(sys.argv[1]), "wrong" in sys.argv[2:]
-HOWS = ("flaps", "comes and goes", "no number", "negative", "no watts", "too many watts")
+FOLDER = Path(sys.argv[1])
 STATE = FOLDER / "state"
 COUNTS = Path(__file__).parents[1] / "scripts" / "counts.py"
 PORT = local_cluster.free_port()
@@ -212,7 +210,7 @@ def drained(settings: Any) -> None:
     note("mnist is served on dirty")
     ray.kill(other)
     steps = FOLDER / "steps"
-    (FOLDER / "job.yaml").write_text(JOB.format(run=f"{sys.executable} {COUNTS} {steps} 300 {0.06 if WRONG else 0.02}"))
+    (FOLDER / "job.yaml").write_text(JOB.format(run=f"{sys.executable} {COUNTS} {steps} 300 0.06"))
     job_id = client.submit(FOLDER / "job.yaml")
     until("job runs", lambda: steps.exists() and client.job(job_id).progress, 40)
     facts["job_nodes"] = [one.node for one in client.job(job_id).attempts]
@@ -231,7 +229,7 @@ def drained(settings: Any) -> None:
     with Load(infer) as load:
         wrong = Wrong(cluster)
         unsure = Consolidator(MemoryStore(), wrong, now, decisions=kept)
-        for wrong.how in HOWS if WRONG else ():
+        for wrong.how in ("flaps", "comes and goes", "no number", "negative", "no watts", "too many watts"):
             dids, until_s = set(), time.monotonic() + 1.5  # it would drain after a second
             while time.monotonic() < until_s:
                 dids.add(unsure.look().did)

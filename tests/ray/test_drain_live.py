@@ -18,13 +18,10 @@ HERE = Path(__file__).parent
 @pytest.fixture(scope="module")
 def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What drain_driver.py saw."""
-    return driven(tmp_path_factory.mktemp("d"))
-
-
-def driven(folder: Path, *options: str) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("d")
     paths = os.pathsep.join([str(HERE), str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, str(HERE / "drain_driver.py"), str(folder), *options],
+        [sys.executable, str(HERE / "drain_driver.py"), str(folder)],
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
@@ -45,6 +42,11 @@ def test_a_drained_node_is_emptied_under_load_and_released(facts: dict[str, Any]
     assert facts["again"] == ["nothing"] * 3
 
 
+def test_wrong_and_flapping_readings_move_nothing(facts: dict[str, Any]) -> None:
+    hows = ("flaps", "comes and goes", "no number", "negative", "no watts", "too many watts")
+    assert facts["wrong"] == {how: ["nothing"] for how in hows}
+
+
 def test_what_was_decided_on_nodes_is_decided_alike_again(facts: dict[str, Any]) -> None:
     ((kind, decisions, different),) = facts["decided again"]
     assert (kind, decisions > 2, different) == ("drain", True, 0)
@@ -60,11 +62,3 @@ def test_a_job_there_pauses_and_goes_on_elsewhere(facts: dict[str, Any]) -> None
 def test_nodes_go_to_zero_and_come_back_without_a_lost_request(facts: dict[str, Any]) -> None:
     assert facts["load_back"].keys() == {"200"}, facts
     assert facts["load_back"]["200"] > 20
-
-
-@pytest.mark.slow
-def test_wrong_and_flapping_readings_move_nothing(tmp_path: Path) -> None:
-    facts = driven(tmp_path, "wrong")
-    hows = ("flaps", "comes and goes", "no number", "negative", "no watts", "too many watts")
-    assert facts["wrong"] == {how: ["nothing"] for how in hows}
-    assert facts["load"].keys() == {"200"}, facts["load"]
