@@ -106,8 +106,8 @@ def _held_cpus() -> float:
 
 def open_registry(url: str | None = None) -> Registry:
     """The registry of a URL, of the settings, or of the state directory, as `eco-ray model` opens it."""
-    from eco_ray.cli.model_registry import open_registry as opened
     from eco_ray.config import load_settings
+    from eco_ray.open_registry import open_registry as opened
 
     return opened(load_settings(), url)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eco_ray.cli.audit import audited
+from eco_ray.acting_user import audited
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
 from eco_ray.config import Settings

@@ -158,7 +158,7 @@ class Parent:
 
 def find_version(reference: str, settings: Settings, url: str | None) -> Parent | None:
     """The version of the registry that MODEL names; None where it names a file."""
-    from eco_ray.cli.model_registry import open_registry
+    from eco_ray.open_registry import open_registry
 
     if is_file(Path(reference)) or not re.fullmatch(r"[^/:@]+(:\d+|@[^/:@]+)", reference):
         return None

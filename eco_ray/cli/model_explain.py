@@ -57,10 +57,10 @@ def explain(
     import torch
 
     from eco_ray.cli.model_compress import open_work_meter
-    from eco_ray.cli.model_registry import open_registry
     from eco_ray.models.explain import class_of, explainable, need_captum
     from eco_ray.models.explain import explain as explained
     from eco_ray.models.explain_input import is_image, read_input
+    from eco_ray.open_registry import open_registry
 
     need_captum()  # before its import would count as energy of the explanation
     where = open_registry(settings, registry)

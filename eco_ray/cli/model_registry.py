@@ -6,13 +6,12 @@ import contextlib
 import dataclasses
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from eco_ray.cli.audit import audited, user
 from eco_ray.cli.model_rows import document, means, more, moved, moved_row, row, warn
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
@@ -20,69 +19,15 @@ from eco_ray.cli.progress import transfer_bar
 from eco_ray.cli.serving_rows import in_words, serving_rows
 from eco_ray.config import Settings
 from eco_ray.errors import EcoRayError, NotAllowedError, UsageError
+from eco_ray.open_registry import open_registry
 
 if TYPE_CHECKING:
-    from eco_ray.core.transfers import Transfer
     from eco_ray.models.manifest import Manifest, Training
-    from eco_ray.models.registry import Registry
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
 _WHY = click.option("--why", default="", help="For the record.")
 _PICKLE = click.option("--allow-pickle", is_flag=True, help="Pickles run code when they are loaded.")
-
-
-def open_registry(
-    settings: Settings, url: str | None = None, progress: Callable[[int, int, str], None] | None = None
-) -> Registry:
-    """The registry of an option, of the settings, or of the state directory; with the key that is set.
-
-    Raises UsageError for what is no key.
-    """
-    from eco_ray.models.crypt import find_key
-    from eco_ray.models.part_cache import PartCache
-    from eco_ray.models.registry import Registry
-
-    url = url or settings.registry_url or str(settings.state_dir / "models")
-    most_bytes = settings.registry_cache_gb * 10**9
-    made = Registry(
-        url,
-        by=user(),
-        ledger=_Ledger(settings),
-        key=find_key(settings.registry_key_file),
-        cache=PartCache(settings.state_dir / "cache" / "models", most_bytes) if most_bytes else None,
-        progress=progress or (lambda _done, _total, _what: None),
-        on_pickle=lambda direction, version: _write_down(settings, made.url, direction, version),
-    )
-    return made
-
-
-class _Ledger:
-    """The ledger of the state directory, opened when something was moved."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-
-    def add_transfers(self, transfers: Iterable[Transfer]) -> int:
-        from eco_ray.store import open_store
-
-        with contextlib.closing(open_store(self._settings.store_url)) as store:
-            return store.add_transfers(transfers)
-
-
-def _write_down(settings: Settings, url: str, direction: str, version: Manifest) -> None:
-    """A row in the audit log for a pickle, or no pickle."""
-    from eco_ray.store import open_store
-
-    detail = f"sha256 {version.sha256}, registry {url}"
-    try:
-        with contextlib.closing(open_store(settings.store_url)) as store:
-            store.add_audit([audited(f"{direction}-pickle", version.reference, detail)])
-    except EcoRayError as error:
-        raise NotAllowedError(
-            f"no {direction} of the pickle {version.reference}: it is written into the audit log first, and that "
-            f"failed: {error}"
-        ) from error
 
 
 def _registry_option(function: F) -> F:

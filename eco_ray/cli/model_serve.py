@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from eco_ray.cli.audit import audited
+from eco_ray.acting_user import audited
 from eco_ray.cli.model_variant import OPTIONS as VARIANT_OPTIONS
 from eco_ray.cli.model_variant import shown as shown_variant
 from eco_ray.cli.model_variant import variant_options, with_variant
@@ -168,8 +168,8 @@ def _zones(row: dict[str, Any]) -> str:
 
 def _wanted(reference: str, name: str | None, registry: str | None, settings: Settings) -> Deployment:
     """Which model in which version, from where."""
-    from eco_ray.cli.model_registry import open_registry
     from eco_ray.models.manifest import checked_name, parse_reference
+    from eco_ray.open_registry import open_registry
 
     path = Path(reference)
     if path.exists() or path.suffix in (".safetensors", ".onnx", ".pt2", ".gguf"):

@@ -9,22 +9,14 @@ from eco_ray.config import load_settings
 from eco_ray.core.deployments import Deployment
 from eco_ray.core.ports import Runtime
 from eco_ray.errors import NotFoundError
-from eco_ray.models.crypt import find_key
-from eco_ray.models.part_cache import PartCache
 from eco_ray.models.registry import Registry
 from eco_ray.on_ray.replica_gpus import choose_device
+from eco_ray.open_registry import registry_at
 
 
 def open_registry(url: str, state_dir: Path) -> Registry:
     """The registry at a URL, with the key and the cache that this node's settings name."""
-    settings = load_settings({"state_dir": str(state_dir)})
-    most_bytes = settings.registry_cache_gb * 10**9
-    return Registry(
-        url,
-        by="eco_ray",
-        key=find_key(settings.registry_key_file),
-        cache=PartCache(state_dir / "cache" / "models", most_bytes) if most_bytes else None,
-    )
+    return registry_at(url, load_settings({"state_dir": str(state_dir)}), by="eco_ray")
 
 
 def size_bytes(deployment: Deployment, version: int, state_dir: Path) -> int:
