@@ -196,6 +196,19 @@ class Book(JobRecords):
             return False
         return self.is_up_to_date(job) and plan.regret * 100 < gain_pct
 
+    def goes_on(self, job: Job, ahead: Plan, now_s: float) -> bool:
+        """Whether a job that has paused keeps the plan that it paused for: a new one would move it for nothing.
+
+        Where jobs pay for each other's places, prices may have changed since; a budget is looked at anew, and so is
+        what has happened since the plan was made.
+        """
+        prices, spec = self.market is not None, job.spec
+        budget = spec.budget_g is not None or spec.budget_j is not None
+        news = prices or budget or not self.is_up_to_date(job)
+        if job.held or (news and not decided_once(spec.policy) and not is_tired(job)):
+            return False
+        return self.does_the_rest(job, ahead.segments, now_s)
+
     def _adopt(self, job: Job, old: Plan | None, plan: Plan | NoPlan, now_s: float) -> Job:
         found = None if isinstance(plan, NoPlan) else plan
         self._planned_at[job.id] = self.news

@@ -14,9 +14,8 @@ from typing import Any
 from eco_ray.core import scaling
 from eco_ray.core.actions import Action, AskToCheckpoint, CleanUp, StartAttempt, StopAttempt
 from eco_ray.core.attempts import exit_verdict, kept_work, with_attempt
-from eco_ray.core.book import Book, is_tired
+from eco_ray.core.book import Book
 from eco_ray.core.budget import overspent, with_budgets
-from eco_ray.core.decide import decided_once
 from eco_ray.core.events import (
     AttemptExited,
     AttemptProgressed,
@@ -37,7 +36,7 @@ from eco_ray.core.events import (
 )
 from eco_ray.core.explain import without_signal
 from eco_ray.core.feasible import check_feasible
-from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Plan, Reason
+from eco_ray.core.jobs import Attempt, AttemptState, Job, JobState, Reason
 from eco_ray.core.line import Line
 from eco_ray.core.moves import Moves
 from eco_ray.core.needs import Needs, NeedsConfig
@@ -283,7 +282,7 @@ class Orchestrator:
             retries=job.retries + (1 if verdict.uses_retry else 0),
             retry_at_s=now_s + self.config.retry_delay_s if verdict.delayed else 0.0,
         )
-        if ahead is not None and ended.state is AttemptState.PAUSED and self._goes_on(job, ahead, now_s):
+        if ahead is not None and ended.state is AttemptState.PAUSED and self.book.goes_on(job, ahead, now_s):
             job = self.book.resumed(job, ahead, now_s)
         elif (fewer := self.needs.goes_on(job, planned, now_s)) is not None:
             job = changed(job, plan=fewer)
@@ -309,19 +308,6 @@ class Orchestrator:
         if not job.held and job.plan is None:
             self.book.plan(job, now_s, instead_of=ahead)
         return [clean_up, *self._moves.start_waiting(now_s)]
-
-    def _goes_on(self, job: Job, ahead: Plan, now_s: float) -> bool:
-        """Whether a job that has paused keeps the plan that it paused for: a new one would move it for nothing.
-
-        Where jobs pay for each other's places, prices may have changed since; a budget is looked at anew, and so is
-        what has happened since the plan was made.
-        """
-        prices, spec = self.book.market is not None, job.spec
-        budget = spec.budget_g is not None or spec.budget_j is not None
-        news = prices or budget or not self.book.is_up_to_date(job)
-        if job.held or (news and not decided_once(spec.policy) and not is_tired(job)):
-            return False
-        return self.book.does_the_rest(job, ahead.segments, now_s)
 
     # -- the world -------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,7 @@ from eco_ray.core.events import (
     SuspendRequested,
     Tick,
 )
+from eco_ray.core.grants import total
 from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.orchestrator import Orchestrator
 from eco_ray.core.ports import GridSource
@@ -220,10 +221,7 @@ class Controller(ServingSide):
         self._watcher.start()
 
     def _learn(self) -> tuple[Job, ...]:
-        """How long jobs take, from those that succeeded before this controller began, in the order of their ends.
-
-        Those jobs.
-        """
+        """How long jobs take, from those that succeeded before this began; those, in the order of their ends."""
         try:
             succeeded = self._store.load_jobs([JobState.SUCCEEDED], _LEARNED)
         except EcoRayError as error:  # the record of a job that has ended is no reason not to start
@@ -343,9 +341,8 @@ class Controller(ServingSide):
     def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources], draining: Iterable[str]) -> None:
         now_s = self.now_s()
         present = self._core.book.nodes
-        for name, node in nodes.items():
-            if present.get(name) != node:
-                self._join(node)
+        for node in [node for name, node in nodes.items() if present.get(name) != node]:
+            self._join(node)
         for name in [name for name in present if name not in nodes]:
             log.warning("node %s is lost", name)
             self._handle(NodeLost(name))
@@ -353,9 +350,9 @@ class Controller(ServingSide):
             self._handle(NodeDraining(name))
         for name, amount in held.items():
             if time.monotonic() - self._performer.changed_on.get(name, 0.0) > _SETTLE_S and name in present:
-                ours = [j.spec.demand * (j.live_attempt.workers if j.live_attempt else 1) for j in self._jobs_on(name)]
-                cpus = max(0.0, amount.cpus - sum(d.cpus for d in ours))
-                gpus = max(0.0, amount.gpus - sum(d.gpus for d in ours))
+                live = self._core.book.live()
+                ours = total(job.spec.demand * attempt.workers for job, attempt in live if attempt.node == name)
+                cpus, gpus = max(0.0, amount.cpus - ours.cpus), max(0.0, amount.gpus - ours.gpus)
                 self._handle(ForeignUse(name, Resources(round(cpus, 4), round(gpus, 4), 0.0)))
         last_s = max((job.spec.deadline_s for job in self._core.book.jobs.values()), default=now_s)
         news = self._signals.news(self._zones(), now_s, last_s)
@@ -368,8 +365,7 @@ class Controller(ServingSide):
         told, accounted = self._standings.look(self._core.book, self.now_s())
         if told:
             self._performer.in_background(tell, told, dict(self._core.book.nodes), self._fleet.call)
-        if accounted:
-            self._handle(*accounted)
+        self._handle(*accounted)
 
     def _listed(self, ray_jobs: Mapping[str, Any]) -> None:
         """Take Ray's job list in. A job whose `eco-ray run` was stopped through Ray is cancelled with it."""
@@ -378,10 +374,6 @@ class Controller(ServingSide):
             job = self._core.book.jobs.get(submission or "")
             if job is not None and facts["state"] == "STOPPED" and not job.cancelling:
                 self._handle(JobCancelled(job.id))
-
-    def _jobs_on(self, node: str) -> list[Job]:
-        jobs = self._core.book.jobs.values()
-        return [job for job in jobs if job.live_attempt is not None and job.live_attempt.node == node]
 
     def _join(self, node: Node) -> None:
         self._known[node.name] = node
