@@ -401,6 +401,32 @@ def test_a_node_that_ray_ends_between_two_looks_is_released(world, store):
     assert [(one.action, one.object) for one in store.audit()] == [("drain-node", "dirty"), ("release-node", "dirty")]
 
 
+def test_a_node_that_has_just_ended_and_is_still_told_of_was_not_refused(world, store):
+    """Ray says that it is no more, and the controller has not looked since."""
+    consolidator = Consolidator(store, world, CONFIG)
+    run(consolidator, world, 310)
+    world.draining["dirty"] = world.now_s + 1e6  # its guests stay long
+    run(consolidator, world, 60)
+    assert consolidator.look().did == "draining"
+    del world.draining["dirty"]
+    assert consolidator.look().did == "draining"
+    del world.nodes["dirty"]
+    world.guests = [replace(guest, name=f"{guest.name}'", node="green") for guest in world.guests]
+    assert consolidator.look().did == "released"
+
+
+def test_a_drain_that_ray_has_forgotten_was_refused(world, store):
+    """As after a start of its control store without what it knew."""
+    consolidator = Consolidator(store, world, CONFIG)
+    run(consolidator, world, 310)
+    world.draining["dirty"] = world.now_s + 1e6
+    run(consolidator, world, 60)
+    del world.draining["dirty"]
+    told = run(consolidator, world, 40)
+    assert "refused" in {one.did for one in told}
+    assert "refused" not in {one.did for one in told[: int(25 // LOOK_S)]}
+
+
 def test_memory_that_guests_hold_is_not_free_to_others(world, store):
     world.guests = [
         Guest("r1", "dirty", Resources(1.0, memory_gb=4.0)),

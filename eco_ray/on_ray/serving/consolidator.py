@@ -34,7 +34,7 @@ LOOK_S = 10.0
 _BREAK_S = 120.0
 #: how often it is written down that nothing has changed [s]
 _WRITE_S = 60.0
-#: Ray shows a drain at once; after so long it has not taken it [s]
+#: Ray shows a drain at once; after so long without it has not taken it, or not kept it [s]
 _TAKEN_S = 30.0
 #: from the drain on, until Serve may stop replicas that have no others yet, and jobs are lost [s]
 MOVE_S = 900.0
@@ -190,8 +190,13 @@ class Consolidator:
                 return self._end(kept, under_way, view, Told("gone", name, why, view.now_s))
             why = f"{name} was emptied and released, {after}"
             return self._end(kept, under_way, view, Told("released", name, why, view.now_s))
-        if name not in view.draining and took_s >= _TAKEN_S:
+        if name in view.draining:
+            under_way = replace(under_way, seen_s=view.now_s)
+            kept = replace(kept, under_way=under_way)
+        elif view.now_s - max(under_way.seen_s, under_way.began_s) >= _TAKEN_S:
             return self._refused(kept, under_way, f"Ray did not say that it drains {name}, and does not", view)
+        elif under_way.seen_s >= under_way.began_s:  # Ray has ended it, which the controller sees a moment later
+            return self._keep(kept, kept)
         if not left and not _is_awaited(under_way, view):
             self._cluster.let_go(node)
             why = f"{name} is empty after {took_s:.0f} s, and is let go{starting}"

@@ -35,6 +35,8 @@ class UnderWay:
     deadline_s: float
     #: names of all guests of the cluster when it began
     guests: tuple[str, ...]
+    #: when Ray was last seen to drain it; -1: not yet
+    seen_s: float = -1.0
 
 
 @dataclass(frozen=True, slots=True)
