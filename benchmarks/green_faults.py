@@ -23,18 +23,19 @@ import math
 import os
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from common import cluster, describe_run, quantile, saved_output, table
+from constant_load import ConstantLoad
 
 from eco_ray.core.book import MAX_REPLANS
 from eco_ray.core.cluster import Resources
@@ -96,33 +97,18 @@ class Outcome:
     why: str = ""
 
 
-class Load:
-    """Requests at constant rates, from a thread of its own."""
+class Load(ConstantLoad):
+    """Each model at its rate."""
 
     def __init__(self, base: str) -> None:
+        super().__init__(TIMEOUT_S)
         self.outcomes: list[Outcome] = []
-        self._base, self._stopped = base, threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        self._thread.start()
+        self._base = base
+        self.begin()
 
-    def stop(self) -> None:
-        """No more requests; all have ended then."""
-        self._stopped.set()
-        self._thread.join()
-
-    async def _run(self) -> None:
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as http:
-            await asyncio.gather(*(self._ask_for(http, model, rate) for model, rate in RATES.items()))
-
-    async def _ask_for(self, http: Any, model: str, per_s: float) -> None:
-        began_s, tasks = time.monotonic(), list[asyncio.Task[None]]()
-        while not self._stopped.is_set():
-            tasks.append(asyncio.create_task(self._one(http, model, len(tasks))))
-            await asyncio.sleep(max(0.0, began_s + len(tasks) / per_s - time.monotonic()))
-        await asyncio.gather(*tasks)
+    async def ask_all(self, http: Any) -> None:
+        """All models."""
+        await asyncio.gather(*(self.at_rate(rate, partial(self._one, http, model)) for model, rate in RATES.items()))
 
     async def _one(self, http: Any, model: str, number: int) -> None:
         told: dict[str, Any] = {"name": "x", "datatype": "FP32", "shape": [1, 256], "data": [number % 7 / 7] * 256}

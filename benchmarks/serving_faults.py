@@ -15,22 +15,23 @@ requests that were under way then, each may be counted twice.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import signal
 import sqlite3
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from common import ROOT, cluster, describe_run, processes, quantile, saved_output, table
+from constant_load import ConstantLoad
 
 from eco_ray.cluster_file import load_cluster_file
 from eco_ray.core.cluster import Resources
@@ -73,42 +74,28 @@ class Outcome:
     proper: bool
 
 
-class Load:
-    """Requests at a rate, from a thread of its own."""
+class Load(ConstantLoad):
+    """Requests of tenants in turn."""
 
     def __init__(self, url: str) -> None:
+        super().__init__(TIMEOUT_S)
         self.outcomes: list[Outcome] = []
         #: sent and not answered
         self.under_way = 0
         self._url = url
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        self.began_s = time.monotonic()
-        self._thread.start()
+        self.begin()
 
-    def stop(self) -> None:
-        """No more requests; all have ended then."""
-        self._stopped.set()
-        self._thread.join()
+    async def ask_all(self, http: Any) -> None:
+        """At one rate."""
+        await self.at_rate(RATE_PER_S, partial(self._ask, http))
 
-    async def _run(self) -> None:
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(total=TIMEOUT_S)
-        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as http:
-            tasks = []
-            while not self._stopped.is_set():
-                tasks.append(asyncio.create_task(self._ask(http, len(tasks))))
-                await asyncio.sleep(max(0.0, self.began_s + len(tasks) / RATE_PER_S - time.monotonic()))
-            await asyncio.gather(*tasks)
-
-    async def _ask(self, http: object, number: int) -> None:
+    async def _ask(self, http: Any, number: int) -> None:
         name, tenant, sent_s = f"request-{number}", TENANTS[number % len(TENANTS)], time.monotonic()
         image = {"name": "image", "datatype": "UINT8", "shape": [1, 28, 28], "data": [number % 256] * 784}
         headers = {"Eco-Tenant": tenant, "Cache-Control": "no-store", "x-request-id": name}
         self.under_way += 1
         try:
-            async with http.post(self._url, json={"id": name, "inputs": [image]}, headers=headers) as answer:  # type: ignore[attr-defined]
+            async with http.post(self._url, json={"id": name, "inputs": [image]}, headers=headers) as answer:
                 status, told = answer.status, json.loads(await answer.read())
                 if status == 200:
                     proper = told["id"] == answer.headers["x-request-id"] == name and len(told["outputs"]) == 2

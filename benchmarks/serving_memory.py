@@ -25,10 +25,13 @@ import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from common import ROOT, cluster, describe_run, median, processes, saved_output, table
+from constant_load import ConstantLoad
 
 from eco_ray.core.cluster import Resources
 from eco_ray.core.deployments import Deployment
@@ -54,46 +57,28 @@ PAGE_BYTES = resource.getpagesize()
 BOMB = gzip.compress(b" " * (32 << 20))
 
 
-class Load:
-    """Requests of all kinds, from a thread of its own."""
+class Load(ConstantLoad):
+    """Requests of all kinds."""
 
     def __init__(self, base: str) -> None:
+        super().__init__()
         #: kind, and status or what went wrong
         self.seen: Counter[tuple[str, str]] = Counter()
         self._base = base
         self._host, self._port = urlsplit(base).hostname, urlsplit(base).port
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
-        self._thread.start()
+        self.begin()
 
-    def stop(self) -> None:
-        """No more requests; all have ended then."""
-        self._stopped.set()
-        self._thread.join()
-
-    async def _run(self) -> None:
-        import aiohttp
-
-        timeout = aiohttp.ClientTimeout(total=60.0)
-        async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(limit=0)) as http:
-            kinds: Mapping[str, Callable[[int], Awaitable[str]]] = {
-                "good": lambda number: self._good(http, number),
-                "bad": lambda number: self._bad(http, number),
-                "stream": lambda number: self._stream(http, number),
-                "cut": self._cut,
-            }
-            await asyncio.gather(*(self._keep_asking(kind, ask) for kind, ask in kinds.items()))
-
-    async def _keep_asking(self, kind: str, ask: Callable[[int], Awaitable[str]]) -> None:
-        began_s, number = time.monotonic(), 0
-        under_way: set[asyncio.Task[None]] = set()
-        while not self._stopped.is_set():
-            task = asyncio.create_task(self._one(kind, ask, number))
-            under_way.add(task)
-            task.add_done_callback(under_way.discard)
-            number += 1
-            await asyncio.sleep(max(0.0, began_s + number / RATES_PER_S[kind] - time.monotonic()))
-        await asyncio.gather(*under_way)
+    async def ask_all(self, http: Any) -> None:
+        """All kinds."""
+        kinds: Mapping[str, Callable[[int], Awaitable[str]]] = {
+            "good": lambda number: self._good(http, number),
+            "bad": lambda number: self._bad(http, number),
+            "stream": lambda number: self._stream(http, number),
+            "cut": self._cut,
+        }
+        await asyncio.gather(
+            *(self.at_rate(RATES_PER_S[kind], partial(self._one, kind, ask)) for kind, ask in kinds.items())
+        )
 
     async def _one(self, kind: str, ask: Callable[[int], Awaitable[str]], number: int) -> None:
         try:
