@@ -1,0 +1,145 @@
+"""The controller as kopf runs it: it lists and watches RayJobs, logs in, posts events; `keeper` decides and acts.
+
+kopf only observes here (`on.event`): its other handlers, timers and daemons would write annotations and finalizers
+of their own onto the RayJobs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import kopf
+
+from eco_ray.core.ports import GridSource
+from eco_ray.errors import UnreachableError
+from eco_ray.k8s.api import RayJobsApi
+from eco_ray.k8s.decision import Act, Decision, Rules
+from eco_ray.k8s.keeper import Keeper, Tell
+from eco_ray.k8s.signal import Signal
+
+log = logging.getLogger("eco_ray.suspend")
+
+COMPONENT = "eco-ray-suspend-controller"
+#: a round that takes longer is taken to be stuck [s]
+_STUCK_S = 600.0
+_EVENT_REASONS = {Act.HOLD: "Held", Act.RELEASE: "Released"}
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How the controller runs."""
+
+    #: False: nothing is written
+    apply: bool = False
+    #: empty: all
+    namespaces: Sequence[str] = ()
+    interval_s: float = 60.0
+    #: http://0.0.0.0:PORT/PATH; None: no liveness probe
+    liveness_url: str | None = None
+
+
+def run(grid: GridSource, rules: Rules, options: Options, show: Tell) -> None:
+    """Run until a signal ends it. Raises UnreachableError where no API server lets it in."""
+    try:
+        asyncio.run(_Operator(grid, rules, options, show).run())
+    except (kopf.LoginError, aiohttp.ClientError) as error:
+        raise UnreachableError(
+            f"no API server lets the controller in ({error}); run it in a pod with a service account, or set KUBECONFIG"
+        ) from error
+
+
+class _Operator:
+    def __init__(self, grid: GridSource, rules: Rules, options: Options, show: Tell) -> None:
+        self._options = options
+        self._show = show
+        self._login: Callable[[], Any] = lambda: None
+        self._api = RayJobsApi(lambda: self._login())
+        self._keeper = Keeper(
+            self._api,
+            Signal(grid, rules.planner.horizon_s),
+            rules,
+            self._tell,
+            time.time,
+            apply=options.apply,
+            interval_s=options.interval_s,
+        )
+        self._stop: asyncio.Future[str] | None = None
+        self._began_s = time.time()
+
+    async def run(self) -> None:
+        """kopf, and within it the keeper; the first that fails ends both."""
+        self._stop = asyncio.get_running_loop().create_future()
+        registry, options = kopf.OperatorRegistry(), self._options
+        kopf.on.login(registry=registry)(self._logs_in)
+        kopf.on.startup(registry=registry)(self._starts)
+        kopf.on.cleanup(registry=registry)(self._ends)
+        kopf.on.probe(registry=registry, id="round_age_s")(self._round_age_s)
+        kopf.on.event("ray.io", "v1", "rayjobs", registry=registry)(self._sees)
+        await kopf.operator(
+            registry=registry,
+            settings=_settings(options),
+            standalone=True,
+            clusterwide=not options.namespaces,
+            namespaces=list(options.namespaces),
+            liveness_endpoint=options.liveness_url,
+            stop_flag=self._stop,
+        )
+
+    def _logs_in(self, **given: Any) -> Any:
+        def login() -> Any:
+            info = kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
+            if info is None:
+                raise kopf.LoginError("neither a service account nor a kubeconfig file was found")
+            return info
+
+        self._login = login
+        return login()
+
+    async def _starts(self, **_given: Any) -> None:
+        task = asyncio.create_task(self._keep(), name="keeper")
+        task.add_done_callback(self._over)
+
+    async def _keep(self) -> None:
+        await self._keeper.run()
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """The keeper never ends by itself: without it nothing would be released, and a new process has to try."""
+        if not task.cancelled() and self._stop is not None and not self._stop.done():
+            log.error("the controller's loop failed", exc_info=task.exception())
+            self._stop.set_result("its loop failed")
+
+    async def _ends(self, **_given: Any) -> None:
+        await self._api.close()
+
+    async def _sees(self, event: Mapping[str, Any], **_given: Any) -> None:
+        self._keeper.seen(event["type"], event["object"])
+
+    def _round_age_s(self, **_given: Any) -> float:
+        """For the liveness probe, which fails where rounds have stopped."""
+        age_s = time.time() - (self._keeper.last_round_s or self._began_s)
+        if age_s > max(_STUCK_S, 3 * self._options.interval_s):
+            raise kopf.PermanentError(f"the last round ended {age_s:.0f} s ago")
+        return round(age_s, 1)
+
+    def _tell(self, body: Mapping[str, Any], decision: Decision, done: bool) -> None:
+        self._show(body, decision, done)
+        if self._options.apply:
+            reason = _EVENT_REASONS.get(decision.act, str(decision.reason))
+            kind = "Warning" if decision.act is Act.REFUSE else "Normal"
+            kopf.event(body, type=kind, reason=reason, message=decision.message)  # type: ignore[arg-type]
+
+
+def _settings(options: Options) -> Any:
+    settings = kopf.OperatorSettings()
+    settings.scanning.disabled = True  # no watching of CRDs and namespaces: two rights less
+    settings.posting.enabled = options.apply
+    settings.posting.reporting_component = COMPONENT
+    settings.posting.event_name_prefix = "eco-ray-"
+    settings.networking.request_timeout = 30.0
+    return settings
