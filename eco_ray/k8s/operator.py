@@ -70,14 +70,14 @@ class _Operator:
             interval_s=options.interval_s,
         )
         self._stop: asyncio.Future[str] | None = None
-        self._began_s = time.time()
+        self._task: asyncio.Task[None] | None = None
+        self._began_s = 0.0
 
     async def run(self) -> None:
         """kopf, and within it the keeper; the first that fails ends both."""
         self._stop = asyncio.get_running_loop().create_future()
         registry, options = kopf.OperatorRegistry(), self._options
         kopf.on.login(registry=registry)(self._logs_in)
-        kopf.on.startup(registry=registry)(self._starts)
         kopf.on.cleanup(registry=registry)(self._ends)
         kopf.on.probe(registry=registry, id="round_age_s")(self._round_age_s)
         kopf.on.event("ray.io", "v1", "rayjobs", registry=registry)(self._sees)
@@ -101,13 +101,6 @@ class _Operator:
         self._login = login
         return login()
 
-    async def _starts(self, **_given: Any) -> None:
-        task = asyncio.create_task(self._keep(), name="keeper")
-        task.add_done_callback(self._over)
-
-    async def _keep(self) -> None:
-        await self._keeper.run()
-
     def _over(self, task: asyncio.Task[None]) -> None:
         """The keeper never ends by itself: without it nothing would be released, and a new process has to try."""
         if not task.cancelled() and self._stop is not None and not self._stop.done():
@@ -119,9 +112,16 @@ class _Operator:
 
     async def _sees(self, event: Mapping[str, Any], **_given: Any) -> None:
         self._keeper.seen(event["type"], event["object"])
+        if self._task is None:
+            # not before the first RayJob: kopf posts events only for what was started in one of its handlers
+            self._began_s = time.time()
+            self._task = asyncio.create_task(self._keeper.run(), name="keeper")
+            self._task.add_done_callback(self._over)
 
     def _round_age_s(self, **_given: Any) -> float:
         """For the liveness probe, which fails where rounds have stopped."""
+        if self._task is None:
+            return 0.0
         age_s = time.time() - (self._keeper.last_round_s or self._began_s)
         if age_s > max(_STUCK_S, 3 * self._options.interval_s):
             raise kopf.PermanentError(f"the last round ended {age_s:.0f} s ago")
