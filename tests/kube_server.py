@@ -27,7 +27,10 @@ TOKEN = "a-service-account-token"
 RIGHTS = frozenset({(verb, "rayjobs") for verb in ("get", "list", "watch", "patch")} | {("create", "events")})
 _RESOURCES = {
     "/api/v1": [("events", "Event", ["create"]), ("namespaces", "Namespace", ["list"])],
-    "/apis/ray.io/v1": [("rayjobs", "RayJob", ["get", "list", "patch", "watch"]), ("rayjobs/status", "RayJob", ["patch"])],
+    "/apis/ray.io/v1": [
+        ("rayjobs", "RayJob", ["get", "list", "patch", "watch"]),
+        ("rayjobs/status", "RayJob", ["patch"]),
+    ],
     "/apis/apiextensions.k8s.io/v1": [("customresourcedefinitions", "CustomResourceDefinition", ["list", "watch"])],
 }
 _OBJECTS = re.compile(r"/apis/ray\.io/v1(?:/namespaces/(?P<namespace>[^/]+))?/rayjobs(?:/(?P<name>[^/]+))?")
@@ -183,7 +186,9 @@ class KubeServer:
                 patch = asked.body()
                 wanted = patch.get("metadata", {}).get("resourceVersion")
                 if wanted is not None and wanted != body["metadata"]["resourceVersion"]:
-                    return asked.fail(409, "the object has been modified; please apply your changes to the latest version")
+                    return asked.fail(
+                        409, "the object has been modified; please apply your changes to the latest version"
+                    )
                 body = self._store(key, merged(body, patch), "MODIFIED")
                 self.patched.append((key, patch))
         return asked.send(200, body)
@@ -238,7 +243,13 @@ def _discovery(path: str) -> dict[str, Any] | None:
     if path not in _RESOURCES:
         return None
     resources = [
-        {"name": name, "singularName": name[:-1], "kind": kind, "namespaced": kind in ("Event", "RayJob"), "verbs": verbs}
+        {
+            "name": name,
+            "singularName": name[:-1],
+            "kind": kind,
+            "namespaced": kind in ("Event", "RayJob"),
+            "verbs": verbs,
+        }
         for name, kind, verbs in _RESOURCES[path]
     ]
     return {"kind": "APIResourceList", "groupVersion": path.removeprefix("/apis/"), "resources": resources}

@@ -79,7 +79,7 @@ def _zone(zone: str | None, cluster: Path | None, settings: Settings) -> str:
     if zone is not None:
         return zone
     if cluster is None:
-        raise UsageError("--zone is missing: the grid zone in which jobs run; give --zone DE, for example, or --cluster")
+        raise UsageError("--zone is missing: the grid zone in which jobs run; give --zone DE, say, or --cluster FILE")
     return load_cluster_file(cluster, settings).home_zone
 
 

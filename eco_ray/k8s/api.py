@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,7 +59,7 @@ class RayJobsApi:
                         raise _error(answer.status, f"{method} {path}", await answer.text())
                     found: Mapping[str, Any] = await answer.json()
                     return found
-            except (aiohttp.ClientError, asyncio.TimeoutError) as error:
+            except (TimeoutError, aiohttp.ClientError) as error:
                 raise UnreachableError(
                     f"the API server {self._server} did not answer {method} {path} ({type(error).__name__}: {error}); "
                     "it is asked again in the next round"

@@ -121,13 +121,13 @@ def decide(job: RayJob, forecast: IntensitySeries | None, now_s: float, rules: R
     return _by_plan(job, spec, forecast, now_s, rules)
 
 
-def _by_plan(
-    job: RayJob, spec: JobSpec, forecast: IntensitySeries | None, now_s: float, rules: Rules
-) -> Decision:
+def _by_plan(job: RayJob, spec: JobSpec, forecast: IntensitySeries | None, now_s: float, rules: Rules) -> Decision:
+    """Released where it is time or there is nothing to wait for, else held to the start that the planner chose."""
     durations = Durations(rules.planner.assumed_duration_s)
     length = durations.expected(spec)
-    latest_s = spec.deadline_s - length.seconds - rules.launch_s
     assumed = "" if length.source == AS_GIVEN else f" ({length.source})"
+    latest_s = spec.deadline_s - length.seconds - rules.launch_s
+    written_s = _written_s(job, latest_s)
     if now_s >= latest_s:
         details = (
             f"its deadline, {minute(spec.deadline_s)}, less {human_duration(length.seconds)} of work{assumed} and "
@@ -135,35 +135,44 @@ def _by_plan(
         )
         reason = Reason.DEADLINE_INFEASIBLE if spec.deadline_s - length.seconds < now_s else Reason.PENDING_EVALUATION
         return _release(job, reason, f"starts at once: {details}", now_s)
-    written_s = _written_s(job, latest_s)
     if written_s is not None and now_s >= written_s:
         return _release(job, Reason.PENDING_EVALUATION, f"starts as planned for {minute(written_s)}", now_s)
-    zone = spec.zones[0]
-    situation = Situation(
-        now_s,
-        Calendar(rules.planner.slot_s, [replace(_NODE, zone=zone)], int(now_s // rules.planner.slot_s)),
-        {zone: forecast} if forecast is not None else {},
-        zone,
-        durations,
-        launch_s=rules.launch_s,
-    )
+    situation = _situation(spec.zones[0], forecast, now_s, rules, durations)
     waiting = Job("rayjob", spec, JobState.QUEUED, Reason.PENDING_EVALUATION, "", submitted_s=job.created_s)
     plan = plan_job(waiting, situation, rules.planner)
     if isinstance(plan, NoPlan):
         return _release(job, plan.reason, f"starts at once: there is no plan for it ({plan.message})", now_s)
     if written_s is not None:
-        kept = _moved(plan, written_s)
-        if not is_better(waiting, plan, as_of_now(waiting, kept, situation), rules.gain_pct):
+        kept = as_of_now(waiting, _moved(plan, written_s), situation)
+        if not is_better(waiting, plan, kept, rules.gain_pct):
             return Decision(Act.WAIT, Reason.WAITING_FOR_CLEANER_WINDOW, _waits(written_s), written_s)
-    if plan.no_signal_in:
-        why = f"starts at once: no forecast for {zone} is current, so it does not wait for cleaner power"
-        return _release(job, Reason.SIGNAL_STALE, why, now_s)
-    if plan.start_s <= now_s + 1.0:
-        why = f"starts at once: until {minute(latest_s)} no later start is cleaner in {zone}, by {_source(forecast)}"
-        return _release(job, Reason.PENDING_EVALUATION, why, now_s)
+    now = _why_now(plan, forecast, now_s, latest_s)
+    if now is not None:
+        return _release(job, now[0], f"starts at once: {now[1]}", now_s)
     message = f"{_waits(plan.start_s)}{_saves(plan, forecast)}{_assumes(length.seconds, assumed)}"
     patch = _held(job, plan.start_s, f"{Reason.WAITING_FOR_CLEANER_WINDOW}: {message}")
     return Decision(Act.HOLD, Reason.WAITING_FOR_CLEANER_WINDOW, message, plan.start_s, patch)
+
+
+def _situation(
+    zone: str, forecast: IntensitySeries | None, now_s: float, rules: Rules, durations: Durations
+) -> Situation:
+    """One job alone in one zone."""
+    slot_s = rules.planner.slot_s
+    calendar = Calendar(slot_s, [replace(_NODE, zone=zone)], int(now_s // slot_s))
+    known = {zone: forecast} if forecast is not None else {}
+    return Situation(now_s, calendar, known, zone, durations, launch_s=rules.launch_s)
+
+
+def _why_now(plan: Plan, forecast: IntensitySeries | None, now_s: float, latest_s: float) -> tuple[Reason, str] | None:
+    """Why a job that has a plan does not wait; None: it does."""
+    zone = plan.segments[0].zone
+    if plan.no_signal_in:
+        return Reason.SIGNAL_STALE, f"no forecast for {zone} is current, so it does not wait for cleaner power"
+    if plan.start_s <= now_s + 1.0:
+        why = f"until {minute(latest_s)} no later start is cleaner in {zone}, by {_source(forecast)}"
+        return Reason.PENDING_EVALUATION, why
+    return None
 
 
 def _written_s(job: RayJob, latest_s: float) -> float | None:
@@ -221,7 +230,9 @@ def _held(job: RayJob, start_s: float, why: str) -> dict[str, Any]:
 
 
 def _patch(job: RayJob, annotations: Mapping[str, str], suspend: bool | None) -> dict[str, Any]:
-    """A merge patch that is refused where the object has changed since it was read: annotations and `suspend` at once,
-    so that none is ever there without the other."""
+    """A merge patch that is refused where the object has changed since it was read.
+
+    Annotations and `suspend` at once, so that none is ever there without the other.
+    """
     metadata = {"resourceVersion": job.resource_version, "annotations": dict(annotations)}
     return {"metadata": metadata, **({} if suspend is None else {"spec": {"suspend": suspend}})}

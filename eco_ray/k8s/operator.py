@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
@@ -42,6 +43,8 @@ class Options:
     interval_s: float = 60.0
     #: http://0.0.0.0:PORT/PATH; None: no liveness probe
     liveness_url: str | None = None
+    #: once it has a result, the controller ends; any thread may set it
+    stop: Future[str] = field(default_factory=Future)
 
 
 def run(grid: GridSource, rules: Rules, options: Options, show: Tell) -> None:
@@ -58,8 +61,9 @@ class _Operator:
     def __init__(self, grid: GridSource, rules: Rules, options: Options, show: Tell) -> None:
         self._options = options
         self._show = show
-        self._login: Callable[[], Any] = lambda: None
-        self._api = RayJobsApi(lambda: self._login())
+        #: what kopf gives those who log in
+        self._given: Mapping[str, Any] = {}
+        self._api = RayJobsApi(self._login)
         self._keeper = Keeper(
             self._api,
             Signal(grid, rules.planner.horizon_s),
@@ -69,13 +73,11 @@ class _Operator:
             apply=options.apply,
             interval_s=options.interval_s,
         )
-        self._stop: asyncio.Future[str] | None = None
         self._task: asyncio.Task[None] | None = None
         self._began_s = 0.0
 
     async def run(self) -> None:
         """kopf, and within it the keeper; the first that fails ends both."""
-        self._stop = asyncio.get_running_loop().create_future()
         registry, options = kopf.OperatorRegistry(), self._options
         kopf.on.login(registry=registry)(self._logs_in)
         kopf.on.cleanup(registry=registry)(self._ends)
@@ -88,24 +90,24 @@ class _Operator:
             clusterwide=not options.namespaces,
             namespaces=list(options.namespaces),
             liveness_endpoint=options.liveness_url,
-            stop_flag=self._stop,
+            stop_flag=options.stop,
         )
 
     def _logs_in(self, **given: Any) -> Any:
-        def login() -> Any:
-            info = kopf.login_with_service_account(**given) or kopf.login_with_kubeconfig(**given)
-            if info is None:
-                raise kopf.LoginError("neither a service account nor a kubeconfig file was found")
-            return info
+        self._given = given
+        return self._login()
 
-        self._login = login
-        return login()
+    def _login(self) -> Any:
+        info = kopf.login_with_service_account(**self._given) or kopf.login_with_kubeconfig(**self._given)
+        if info is None:
+            raise kopf.LoginError("neither a service account nor a kubeconfig file was found")
+        return info
 
     def _over(self, task: asyncio.Task[None]) -> None:
         """The keeper never ends by itself: without it nothing would be released, and a new process has to try."""
-        if not task.cancelled() and self._stop is not None and not self._stop.done():
+        if not task.cancelled() and not self._options.stop.done():
             log.error("the controller's loop failed", exc_info=task.exception())
-            self._stop.set_result("its loop failed")
+            self._options.stop.set_result("its loop failed")
 
     async def _ends(self, **_given: Any) -> None:
         await self._api.close()

@@ -311,7 +311,9 @@ def lives(draw):
         asks["max-intensity"] = str(draw(st.integers(1, 900)))
     moments = draw(st.lists(st.floats(0, 70 * HOUR_S), min_size=1, max_size=12).map(sorted))
     known = [draw(st.none() | values) for _ in moments]
-    return a_rayjob(asks=asks, suspend=draw(st.sampled_from([None, True, False]))), list(zip(moments, known, strict=True))
+    return a_rayjob(asks=asks, suspend=draw(st.sampled_from([None, True, False]))), list(
+        zip(moments, known, strict=True)
+    )
 
 
 @settings(max_examples=60)
