@@ -107,7 +107,8 @@ class Keeper:
         now_s = self._now_s()
         # one that is due later than that was put off by a clock that has been set back since
         last_s = now_s + self._interval_s
-        for key in [key for key, due_s in self._due_s.items() if not now_s < due_s <= last_s]:
+        due = {key: due_s for key, due_s in self._due_s.items() if not now_s < due_s <= last_s}
+        for key, due_s in due.items():
             try:
                 until_s = await self._look(key)
             except UnreachableError as error:  # nor would the others reach it now
@@ -117,7 +118,7 @@ class Keeper:
             except Exception as error:  # whatever it is, the other jobs go on
                 log.error("%s/%s: %s", *key, error, exc_info=None if isinstance(error, EcoRayError) else error)
                 until_s = now_s + _RETRY_S
-            if key in self._due_s:
+            if self._due_s.get(key) == due_s:  # else the watch has told more of it meanwhile
                 self._due_s[key] = min(until_s, last_s)
         now_s = self.last_round_s = self._now_s()
         wait_s = min(self._due_s.values(), default=math.inf) - now_s
@@ -125,8 +126,10 @@ class Keeper:
 
     async def _look(self, key: Key) -> float:
         """One job; returns its planned start [s since epoch], or inf."""
-        body = self._seen[key]
+        body = seen = self._seen.get(key)
         for _ in range(_TRIES):
+            if body is None:
+                break  # the watch has told that it is gone
             decision = await asyncio.to_thread(self._decide, read(body))
             if decision.patch is not None:  # the watch may lag: what acts is decided on what is there now
                 fresh = await self._rayjobs.get(*key)
@@ -146,10 +149,11 @@ class Keeper:
                     return math.inf
                 body = patched
             self._say(body, decision, done=done)
-            if key in self._seen:  # else the watch told meanwhile that it is gone
+            if self._seen.get(key) is seen:  # else the watch has told more of it meanwhile
                 self._seen[key] = body
             return math.inf if decision.until_s is None else decision.until_s
-        log.info("%s/%s changes too often; it is looked at again in a moment", *key)
+        else:
+            log.info("%s/%s changes too often; it is looked at again in a moment", *key)
         return self._now_s() + _RETRY_S
 
     def _decide(self, job: RayJob) -> Decision:

@@ -18,7 +18,7 @@ import aiohttp
 import kopf
 
 from eco_ray.core.ports import GridSource
-from eco_ray.errors import UnreachableError
+from eco_ray.errors import EcoRayError, UnreachableError
 from eco_ray.k8s.api import RayJobsApi
 from eco_ray.k8s.decision import Act, Decision, Rules
 from eco_ray.k8s.keeper import Keeper, Tell
@@ -74,11 +74,15 @@ class _Operator:
             interval_s=options.interval_s,
         )
         self._task: asyncio.Task[None] | None = None
+        self._failure: BaseException | None = None
         self._began_s = 0.0
 
     async def run(self) -> None:
         """kopf, and within it the keeper; the first that fails ends both."""
         registry, options = kopf.OperatorRegistry(), self._options
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()  # of this loop: kopf would wait for others in a thread that never ends
+        options.stop.add_done_callback(lambda _: loop.call_soon_threadsafe(stop.set))
         kopf.on.login(registry=registry)(self._logs_in)
         kopf.on.cleanup(registry=registry)(self._ends)
         kopf.on.probe(registry=registry, id="round_age_s")(self._round_age_s)
@@ -90,8 +94,10 @@ class _Operator:
             clusterwide=not options.namespaces,
             namespaces=list(options.namespaces),
             liveness_endpoint=options.liveness_url,
-            stop_flag=options.stop,
+            stop_flag=stop,
         )
+        if self._failure is not None:
+            raise EcoRayError("the controller's loop failed, as its log says; start it again") from self._failure
 
     def _logs_in(self, **given: Any) -> Any:
         self._given = given
@@ -106,7 +112,8 @@ class _Operator:
     def _over(self, task: asyncio.Task[None]) -> None:
         """The keeper never ends by itself: without it nothing would be released, and a new process has to try."""
         if not task.cancelled() and not self._options.stop.done():
-            log.error("the controller's loop failed", exc_info=task.exception())
+            self._failure = task.exception()
+            log.error("the controller's loop failed", exc_info=self._failure)
             self._options.stop.set_result("its loop failed")
 
     async def _ends(self, **_given: Any) -> None:
@@ -134,7 +141,7 @@ class _Operator:
         if self._options.apply:
             reason = _EVENT_REASONS.get(decision.act, str(decision.reason))
             kind = "Warning" if decision.act is Act.REFUSE else "Normal"
-            kopf.event(body, type=kind, reason=reason, message=decision.message)  # type: ignore[arg-type]
+            kopf.event(body, type=kind, reason=reason, message=decision.message)
 
 
 def _settings(options: Options) -> Any:
