@@ -134,13 +134,14 @@ class KubeServer:
         """The requests of a method whose path has a part."""
         return [one for one in list(self.requests) if one[0] == method and part in one[1]]
 
-    def wait(self, holds: Callable[[], object], what: str, timeout_s: float = 150.0) -> None:
-        """Until something holds; fails after `timeout_s`."""
-        end_s = time.monotonic() + timeout_s
-        while not holds():
+    def wait(self, holds: Callable[[], object], what: str, timeout_s: float = 100.0) -> None:
+        """Until something holds; fails after `timeout_s`, in which time that this process is stopped does not count."""
+        for _ in range(round(timeout_s / _LOOK_S)):
+            if holds():
+                return
             assert self.alive(), f"{what} cannot come: the process has ended"
-            assert time.monotonic() < end_s, f"{what} did not come within {timeout_s} s; asked: {self.requests[-8:]}"
-            time.sleep(0.02)
+            time.sleep(_LOOK_S)
+        raise AssertionError(f"{what} did not come within {timeout_s} s; asked: {self.requests[-8:]}")
 
     # -- what it answers -----------------------------------------------------------------------------------------------
 
