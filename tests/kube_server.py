@@ -33,6 +33,8 @@ _RESOURCES = {
     ],
     "/apis/apiextensions.k8s.io/v1": [("customresourcedefinitions", "CustomResourceDefinition", ["list", "watch"])],
 }
+#: how often a test looks whether something holds [s]
+_LOOK_S = 0.02
 _OBJECTS = re.compile(r"/apis/ray\.io/v1(?:/namespaces/(?P<namespace>[^/]+))?/rayjobs(?:/(?P<name>[^/]+))?")
 _EVENTS = re.compile(r"/api/v1/namespaces/(?P<namespace>[^/]+)/events")
 
