@@ -67,6 +67,7 @@ def suspend_controller(
     )
     options = Options(apply, namespaces, _seconds("--interval", interval, 1.0, 3_600.0), liveness_url)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # a line for each event of the watch
     if not apply:
         click.echo("Dry run: nothing is written; --apply holds and releases.", err=True)
     run(grid, rules, options, _show(settings))

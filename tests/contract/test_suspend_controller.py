@@ -32,16 +32,20 @@ grid: {source: trace, file: grid.csv}
 """
 
 
+#: by zone: dirty for hours, then clean; and so slowly falling that no written plan is worth another one
+AHEAD = {"DE": [400.0] * 6 + [50.0] * 60, "FR": [400 - i / 1000 for i in range(66)]}
+
+
 class Grid:
-    """From now on dirty for hours, then clean."""
+    """What is ahead, from this hour on."""
 
     name = "a test"
 
     def zones(self):
-        return ("DE",)
+        return tuple(AHEAD)
 
     def forecast(self, zone, now_s, end_s):
-        return hourly([400] * 6 + [50] * 60, zone, now_s // HOUR_S * HOUR_S)
+        return hourly(AHEAD[zone], zone, now_s // HOUR_S * HOUR_S)
 
     actual = forecast
 
@@ -82,8 +86,9 @@ class Process:
     def __init__(self, folder: Path) -> None:
         self._folder, self._process = folder, None
         hour_s = time.time() // HOUR_S * HOUR_S
-        rows = [f"{stamp(hour_s + i * HOUR_S)},{400 if i < 6 else 50}" for i in range(-2, 60)]
-        (folder / "grid.csv").write_text("time,DE\n" + "\n".join(rows) + "\n")
+        values = zip(AHEAD["DE"], AHEAD["FR"], strict=True)
+        rows = [f"{stamp(hour_s + i * HOUR_S)},{de},{fr}" for i, (de, fr) in enumerate(values)]
+        (folder / "grid.csv").write_text("time,DE,FR\n" + "\n".join(rows) + "\n")
         (folder / "cluster.yaml").write_text(CLUSTER)
 
     def start(self, *options: str) -> None:
@@ -158,9 +163,10 @@ def fresh(name: str = "train", **options) -> dict:
 
 def due(name: str, in_s: float) -> dict:
     """A job that was held before, and whose planned start comes soon."""
-    body = fresh(name, suspend=True)
-    start = {"eco-ray.io/planned-start": stamp(time.time() + in_s), "eco-ray.io/planned-for": read(body).planned_for}
-    return fresh(name, suspend=True, annotations=start)
+    wishes = {"asks": asks() | {"zones": "FR"}, "suspend": True}
+    planned_for = read(fresh(name, **wishes)).planned_for
+    start = {"eco-ray.io/planned-start": stamp(time.time() + in_s), "eco-ray.io/planned-for": planned_for}
+    return fresh(name, annotations=start, **wishes)
 
 
 def suspended(server: KubeServer, name: str = "train") -> bool | None:
