@@ -117,6 +117,8 @@ class _Operator:
             self._options.stop.set_result("its loop failed")
 
     async def _ends(self, **_given: Any) -> None:
+        if self._task is not None:
+            self._task.cancel()  # kopf would wait for it
         await self._api.close()
 
     async def _sees(self, event: Mapping[str, Any], **_given: Any) -> None:
