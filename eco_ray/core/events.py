@@ -135,6 +135,13 @@ class NodeDraining:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeKept:
+    """A node that was to be emptied is not, after all: it takes jobs again."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class ForeignUse:
     """What others than our attempts hold of a node."""
 
@@ -191,6 +198,7 @@ Event = (
     | NodeJoined
     | NodeLost
     | NodeDraining
+    | NodeKept
     | ForeignUse
     | ServingNeeds
     | Tick

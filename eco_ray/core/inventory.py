@@ -33,7 +33,8 @@ class Inventory:
         self.jobs: dict[str, Job] = {}
         #: nodes that are there, by name; to be changed through `set_node` and `lose_node` only
         self.nodes: dict[str, Node] = {}
-        #: those of them that are being emptied: nothing new goes there; to be changed through `close_node` only
+        #: those of them that are being emptied: nothing new goes there; to be changed through `close_node` and
+        #: `open_node` only
         self.closed: set[str] = set()
         self.forecast: dict[str, IntensitySeries] = {}
         #: intensity of the past, by zone
@@ -147,6 +148,15 @@ class Inventory:
         if not self.is_open(name):
             return False
         self.closed.add(name)
+        self._calendar = None
+        self.news += 1
+        return True
+
+    def open_node(self, name: str) -> bool:
+        """A node that is there is not emptied after all; returns whether that is new."""
+        if name not in self.closed:
+            return False
+        self.closed.discard(name)
         self._calendar = None
         self.news += 1
         return True

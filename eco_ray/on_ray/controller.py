@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,6 @@ from eco_ray.core.events import (
     ForeignUse,
     JobCancelled,
     JobSubmitted,
-    NodeDraining,
     NodeJoined,
     NodeLost,
     ResumeRequested,
@@ -338,7 +337,7 @@ class Controller(ServingSide):
                 with contextlib.suppress(Exception):
                     self._brain.do_soon(partial(self._listed, self._launcher.ray_jobs()))
 
-    def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources], draining: Iterable[str]) -> None:
+    def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources], draining: Collection[str]) -> None:
         now_s = self.now_s()
         present = self._core.book.nodes
         for node in [node for name, node in nodes.items() if present.get(name) != node]:
@@ -346,8 +345,7 @@ class Controller(ServingSide):
         for name in [name for name in present if name not in nodes]:
             log.warning("node %s is lost", name)
             self._handle(NodeLost(name))
-        for name in draining:
-            self._handle(NodeDraining(name))
+        self._drained(draining)
         for name, amount in held.items():
             if time.monotonic() - self._performer.changed_on.get(name, 0.0) > _SETTLE_S and name in present:
                 live = self._core.book.live()
@@ -384,7 +382,7 @@ class Controller(ServingSide):
         self._store.put_meta("cluster", cluster_facts(self.config, self._known))
         self._handle(NodeJoined(node))
 
-    def _ingest_spools_of(self, lost: Iterable[str]) -> None:
+    def _ingest_spools_of(self, lost: Collection[str]) -> None:
         """Samples that agents wrote down before their nodes went away, where their disks can be reached from here.
 
         Looked at again and again: an agent outlives its node by moments, and writes on.

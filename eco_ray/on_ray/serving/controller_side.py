@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.consolidation import Guest
-from eco_ray.core.events import Event, ServingNeeds
+from eco_ray.core.events import Event, NodeDraining, NodeKept, ServingNeeds
 from eco_ray.core.orchestrator import Orchestrator
 from eco_ray.core.replica_places import Room
 from eco_ray.core.store_port import Store
 from eco_ray.on_ray.brain import Brain
 from eco_ray.on_ray.controller_config import ControllerConfig
 from eco_ray.on_ray.model_accounts import ModelAccounts
-from eco_ray.on_ray.serving.job_guests import rooms_and_jobs
+from eco_ray.on_ray.serving.drain_record import TAKEN_S
+from eco_ray.on_ray.serving.job_guests import came_since, rooms_and_jobs
 from eco_ray.on_ray.serving.rooms import rooms_of
 
 
@@ -29,6 +32,8 @@ class ServingSide(ABC):
     _known: dict[str, Node]
     _models: ModelAccounts
     _core: Orchestrator
+    #: nodes that are closed and not drained, and since when [monotonic s]
+    _undrained: Mapping[str, float] = MappingProxyType({})
 
     @abstractmethod
     def now_s(self) -> float:
@@ -43,6 +48,9 @@ class ServingSide(ABC):
 
     @abstractmethod
     def _request(self, event: Event) -> None: ...
+
+    @abstractmethod
+    def _handle(self, *events: Event) -> None: ...
 
     def put_model(self, app: str, reference: str, demand: Resources | None = None) -> None:
         """Account the replicas of a Serve application to a model `name:version`, but for those that say what they run.
@@ -71,6 +79,32 @@ class ServingSide(ABC):
         """All nodes with the mean intensity of so many wall seconds ahead, attempts on them, and where some will be."""
         rooms, now_s, speed = self._rooms(), self.now_s(), self.config.clock.speed
         return self._brain.ask(lambda: rooms_and_jobs(self._core.book, rooms, horizon_s, now_s, speed))
+
+    def close_node(self, node: str, guests: Collection[str]) -> str:
+        """Let nothing new begin on a node that is to be emptied; why not, where it was not decided on what is there.
+
+        Between a look and Ray's drain jobs are launched. One after the other here, so that none is in between.
+        """
+
+        def close() -> str:
+            came = came_since(self._core.book, node, guests)
+            if not came:
+                self._request(NodeDraining(node))
+            return came
+
+        return self._brain.ask(close)
+
+    def _drained(self, draining: Collection[str]) -> None:
+        """Take in which nodes Ray drains. One that was closed for that, and is not drained after all, is open again."""
+        for name in draining:
+            self._handle(NodeDraining(name))
+        now_s = time.monotonic()
+        self._undrained = {
+            name: self._undrained.get(name, now_s) for name in self._core.book.closed if name not in draining
+        }
+        for name, since_s in self._undrained.items():
+            if now_s - since_s > TAKEN_S:
+                self._handle(NodeKept(name))
 
     def let_go(self, node: str) -> None:
         """End the agent of a drained node that is empty: the last that keeps Ray there."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import ray
@@ -48,8 +48,14 @@ class RayCluster:
             not_all_up(details, draining),
         )
 
-    def drain(self, node: Node, why: str, deadline_wall_s: float) -> DrainAnswer:
-        """Ask Ray."""
+    def drain(self, node: Node, guests: Collection[str], why: str, deadline_wall_s: float) -> DrainAnswer:
+        """Ask the controller, which may have launched something there since, and then Ray.
+
+        From the controller's answer on nothing is launched there: Ray would leave it pending.
+        """
+        came = _ask(lambda: controller_handle().close_node.remote(node.name, tuple(guests)))
+        if came:
+            return DrainAnswer(accepted=False, why=came)
         return self._drains.drain(node.ray_node_id or "", why, deadline_wall_s)
 
     def let_go(self, node: Node) -> None:
