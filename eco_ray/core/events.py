@@ -146,6 +146,7 @@ class ForeignUse:
     """What others than our attempts hold of a node."""
 
     node: str
+    #: each part of a GPU as what has to be kept for it (`core.grants.held_by_others`)
     held: Resources
 
 

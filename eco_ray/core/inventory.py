@@ -85,8 +85,8 @@ class Inventory:
             open_nodes = [node for node in self.nodes.values() if self.is_open(node.name)]
             nodes = self._calendar.fleet if self._calendar is not None else open_nodes
         calendar = Calendar(self.config.slot_s, nodes, self.first_slot)
-        for name, held in self.foreign.items():
-            calendar.set_foreign(name, self.grants.others(name, held))
+        for name in self.foreign.keys() & self.nodes.keys():
+            calendar.set_foreign(name, self.others(self.nodes[name]))
         for grant in self.grants:
             calendar.reserve(grant.segment, grant.demand)
         for job in jobs:
@@ -187,8 +187,12 @@ class Inventory:
 
     def _set_others(self, name: str) -> None:
         """Tell the calendar what others hold of a node, without the replicas for which it keeps room."""
-        if self._calendar is not None:
-            self._calendar.set_foreign(name, self.grants.others(name, self.foreign.get(name, Resources())))
+        if self._calendar is not None and name in self.nodes:
+            self._calendar.set_foreign(name, self.others(self.nodes[name]))
+
+    def others(self, node: Node) -> Resources:
+        """What is kept of a node for others than our attempts, without the replicas for which there are grants."""
+        return self.grants.others(node, self.foreign.get(node.name, Resources()))
 
     def forget_before(self, now_s: float) -> None:
         """What is over needs no memory."""

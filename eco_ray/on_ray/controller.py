@@ -22,7 +22,6 @@ from eco_ray.core.event_log import Beginning, told_error
 from eco_ray.core.events import (
     AttemptExited,
     Event,
-    ForeignUse,
     JobCancelled,
     JobSubmitted,
     NodeJoined,
@@ -31,7 +30,6 @@ from eco_ray.core.events import (
     SuspendRequested,
     Tick,
 )
-from eco_ray.core.grants import total
 from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.orchestrator import Orchestrator
 from eco_ray.core.ports import GridSource
@@ -63,8 +61,6 @@ log = logging.getLogger("eco_ray.controller")
 _LOOK_S = 1.0
 #: how often Ray's whole list of jobs is read, which grows with its history [wall s]
 _LIST_S = 5.0
-#: how long a node's Ray resources need to settle after one of our attempts came or went [wall s]
-_SETTLE_S = 3.0
 #: jobs that succeeded, from which lengths are learned again after a restart
 _LEARNED = 1_000
 #: job ids name folders and Ray submissions
@@ -327,8 +323,9 @@ class Controller(ServingSide):
         while not self._stopped.wait(_LOOK_S):
             with contextlib.suppress(Exception):  # Ray may be restarting; the next look will tell
                 nodes = self._fleet.nodes()
-                seen = nodes, self._fleet.held(nodes), self._fleet.draining(nodes)
-                self._brain.do_soon(partial(self._looked, *seen))
+                held = self._fleet.held(nodes)
+                self._look_at_gpus(nodes, held)
+                self._brain.do_soon(partial(self._looked, nodes, held, self._fleet.draining(nodes)))
                 self._ingest_spools_of(self._known.keys() - nodes.keys())
             self._brain.do_soon(self._tell)
             if time.monotonic() >= ray_jobs_due:
@@ -346,12 +343,7 @@ class Controller(ServingSide):
             log.warning("node %s is lost", name)
             self._handle(NodeLost(name))
         self._drained(draining)
-        for name, amount in held.items():
-            if time.monotonic() - self._performer.changed_on.get(name, 0.0) > _SETTLE_S and name in present:
-                live = self._core.book.live()
-                ours = total(job.spec.demand * attempt.workers for job, attempt in live if attempt.node == name)
-                cpus, gpus = max(0.0, amount.cpus - ours.cpus), max(0.0, amount.gpus - ours.gpus)
-                self._handle(ForeignUse(name, Resources(round(cpus, 4), round(gpus, 4), 0.0)))
+        self._used(held)
         last_s = max((job.spec.deadline_s for job in self._core.book.jobs.values()), default=now_s)
         news = self._signals.news(self._zones(), now_s, last_s)
         if news is not None:

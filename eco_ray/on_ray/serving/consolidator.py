@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -293,7 +293,7 @@ def _given_up(kept: Kept, view: View) -> str:
 def _hosts(view: View, acts: bool) -> Hosts:
     rooms, kept = [], {}
     for room in view.rooms:
-        checked, why = sound(_with_memory(room, view.guests))
+        checked, why = sound(room)
         rooms.append(checked)
         if why:
             kept[room.node.name] = why
@@ -304,12 +304,6 @@ def _hosts(view: View, acts: bool) -> Hosts:
         elif room.node.name in view.planned:
             kept[room.node.name] = "waiting jobs have their places there"
     return Hosts(view.now_s, tuple(rooms), view.guests, kept)
-
-
-def _with_memory(room: Room, guests: Sequence[Guest]) -> Room:
-    """With the memory of its guests: of what Ray has given away, CPUs and GPUs are told."""
-    memory_gb = sum(guest.demand.memory_gb for guest in guests if guest.node == room.node.name)
-    return replace(room, held=replace(room.held, memory_gb=max(room.held.memory_gb, memory_gb)))
 
 
 _NOT_ASKED = "consolidation is set to report"

@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.consolidation import Guest
-from eco_ray.core.events import Event, NodeDraining, NodeKept, ServingNeeds
+from eco_ray.core.events import Event, ForeignUse, NodeDraining, NodeKept, ServingNeeds
+from eco_ray.core.grants import held_by_others, total
 from eco_ray.core.orchestrator import Orchestrator
 from eco_ray.core.replica_places import Room
 from eco_ray.core.store_port import Store
 from eco_ray.on_ray.brain import Brain
 from eco_ray.on_ray.controller_config import ControllerConfig
 from eco_ray.on_ray.model_accounts import ModelAccounts
+from eco_ray.on_ray.performer import Performer
 from eco_ray.on_ray.serving.drain_record import TAKEN_S
 from eco_ray.on_ray.serving.job_guests import came_since, rooms_and_jobs
 from eco_ray.on_ray.serving.rooms import rooms_of
+
+log = logging.getLogger("eco_ray.controller")
+
+#: how often it is asked who holds GPUs [wall s]
+_GPUS_S = 5.0
+#: how long a node's Ray resources need to settle after one of our attempts came or went [wall s]
+_SETTLE_S = 3.0
 
 
 class ServingSide(ABC):
@@ -31,9 +41,13 @@ class ServingSide(ABC):
     _brain: Brain
     _known: dict[str, Node]
     _models: ModelAccounts
+    _performer: Performer
     _core: Orchestrator
     #: nodes that are closed and not drained, and since when [monotonic s]
     _undrained: Mapping[str, float] = MappingProxyType({})
+    #: by node: the class of each actor with GPUs, and what Ray has given it
+    _gpu_users: Mapping[str, Sequence[tuple[str, Resources]]] = MappingProxyType({})
+    _gpus_due_s = 0.0
 
     @abstractmethod
     def now_s(self) -> float:
@@ -105,6 +119,27 @@ class ServingSide(ABC):
         for name, since_s in self._undrained.items():
             if now_s - since_s > TAKEN_S:
                 self._handle(NodeKept(name))
+
+    def _look_at_gpus(self, nodes: Mapping[str, Node], held: Mapping[str, Resources]) -> None:
+        """See who holds which parts of GPUs, now and then, where anybody does."""
+        now_s = time.monotonic()
+        if now_s < self._gpus_due_s:
+            return
+        self._gpus_due_s = now_s + _GPUS_S
+        try:
+            self._gpu_users = self._fleet.gpu_users(nodes) if any(one.gpus for one in held.values()) else {}
+        except Exception as error:  # Ray's state API may be away: what is held of GPUs counts as one holder's then
+            log.warning("who holds GPUs is not known now: %s", error)
+            self._gpu_users = {}
+
+    def _used(self, held: Mapping[str, Resources]) -> None:
+        """Take in what Ray has given away of each node: what of it is not our attempts' is others'."""
+        book = self._core.book
+        for name, given in held.items():
+            if time.monotonic() - self._performer.changed_on.get(name, 0.0) > _SETTLE_S and name in book.nodes:
+                ours = total(job.spec.demand * attempt.workers for job, attempt in book.live() if attempt.node == name)
+                each = map(self._models.declared, self._gpu_users.get(name, ()))
+                self._handle(ForeignUse(name, held_by_others(given, ours, each, book.nodes[name].capacity)))
 
     def let_go(self, node: str) -> None:
         """End the agent of a drained node that is empty: the last that keeps Ray there."""
