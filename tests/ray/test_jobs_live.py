@@ -218,15 +218,9 @@ def test_plan_says_when_and_where_and_submits_nothing(cluster: Cluster, tmp_path
     assert len(cluster.client.store.list_jobs()) == before
 
 
-class Holder:
-    """Holds a node."""
-
-    def ping(self) -> None:
-        """Is there."""
-
-
 def test_a_launch_that_no_node_takes_in_is_taken_back(cluster: Cluster, tmp_path: Path) -> None:
     import ray
+    from ray._private.state import available_resources_per_node
 
     launcher = Launcher(cluster.client.record.dashboard_url, tmp_path / "state", tmp_path / "run")
     began = tmp_path / "began"
@@ -234,8 +228,11 @@ def test_a_launch_that_no_node_takes_in_is_taken_back(cluster: Cluster, tmp_path
     spec = JobSpec("taken-back", f"touch {began}", deadline_s=1e9, demand=Resources(1.0))
     job = Job("taken-back", spec, JobState.QUEUED, Reason.RUNNING, "", 0.0, attempts=(attempt,))
     node = next(info["NodeID"] for info in ray.nodes() if info["Labels"].get("eco_node") == "aa-1")
-    holder = ray.remote(num_cpus=1, label_selector={"ray.io/node-id": node})(Holder).remote()
-    ray.get(holder.ping.remote(), timeout=60)
+    holds = ray.remote(num_cpus=1, label_selector={"ray.io/node-id": node})(lambda: time.sleep(60))
+    held = holds.remote()
+    cluster_is_full = time.monotonic() + 30
+    while available_resources_per_node()[node].get("CPU", 0.0) and time.monotonic() < cluster_is_full:
+        time.sleep(0.1)
     launcher.take_back(attempt.submission_id)  # of which Ray knows nothing
     launcher.start(job, attempt, node)
     status = launcher.wait_final(attempt.submission_id, 1.0)
@@ -246,5 +243,5 @@ def test_a_launch_that_no_node_takes_in_is_taken_back(cluster: Cluster, tmp_path
         launcher.take_back(attempt.submission_id)
         status = launcher.wait_final(attempt.submission_id, 1.0)
         assert status is not None
-    ray.kill(holder)
+    ray.cancel(held, force=True)
     assert (status.status, status.exit_code, began.exists()) == ("FAILED", None, False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -35,7 +35,7 @@ class RayCluster:
         """Nodes, what is on them, and which of them come and go."""
         draining, owned = self._drains.draining(), self._drains.owned()
         rooms, jobs, planned = _ask(lambda: controller_handle().emptying.remote(horizon_s))
-        details = _ask(_serve_details)
+        details = serve_details()
         replicas = replica_guests(details, self._deployments(), rooms, by_grams=self._by_grams())
         nodes = [room.node for room in rooms]
         return View(
@@ -63,10 +63,13 @@ class RayCluster:
         _ask(lambda: controller_handle().let_go.remote(node.name))
 
 
-def _serve_details() -> Any:
+def serve_details() -> Mapping[str, Any]:
+    """What Serve tells of itself. Raises UnreachableError."""
     from ray.serve.context import _get_global_client  # no public call in Python tells on which node a replica is (2.60)
 
-    return _get_global_client()._controller.get_serve_instance_details.remote()
+    controller = _get_global_client()._controller
+    told: Mapping[str, Any] = _ask(controller.get_serve_instance_details.remote)
+    return told
 
 
 def _ask(call: Callable[[], Any]) -> Any:
