@@ -8,7 +8,7 @@ from typing import Any
 from eco_ray.core.cluster import UNKNOWN_ZONE, Node, Resources
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import Nature
-from eco_ray.on_ray.fleet import node_of
+from eco_ray.on_ray.fleet import given_of, node_of
 from eco_ray.on_ray.local_cluster import NODE_LABEL, ZONE_LABEL
 
 CURVE = PowerCurve((0.0, 1.0), (100.0, 300.0), source="wall meter")
@@ -33,3 +33,12 @@ def test_of_another_node_only_what_ray_knows_counts() -> None:
     assert found.power.nature is Nature.ASSUMED
     assert (found.gpu_idle_w, found.gpu_busy_w, found.sleeps, found.wake_j) == (0, 0, False, 0)
     assert node_of({"NodeID": "0123456789abcdef", "Labels": None, "Resources": None}, {}).zone == UNKNOWN_ZONE
+
+
+def test_what_ray_has_given_away_has_its_memory() -> None:
+    info = {"Resources": {"CPU": 64.0, "GPU": 8.0, "memory": 400e9}}  # of 512 GB
+    free = {"CPU": 60.0, "GPU": 7.5, "memory": 390e9}
+    assert given_of(DESCRIBED, info, free) == Resources(4.0, 0.5, 10.0)
+    assert given_of(DESCRIBED, info, {"CPU": 64.0, "GPU": 8.0, "memory": 400e9}) == Resources()
+    assert given_of(DESCRIBED, {}, {"CPU": 64.0, "GPU": 8.0}) == Resources()
+    assert given_of(DESCRIBED, info, {"memory": 400e9}) == Resources(64.0, 8.0)  # what is all taken is not there
