@@ -2,10 +2,10 @@
 
     python benchmarks/training_session.py [--only calls,overhead] [--rounds 120] [--no-save]
 
-overhead: a training loop bare, with session and metering, and with what one writes first (torch.save, CodeCarbon), in one
-process, in turns of half a second, in an order that is reversed every round. Time stands still for what is not at its
-turn: a way has its checkpoints each 5 s and its meter a look each second of its own turns. Meters are processes of their
-own that wait until they are told to look. No Ray: training_suspend.py shows jobs on a cluster.
+overhead: a training loop bare, with session and metering, and with what one writes first (torch.save, CodeCarbon), in
+one process, in turns of half a second, in an order that is reversed every round. Time stands still for what is not at
+its turn: a way has its checkpoints each 5 s and its meter a look each second of its own turns. Meters are processes of
+their own that wait until they are told to look. No Ray: training_suspend.py shows jobs on a cluster.
 """
 
 from __future__ import annotations
