@@ -292,12 +292,9 @@ def overhead(rounds: int) -> bool:
         parts = _counted(ours)
         counted.append([name, *(f"{100 * share:.3f}" for share in parts.values()), f"{100 * sum(parts.values()):.3f}"])
         one, megabytes = ours.checkpoints, (ours.run._checkpoint_bytes or 0) / 1e6
-        each_ms = 1000 * (one.cpu_s + ours.written_s) / one.count
-        print(
-            f"{one.count} checkpoints of {megabytes:.1f} MB: {each_ms:.1f} ms of CPU time each, the training waits for"
-        )
-        print(f"{1000 * one.wall_s / one.count:.1f} ms; each call of progress and pause_point: "
-              f"{1e6 * ours.calls.cpu_s / ours.calls.count:.0f} us of CPU time\n")  # fmt: skip
+        wait_ms = 1000 * one.wall_s / one.count
+        print(f"{one.count} checkpoints of {megabytes:.1f} MB; the training waits {wait_ms:.1f} ms for each")
+        print(f"progress and pause_point of a step: {1e6 * ours.calls.cpu_s / ours.calls.count:.0f} us of CPU time\n")
         holds &= verdict(f"CPU time of session and agent, {name}", 100 * sum(parts.values()), 100 * BAR_OVERHEAD, " %")
         inside = (ours.calls.wall_s + one.wall_s) / sum(turn.wall_s for turn in ours.turns)
         holds &= verdict(f"wall time in its calls, {name}", 100 * inside, 100 * BAR_OVERHEAD, " %")
@@ -320,7 +317,7 @@ def _counted(ours: Ours) -> dict[str, float]:
     parts_s = {
         "progress, pause point": ours.calls.cpu_s,
         f"checkpoint in {CHECKPOINT_S:g} s": ours.checkpoints.cpu_s,
-        "writing": ours.written_s,
+        "writing them and reports": ours.written_s,
         "agent": sum(turn.meter_s for turn in ours.turns),
     }
     return {name: part_s / own_s for name, part_s in parts_s.items()}

@@ -3,7 +3,7 @@
     python benchmarks/training_suspend.py [--only alone,suspend,kill] [--rounds 8] [--no-save]
 
 alone: processes without Ray, through the same files; what the session itself takes. suspend and kill: jobs on a real
-Ray cluster, about 3 minutes each, so give one of them where time is short.
+Ray cluster, about 3 minutes each.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -215,17 +215,17 @@ def alone(rounds: int) -> bool:
 
 def suspend(rounds: int) -> bool:
     """Jobs of 8 MB state on a real cluster, suspended while they run, and resumed at once"""
-    with _cluster() as (client, folder):
-        ways: dict[str, tuple[type[EcoJob | HandJob], str]] = {
-            "eco_ray": (EcoJob, ""),
-            "eco_ray, script imports torch": (EcoJob, "import torch"),
-            "by hand: ray job stop, submit": (HandJob, ""),
-        }
-        rows, lost = [], 0
-        for number, (name, (kind, imports)) in enumerate(ways.items()):
-            steps = Steps(folder, f"suspend-{number}", imports)
-            rows.append([name, *_suspensions(kind(client, steps), steps, rounds)])
-            lost += steps.repeated() if kind is EcoJob else 0
+    client, folder = _cluster()
+    ways: dict[str, tuple[type[EcoJob | HandJob], str]] = {
+        "eco_ray": (EcoJob, ""),
+        "eco_ray, script imports torch": (EcoJob, "import torch"),
+        "by hand: ray job stop, submit": (HandJob, ""),
+    }
+    rows, lost = [], 0
+    for number, (name, (kind, imports)) in enumerate(ways.items()):
+        steps = Steps(folder, f"suspend-{number}", imports)
+        rows.append([name, *_suspensions(kind(client, steps), steps, rounds)])
+        lost += steps.repeated() if kind is EcoJob else 0
     table(SUSPENDED, rows)
     print()
     return verdict(f"steps lost in {2 * rounds} clean suspensions", lost, 0)
@@ -233,20 +233,24 @@ def suspend(rounds: int) -> bool:
 
 def kill(rounds: int) -> bool:
     """A job with a checkpoint each second and 50 retries, whose process is killed (-9) at any moment"""
-    with _cluster() as (client, folder):
-        steps = Steps(folder, "kill")
-        job = EcoJob(client, steps)
-        cells, most_s = _kills(lambda pid: os.kill(pid, signal.SIGKILL), steps, rounds)
-        job.end()
+    client, folder = _cluster()
+    steps = Steps(folder, "kill")
+    job = EcoJob(client, steps)
+    cells, most_s = _kills(lambda pid: os.kill(pid, signal.SIGKILL), steps, rounds)
+    job.end()
     table(KILLED, [["eco_ray", *cells]])
     print()
     return verdict(f"most work lost in {rounds} kills", most_s, EVERY_S + 0.05, " s")
 
 
-@contextlib.contextmanager
-def _cluster() -> Iterator[tuple[Client, Path]]:
-    with tempfile.TemporaryDirectory() as folder, cluster() as client:
-        yield client, Path(folder)
+_ended = contextlib.ExitStack()
+
+
+@cache
+def _cluster() -> tuple[Client, Path]:
+    """One for all tables: a process keeps the token of the first cluster that it speaks to."""
+    folder = _ended.enter_context(tempfile.TemporaryDirectory())
+    return _ended.enter_context(cluster()), Path(folder)
 
 
 def _range(values: Sequence[float]) -> str:
@@ -266,7 +270,8 @@ def main() -> int:
         tables[one.__name__] = partial(one, args.rounds)
         tables[one.__name__].__doc__ = one.__doc__
     title = "How long a suspended training is away, and what a killed one does again"
-    return run_tables("training_suspend", title, tables, args.only, save=not args.no_save)
+    with _ended:
+        return run_tables("training_suspend", title, tables, args.only, save=not args.no_save)
 
 
 if __name__ == "__main__":
