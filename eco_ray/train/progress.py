@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -21,14 +20,23 @@ def share(done: float | tuple[float, float]) -> float:
     )
 
 
+def of_now(value: Any) -> Any:
+    """A metric as it is now: of scalars of numpy and torch their value, of those on a GPU a copy, without a wait."""
+    if getattr(value, "is_cuda", False):
+        return value.detach().clone()
+    if not hasattr(value, "item"):
+        return value
+    try:
+        return value.item()
+    except (ValueError, RuntimeError):  # of more than one element: refused by who looks at it
+        return value
+
+
 def checked_metrics(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Metrics as JSON holds them; scalars of numpy and torch are taken. Raises UsageError."""
     checked = {}
     for name, given in metrics.items():
-        value = given
-        if hasattr(given, "item"):  # a scalar of numpy or torch
-            with contextlib.suppress(ValueError, RuntimeError):
-                value = given.item()
+        value = given.item() if getattr(given, "is_cuda", False) and given.numel() == 1 else of_now(given)
         if not isinstance(value, bool | int | float | str):
             raise UsageError(f"metric {name} is a {type(value).__name__}; a metric is a number, a string or a bool")
         if isinstance(value, float) and not math.isfinite(value):

@@ -25,7 +25,7 @@ ECO_RAY_CHECKPOINT_DIR (all attempts of the job; a directory or an fsspec URL), 
 has resources for), ECO_RAY_CPUS (that each worker holds) and, once an attempt has told of a checkpoint,
 ECO_RAY_HAS_CHECKPOINT=1. Times are wall time [s since epoch].
 
-    RUN_DIR/progress.json   written here, replaced atomically at most every 0.1 s:
+    RUN_DIR/progress.json   written here, replaced atomically at most every 0.5 s:
                             {"attempt", "pid", "time_s", "done": 0..1 or null, "metrics": {},
                             "resumed_s": when a checkpoint was restored or work began, or null,
                             "checkpoint_s": state of when this attempt has last kept, or null,
@@ -45,11 +45,10 @@ command there with the variables above; what stands before `open` runs twice, so
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -61,14 +60,18 @@ from eco_ray.train.checkpoint import KEEP, CheckpointStore
 from eco_ray.train.checkpoint_file import encode
 from eco_ray.train.fence import StaleAttempt, refuse_if_stale
 from eco_ray.train.pausing import PauseQuestion
-from eco_ray.train.progress import checked_metrics, share
+from eco_ray.train.progress import checked_metrics, of_now, share
 from eco_ray.train.ranks import Ranks, refuse_if_other_rank
-from eco_ray.train.storage import Storage, make_directory, open_storage, write_atomically
+from eco_ray.train.report_file import ReportFile
+from eco_ray.train.stock_job import queue_if_asked
+from eco_ray.train.storage import Storage, make_directory, open_storage
 
 __all__ = ["open", "Session", "Paused", "StaleAttempt", "PAUSED_EXIT_CODE"]
 
-#: shortest time between two writes of progress.json [s]
-PROGRESS_WRITE_S = 0.1
+#: shortest time between two writes of progress.json [s]; the agent reads it once a second
+PROGRESS_WRITE_S = 0.5
+#: how often a pause point of a single process looks around [s]
+LOOK_S = 0.1
 
 State = dict[Any, Any]
 
@@ -100,7 +103,7 @@ def open(
     if world_size is None and (checkpoint_dir is not None or "ECO_RAY_RUN_DIR" in environ):
         refuse_if_other_rank(environ)
     if "ECO_RAY_RUN_DIR" not in environ:
-        _queue_if_asked(environ)
+        queue_if_asked(environ, _warn)
         workers = _from_one("ECO_RAY_WORKERS")
         return Session(None, checkpoint_dir, job_id=None, attempt=1, workers=workers, keep=keep, ranks=ranks)
     missing = [n for n in ("ECO_RAY_JOB_ID", "ECO_RAY_ATTEMPT", "ECO_RAY_CHECKPOINT_DIR") if not environ.get(n)]
@@ -151,33 +154,40 @@ class Session:
         self.attempt = attempt
         #: of this process; only rank 0 reports and writes
         self.ranks = ranks
+        self._alone = ranks.world_size == 1
         self._workers = workers
         self._must_resume = must_resume
         self._run_dir = Path(run_dir) if run_dir is not None else None
         self._store: CheckpointStore | None = None
+        self._report_file: ReportFile | None = None
         if self._run_dir is not None and ranks.writes:
             make_directory(self._run_dir)
+            self._report_file = ReportFile(self._run_dir / "progress.json", _warn)
         self._storage: Storage | None = open_storage(checkpoint_dir) if checkpoint_dir is not None else None
         if self._storage is not None:
             self._refuse_if_stale()
             self._store = CheckpointStore(self._storage, attempt, _warn, keep=keep, read_only=not ranks.writes)
         #: whether a checkpoint and the way out are wanted now: `if run.should_pause()`; `pause_point` does the rest
         self.should_pause = PauseQuestion(self._run_dir / "pause" if self._run_dir is not None else None)
-        self._background = Background()
+        self._background = Background("eco-ray-checkpoint")
         self._done: float | None = None
         self._metrics: dict[str, Any] = {}
+        #: what `progress` was told and nobody has looked at yet: a share or (done, total), and metrics
+        self._said: float | tuple[float, float] | None = None
+        self._said_metrics: dict[str, Any] = {}
         self._resumed_s: float | None = None
         self._checkpoint_s: float | None = None
         self._checkpoint_bytes: int | None = None
         self._paused = False
         self._next_report = 0.0
+        self._next_look = 0.0
         self._last_checkpoint = time.monotonic()
-        self._reports_fail = False
 
     def __enter__(self) -> Session:
         if self._store is not None:  # a process that cannot keep its state is better ended by SIGTERM as usual
             self.should_pause.listen()
         self._report()
+        self._next_report = 0.0  # what is told first is looked at at once
         return self
 
     def __exit__(
@@ -185,6 +195,7 @@ class Session:
     ) -> None:
         try:
             self._collect()
+            self._take()
         except EcoRayError as failure:
             if error is None:
                 raise
@@ -234,16 +245,28 @@ class Session:
     def progress(self, done: float | tuple[float, float] | None, total: float | None = None, /, **metrics: Any) -> None:
         """Say how much of the work is done, as (done, total) or a share in [0, 1], and the newest metrics.
 
-        `progress(3, 12, loss=0.5)`; a tuple (3, 12) is the same. None: unknown. Cheap enough for every batch.
+        `progress(3, 12, loss=0.5)`; a tuple (3, 12) is the same. None: unknown. Cheap enough for every batch: what is
+        said is looked at every half second, so that a loss on a GPU is not waited for at each step. Raises UsageError
+        then.
         """
-        self._metrics.update(checked_metrics(metrics))
         if done is not None:
-            self._done = share(done if total is None or isinstance(done, tuple) else (done, total))
-        self._mark_work()
+            self._said = done if total is None or isinstance(done, tuple) else (done, total)
+        for name, value in metrics.items():
+            self._said_metrics[name] = value if type(value) is float else of_now(value)
         if time.monotonic() >= self._next_report:
+            self._mark_work()
+            self._take()
             if self._background.ended:
                 self._collect()
-            self._report()
+            self._report_soon()
+
+    def _take(self) -> None:
+        """Look at what was said since the last time. Raises UsageError, and forgets what is wrong."""
+        said, self._said = self._said, None
+        metrics, self._said_metrics = self._said_metrics, {}
+        self._metrics.update(checked_metrics(metrics))
+        if said is not None:
+            self._done = share(said)
 
     def checkpoint(self, state: State, *, wait: bool = False) -> None:
         """Keep the state (see checkpoint_file.py for what it may hold): a copy is written in the background.
@@ -256,6 +279,10 @@ class Session:
         if self._store is None or not self.ranks.writes:
             return
         store = self._store
+        try:
+            self._take()
+        except UsageError as error:
+            _warn(f"{error}; the checkpoint is written without it")
         if store.storage.path is not None:  # in a place far away it is looked for in the background
             self._refuse_if_stale()
         self._collect()
@@ -285,6 +312,12 @@ class Session:
             self._mark_work()
         if self._store is None:
             return
+        now_s = time.monotonic()
+        due = every_s is not None and now_s - self._last_checkpoint >= every_s
+        idle = not (due or self._background.ended or self.should_pause.asked)
+        if idle and self._alone and now_s < self._next_look:
+            return  # of nearly all steps: what Python has to fetch after a step's work costs more than to run it
+        self._next_look = now_s + LOOK_S
         if self.ranks.decide(self.should_pause()):
             if self.ranks.writes:
                 self.checkpoint(state(), wait=True)
@@ -294,13 +327,13 @@ class Session:
             raise Paused
         if self._background.ended:
             self._collect()
-        due = every_s is not None and time.monotonic() - self._last_checkpoint >= every_s
         if due and self.ranks.writes and not self._background.busy:
             self.checkpoint(state())
 
     def finish(self, **metrics: Any) -> None:
         """The work is complete: done = 1, with the final metrics. The last checkpoint is on disk by then."""
         checked = checked_metrics(metrics)
+        self._take()
         self._collect()
         self._refuse_if_stale()
         self._metrics.update(checked)
@@ -311,35 +344,35 @@ class Session:
     def _collect(self) -> None:
         """Wait for what is being written, and tell of it. Raises what went wrong."""
         if self._background.collect():
-            self._report()
+            self._report_soon()
 
     def _mark_work(self) -> None:
         if self._resumed_s is None:
             self._resumed_s = time.time()
 
     def _report(self) -> None:
-        """Replace progress.json; that it fails is no reason to end a training run."""
-        if self._run_dir is None or not self.ranks.writes:
-            return
+        """Replace progress.json now."""
+        if self._report_file is not None:
+            self._report_file.write(self._news())
+
+    def _report_soon(self) -> None:
+        """Replace progress.json without a wait for the disk."""
+        if self._report_file is not None:
+            self._report_file.write_soon(self._news())
+
+    def _news(self) -> dict[str, Any]:
         self._next_report = time.monotonic() + PROGRESS_WRITE_S
-        document = {
+        return {
             "attempt": self.attempt,
             "pid": os.getpid(),
             "time_s": time.time(),
             "done": self._done,
-            "metrics": self._metrics,
+            "metrics": dict(self._metrics),
             "resumed_s": self._resumed_s,
             "checkpoint_s": self._checkpoint_s,
             "checkpoint_bytes": self._checkpoint_bytes,
             "paused": self._paused,
         }
-        try:
-            write_atomically(self._run_dir / "progress.json", json.dumps(document))
-            self._reports_fail = False
-        except OSError as error:
-            if not self._reports_fail:
-                _warn(f"progress cannot be reported in {self._run_dir} ({error}); the work goes on")
-            self._reports_fail = True
 
     def _refuse_if_stale(self) -> None:
         if self._storage is None or self.job_id is None:
@@ -349,24 +382,3 @@ class Session:
 
 def _warn(message: str) -> None:
     print(f"eco_ray: warning: {message}", file=sys.stderr, flush=True)  # noqa: T201  # the script's own stderr
-
-
-def _queue_if_asked(environ: Mapping[str, str]) -> None:
-    """In a stock Ray job whose metadata has a key `eco.*`, become `eco-ray run -- <this very command>`."""
-    try:
-        metadata = json.loads(environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}").get("metadata") or {}
-        asked = any(str(key).startswith("eco.") for key in metadata)
-    except (ValueError, AttributeError, TypeError):
-        return  # not ours to judge
-    if not asked:
-        return
-    if "ECO_RAY_RUN_GUARD" in environ:
-        _warn(
-            "the job's metadata has eco.* keys, but `eco-ray run` gave it no place (ECO_RAY_RUN_DIR); running at once"
-        )
-        return
-    os.environ["ECO_RAY_RUN_GUARD"] = "1"
-    sys.stdout.flush()
-    sys.stderr.flush()
-    command = [sys.executable, *sys.orig_argv[1:]]
-    os.execv(sys.executable, [sys.executable, "-m", "eco_ray.cli.main", "run", "--", *command])  # noqa: S606

@@ -149,6 +149,64 @@ def test_it_grows_and_shrinks_at_checkpoints_and_survives_a_killed_worker(attemp
     assert found == pytest.approx(alone(EPOCHS), abs=1e-6)
 
 
+@pytest.fixture
+def two_nodes(cluster: Cluster) -> Iterator[dict[str, list[int]]]:
+    """Two nodes with two CPUs each, in a zone of their own: name -> its processes. They go away afterwards."""
+    record = cluster.client.record
+    cluster.client.status()  # connects
+    started: dict[str, list[int]] = {}
+    try:
+        for name in ("pair-1", "pair-2"):
+            before = len(record.processes)
+            node = Node(name, "EE", Resources(2.0, 0.0, 2.0), PowerCurve((0, 1), (50, 100), "test"))
+            local_cluster.add_node(record, node, cluster.settings.state_dir)
+            started[name] = [pid for pid, _ in record.processes[before:]]
+        deadline = time.monotonic() + 60
+        while not started.keys() <= {n["name"] for n in cluster.client.status()["nodes"] if n["there"]}:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield started
+    finally:
+        for pid in (pid for pids in started.values() for pid in pids):
+            if local_cluster.start_ticks(pid):
+                os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_a_killed_node_costs_an_elastic_job_its_attempt_and_no_more(
+    cluster: Cluster, two_nodes: dict[str, list[int]]
+) -> None:
+    lines = cluster.folder / "elastic-node-steps"
+    flags = {"min_workers": "2", "max_workers": "2", "memory_gb": "0.2", "zones": "EE", "resume_cost": "1s"}
+    job_id = cluster.client.submit(cluster.script("elastic.py", str(lines), str(EPOCHS), "0.3", **flags))
+
+    def steps() -> list[tuple[str, str, int]]:
+        rows = [line.split() for line in lines.read_text().splitlines()] if lines.exists() else []
+        return [(attempt, workers, int(consumed)) for attempt, workers, consumed, _ in rows]
+
+    deadline = time.monotonic() + 120
+    while len(steps()) < 40 or not cluster.client.job(job_id).has_checkpoint:
+        assert not cluster.client.job(job_id).state.is_final, cluster.client.job(job_id).message
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    killed = cluster.client.job(job_id).attempts[0].node
+    for pid in two_nodes[killed]:
+        os.kill(pid, signal.SIGKILL)
+    ended = cluster.client.wait(job_id, 180)
+    assert ended.state is JobState.SUCCEEDED, ended.message
+    assert [a.state for a in ended.attempts] == [AttemptState.LOST, AttemptState.SUCCEEDED]
+    assert {a.node for a in ended.attempts} == two_nodes.keys()
+    done = steps()
+    assert {(attempt, workers) for attempt, workers, _ in done} == {("1", "2"), ("2", "2")}
+    first, second = ([consumed for attempt, _, consumed in done if attempt == number] for number in ("1", "2"))
+    assert sorted({*first, *second}) == list(range(24, 240 * EPOCHS + 1, 24))  # nothing was left out
+    assert second == sorted(second)
+    assert min(second) > 24  # not from the beginning
+    assert len([consumed for consumed in first if consumed >= min(second)]) <= MOST_REPEATED
+    found = [float(value) for value in str(ended.metrics["weights"]).split()]
+    assert found == pytest.approx(alone(EPOCHS), abs=1e-6)
+
+
 def alone(epochs: int) -> list[float]:
     """The same steps in numpy: gradients of the mean squared error, written out."""
     import numpy as np

@@ -77,6 +77,35 @@ def test_metadata_of_a_stock_ray_job_is_honoured_by_a_session(cluster: Cluster, 
     assert len(steps.read_text().splitlines()) == 10
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_fit_runs_in_a_stock_ray_job_that_has_no_metadata_of_ours(cluster: Cluster, ray_jobs, workers: int) -> None:
+    if workers > 1:
+        pytest.importorskip("pyarrow", reason="Ray Train needs pyarrow: pip install 'eco-ray[train]'")
+    lines = cluster.folder / f"steps-fit-{workers}"
+    submission = ray_jobs.submit_job(
+        entrypoint=f"{sys.executable} {SCRIPTS / 'elastic.py'} {lines} 2 0.01",
+        runtime_env={"env_vars": {"ECO_RAY_WORKERS": str(workers)}},
+    )
+    assert wait_ray(ray_jobs, submission, 150) == "SUCCEEDED", ray_jobs.get_job_logs(submission)
+    rows = [line.split() for line in lines.read_text().splitlines()]
+    assert [row[:3] for row in rows] == [["1", str(workers), str(24 * step)] for step in range(1, 21)]
+    assert cluster.client.store.get_job(submission) is None  # it is not a job of ours, and just runs
+
+
+def test_fit_in_a_stock_ray_job_with_metadata_is_an_attempt_with_a_session(cluster: Cluster, ray_jobs) -> None:
+    lines = cluster.folder / "steps-fit-metadata"
+    submission = ray_jobs.submit_job(
+        entrypoint=f"{sys.executable} {SCRIPTS / 'elastic.py'} {lines} 4 0.1",
+        metadata={"eco.deadline": "8h", "eco.zones": "CC", "eco.expected_duration": "4s"},
+    )
+    assert wait_ray(ray_jobs, submission) == "SUCCEEDED", ray_jobs.get_job_logs(submission)
+    job = cluster.client.job(submission)
+    assert (job.state, job.attempts[0].zone, job.progress) == (JobState.SUCCEEDED, "CC", 1.0)
+    assert job.has_checkpoint
+    assert len(str(job.metrics["weights"]).split()) == 5
+    assert [int(line.split()[2]) for line in lines.read_text().splitlines()] == list(range(24, 961, 24))
+
+
 def test_bad_metadata_is_an_error_of_the_job(cluster: Cluster, ray_jobs) -> None:
     submission = ray_jobs.submit_job(entrypoint="eco-ray run -- true", metadata={"eco.deadlin": "8h"})
     assert wait_ray(ray_jobs, submission) == "FAILED"

@@ -246,7 +246,7 @@ def test_the_next_checkpoint_waits_for_the_one_before(tmp_path, gate):
 def test_a_pause_has_its_checkpoint_before_the_process_leaves(tmp_path, gate):
     with session.open(checkpoint_dir=tmp_path) as run:
         run.checkpoint(state(1))
-        run.should_pause._yes = True
+        run.should_pause.asked = True
         threading.Timer(0.1, gate.opened.set).start()
         with pytest.raises(session.Paused):
             run.pause_point(lambda: state(2))

@@ -152,7 +152,7 @@ def paused_after(run, steps):
         nonlocal count
         count += 1
         if count == steps:
-            run.should_pause._yes = True
+            run.should_pause.asked = True
         point(*args, **how)
 
     run.pause_point = counted
