@@ -23,13 +23,13 @@ def seen(**labels: str) -> dict[str, Any]:
 
 
 def test_a_described_node_keeps_all_that_its_file_says() -> None:
-    found = node_of(seen(**{NODE_LABEL: "gpu-1", ZONE_LABEL: "DE"}), {"gpu-1": DESCRIBED})
+    found = node_of(seen(**{NODE_LABEL: "gpu-1", ZONE_LABEL: "DE"}), {"gpu-1": DESCRIBED}, {})
     assert found == replace(DESCRIBED, ray_node_id="0123456789abcdef")
 
 
 def test_of_another_node_only_what_ray_knows_counts() -> None:
-    found = node_of(seen(**{ZONE_LABEL: "DE"}), {"gpu-1": DESCRIBED})
+    found = node_of(seen(**{ZONE_LABEL: "DE"}), {"gpu-1": DESCRIBED}, {})
     assert (found.name, found.zone, found.capacity) == ("0123456789ab", "DE", Resources(8, 1, 32))
     assert found.power.nature is Nature.ASSUMED
     assert (found.gpu_idle_w, found.gpu_busy_w, found.sleeps, found.wake_j) == (0, 0, False, 0)
-    assert node_of({"NodeID": "0123456789abcdef", "Labels": None, "Resources": None}, {}).zone == UNKNOWN_ZONE
+    assert node_of({"NodeID": "0123456789abcdef", "Labels": None, "Resources": None}, {}, {}).zone == UNKNOWN_ZONE
