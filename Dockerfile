@@ -4,7 +4,7 @@ FROM python:3.11.14-slim-trixie AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY eco_ray eco_ray
-RUN pip install --no-cache-dir --prefix=/install '.[crypt,k8s,onnx,postgres,s3,text,train]' -c constraints.txt
+RUN pip install --no-cache-dir --prefix=/install '.[crypt,demo,k8s,onnx,postgres,s3,text,train]' -c constraints.txt
 
 FROM python:3.11.14-slim-trixie
 # KubeRay's own probes call wget
