@@ -1,8 +1,8 @@
 """Cluster files: which nodes there are, in which grid zones, at what power, and by which clock and signal.
 
 `cluster/laptop.yaml` is an example with comments; `cluster/README.md` lists the keys. Paths in a cluster file are
-relative to its own folder. A file of Ray's cluster launcher (`cluster/aws.yaml`) is one too (`launcher_file`). `planner`, `serve`, `pause_timeout` and `sample_period` default to the settings
-(`eco_ray.config`), and an option or an ECO_RAY_* variable for one of them wins over the file.
+relative to its own folder. A file of Ray's cluster launcher (`cluster/aws.yaml`) is one too (`launcher_file`).
+`planner`, `serve`, `pause_timeout` and `sample_period` default to the settings (`eco_ray.config`), and an option or an ECO_RAY_* variable for one of them wins over the file.
 """
 
 from __future__ import annotations
@@ -137,8 +137,6 @@ class NodeFile(Strict):
     """One worker node."""
 
     name: Name
-    #: it stands for all nodes of Ray's node group of this name, which an autoscaler starts; else for one node
-    group: bool = False
     zone: Label
     #: whole numbers, as Ray counts a node's CPUs and GPUs
     num_cpus: Whole = Field(ge=1, le=100_000)
@@ -158,6 +156,8 @@ class NodeFile(Strict):
     wake_wh: Amount = Field(default=0.0, ge=0, le=1_000_000)
     #: making its machine; None: unknown
     embodied: EmbodiedFile | None = None
+    #: it stands for all nodes of Ray's node group of this name, which an autoscaler starts; else for one node
+    group: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> NodeFile:

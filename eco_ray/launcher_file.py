@@ -4,8 +4,8 @@
     eco-ray up --address auto --cluster cluster/aws.yaml               on its head: starts controller and agents
 
 Ray leaves its key `metadata` to its users: below `metadata.eco_ray` stand the keys of a cluster file. Each worker node
-type is a group of nodes: its zone, CPUs, GPUs and memory are those of `available_node_types`, and what Ray has no word for
-(power, PUE, GPU memory) stands below `metadata.eco_ray.nodes.TYPE`.
+type is a group of nodes: its zone, CPUs, GPUs and memory are those of `available_node_types`, and what Ray has no word
+for (power, PUE, GPU memory) stands below `metadata.eco_ray.nodes.TYPE`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def as_cluster_file(document: Document) -> tuple[dict[str, Any], Callable[[Path]
     data, where = document.value, document.where
     ours = _mapping(_mapping(data, "metadata", where), "eco_ray", where, f"{where}: metadata.eco_ray")
     types = _mapping(data, _TYPES, where)
-    head = data.get("head_node_type")
+    head = str(data.get("head_node_type"))
     told = dict(_mapping(ours, "nodes", where, f"{where}: metadata.eco_ray.nodes"))
     workers = [name for name in types if name != head]
     if strangers := sorted(set(told) - set(workers)):
@@ -47,7 +47,12 @@ def as_cluster_file(document: Document) -> tuple[dict[str, Any], Callable[[Path]
         )
     nodes = [{**_of_type(name, types[name]), **(told.get(name) or {})} for name in workers]
     cpus = _of_type("head", types.get(head) or {}).get("num_cpus", 0)
-    made = {**ours, "name": data["cluster_name"], "head": {"num_cpus": cpus, **(ours.get("head") or {})}, "nodes": nodes}
+    made = {
+        **ours,
+        "name": data["cluster_name"],
+        "head": {"num_cpus": cpus, **(ours.get("head") or {})},
+        "nodes": nodes,
+    }
 
     def line_of(path: Path) -> int | None:
         if path[:1] == ("name",):

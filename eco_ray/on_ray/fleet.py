@@ -144,7 +144,7 @@ class Fleet:
 
 
 def node_of(info: Mapping[str, Any], described: Mapping[str, Node], groups: Mapping[str, Node]) -> Node:
-    """Our node behind a node of Ray's list: as the cluster file describes it or its group, else what Ray knows of it."""
+    """Our node behind a node of Ray's list: as the file describes it or its group, else what Ray knows of it."""
     labels, resources = info.get("Labels") or {}, info.get("Resources") or {}
     name = labels.get(NODE_LABEL) or info["NodeID"][:12]
     if name in described:

@@ -187,9 +187,7 @@ def rights_are_least(objects: list[Object]) -> Iterator[str]:
                 yield f"{title(one)}: a rule with *"
             if set(rule.get("resources", ())) & {"secrets", "pods/exec"}:
                 yield f"{title(one)}: {', '.join(rule['resources'])}"
-    bound = {
-        subject["name"] for one in objects if one["kind"] == "RoleBinding" for subject in one.get("subjects", ())
-    }
+    bound = {subject["name"] for one in objects if one["kind"] == "RoleBinding" for subject in one.get("subjects", ())}
     for pod in pods(objects):
         mounted = pod.spec.get("automountServiceAccountToken", True)
         # the head has the account that KubeRay makes for its autoscaler

@@ -63,7 +63,7 @@ def schema_errors(one: Object) -> Iterator[str]:
         yield f"{title(one)}: {'.'.join(map(str, error.absolute_path))}: {error.message[:300]}"
 
 
-# -- CEL rules of the schema, by their text; each gets the value that the rule is written at ------------------------------
+# -- CEL rules of the schema, by their text; each gets the value that the rule is written at --------------------------
 # A rule about `oldSelf` holds between two versions of an object: there is one here, and nothing to compare.
 
 CEL: dict[str, Callable[[Any], bool]] = {
@@ -105,7 +105,7 @@ def _cel(schema: Object, value: Any, where: str) -> Iterator[str]:
             yield from _cel(schema["items"], item, f"{where}[{index}]")
 
 
-# -- what neither has, and the operator or the cluster refuses later -------------------------------------------------------
+# -- what neither has, and the operator or the cluster refuses later ----------------------------------------------------
 
 
 def cluster_errors(one: Object) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""What the manifests, units and launcher files name is really there: commands, settings, ports, paths, labels, metrics."""
+"""What manifests, units and launcher files name is really there: commands, settings, ports, paths, labels, metrics."""
 
 from __future__ import annotations
 
@@ -58,7 +58,9 @@ def command_lines() -> list[tuple[str, str]]:
                 found += [(pod.name, shlex.join(words))] + [(pod.name, word) for word in hook]
         found += [(name, one["spec"]["entrypoint"]) for one in objects if one["kind"] == "RayJob"]
     for path in sorted(CLUSTER.glob("systemd/*.service")):
-        found += [(path.name, line.partition("=")[2]) for line in path.read_text().splitlines() if line.startswith("Exec")]
+        found += [
+            (path.name, line.partition("=")[2]) for line in path.read_text().splitlines() if line.startswith("Exec")
+        ]
     for name in ("aws.yaml", "gcp.yaml"):
         told = yaml.safe_load((CLUSTER / name).read_text())
         found += [(name, line) for line in told["head_start_ray_commands"] + told["worker_start_ray_commands"]]
@@ -112,7 +114,10 @@ def environment() -> list[tuple[str, str]]:
         objects = build(name)
         found += [(name, key) for key in settings_of(objects)]
         found += [
-            (pod.name, env["name"]) for pod in pods(objects) for one in pod.containers(init=True) for env in one.get("env", ())
+            (pod.name, env["name"])
+            for pod in pods(objects)
+            for one in pod.containers(init=True)
+            for env in one.get("env", ())
         ]
     texts = [*CLUSTER.glob("systemd/*"), CLUSTER / "aws.yaml", CLUSTER / "gcp.yaml"]
     texts += [*K8S.glob("components/*/*.yaml"), REPOSITORY / "docs/kubernetes.md", REPOSITORY / "docs/operations.md"]
@@ -228,7 +233,9 @@ def test_the_service_tells_serve_what_eco_ray_model_deploy_would() -> None:
     config = serve_config([wanted], {}, ServingConfig("0.0.0.0", 8000, Path("/x"), "sqlite://"), router=False)
     (expected,) = config["applications"]
     assert (told["proxy_location"], told["http_options"]) == (config["proxy_location"], config["http_options"])
-    assert Deployment.from_json(app["args"].pop("deployment")) == Deployment.from_json(expected["args"].pop("deployment"))
+    assert Deployment.from_json(app["args"].pop("deployment")) == Deployment.from_json(
+        expected["args"].pop("deployment")
+    )
     for one in (app, expected):  # Serve decides itself how many
         del one["deployments"][0]["autoscaling_config"]
     assert app == expected
@@ -290,11 +297,14 @@ def test_each_query_of_the_dashboard_names_a_metric_that_is_exported(monkeypatch
     assert {name for name in ours if not name.endswith(("_sum", "_count", "_created"))} <= asked  # none is forgotten
 
 
-# -- image and packages --------------------------------------------------------------------------------------------------
+# -- image and packages ------------------------------------------------------------------------------------------------
 
 
 def test_the_image_installs_extras_that_exist_and_files_that_are_sent() -> None:
-    dockerfile, extras = (REPOSITORY / "Dockerfile").read_text(), tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    dockerfile, extras = (
+        (REPOSITORY / "Dockerfile").read_text(),
+        tomllib.loads((REPOSITORY / "pyproject.toml").read_text()),
+    )
     wanted = re.search(r"'\.\[([a-z0-9,]+)\]'", dockerfile)
     assert wanted is not None
     missing = set(wanted[1].split(",")) - extras["project"]["optional-dependencies"].keys()

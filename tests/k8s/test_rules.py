@@ -205,7 +205,13 @@ RAY: list[tuple[Check, str, str, Break, str]] = [
     (schema_errors, "single-zone", "RayCluster", lambda o: cluster(o)["autoscalerOptions"].update(version="v3"), "v3"),
     (schema_errors, "single-zone", "RayCluster", lambda o: cluster(o).pop("headGroupSpec"), "headGroupSpec"),
     (schema_errors, "rayservice", "RayService", lambda o: upgrade(o).update(kind="NewCluster"), "kind"),
-    (schema_errors, "rayservice", "RayService", lambda o: upgrade(o)["clusterUpgradeOptions"].pop("stepSizePercent"), "st"),
+    (
+        schema_errors,
+        "rayservice",
+        "RayService",
+        lambda o: upgrade(o)["clusterUpgradeOptions"].pop("stepSizePercent"),
+        "st",
+    ),
     (schema_errors, "rayjob", "RayJob", lambda o: RAY_JOB(o).update(suspended=True), "suspended"),
     # rules of the schema in CEL
     (cel_errors, "single-zone", "RayCluster", lambda o: cluster(o).update(managedBy="me"), "managedBy"),
@@ -230,7 +236,9 @@ RAY: list[tuple[Check, str, str, Break, str]] = [
         "rayjob",
         "RayJob",
         lambda o: RAY_JOB(o).update(
-            deletionStrategy={"deletionRules": [{"condition": {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed"}}]}
+            deletionStrategy={
+                "deletionRules": [{"condition": {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed"}}]
+            }
         ),
         "cannot be used together",
     ),
@@ -241,7 +249,13 @@ RAY: list[tuple[Check, str, str, Break, str]] = [
     (cluster_errors, "single-zone", "RayCluster", lambda o: groups(o)[0].update(groupName="DE_cpu"), "no name"),
     (cluster_errors, "single-zone", "RayCluster", lambda o: groups(o)[0].update(suspend=True), "suspended"),
     (cluster_errors, "single-zone", "RayCluster", lambda o: cluster(o)["autoscalerOptions"].pop("version"), "v2"),
-    (cluster_errors, "single-zone", "RayCluster", lambda o: groups(o)[0]["rayStartParams"].update(labels="a=b"), "beside"),
+    (
+        cluster_errors,
+        "single-zone",
+        "RayCluster",
+        lambda o: groups(o)[0]["rayStartParams"].update(labels="a=b"),
+        "beside",
+    ),
     (cluster_errors, "single-zone", "RayCluster", lambda o: box(o).pop("image"), "no image"),
     (cluster_errors, "single-zone", "RayCluster", lambda o: head(o).update(containers=[]), "no container"),
     (
@@ -251,9 +265,21 @@ RAY: list[tuple[Check, str, str, Break, str]] = [
         lambda o: cluster(o)["gcsFaultToleranceOptions"].pop("redisAddress"),
         "redisAddress",
     ),
-    (cluster_errors, "rayservice", "RayService", lambda o: inner("RayService")(o)["workerGroupSpecs"][0].update(maxReplicas=0), "from"),
+    (
+        cluster_errors,
+        "rayservice",
+        "RayService",
+        lambda o: inner("RayService")(o)["workerGroupSpecs"][0].update(maxReplicas=0),
+        "from",
+    ),
     (job_errors, "rayjob-held", "RayJob", lambda o: RAY_JOB(o).pop("shutdownAfterJobFinishes"), "shutdownAfter"),
-    (job_errors, "rayjob-held", "RayJob", lambda o: RAY_JOB(o).update(clusterSelector={"a": "b"}), "or a rayClusterSpec"),
+    (
+        job_errors,
+        "rayjob-held",
+        "RayJob",
+        lambda o: RAY_JOB(o).update(clusterSelector={"a": "b"}),
+        "or a rayClusterSpec",
+    ),
     (job_errors, "rayjob-held", "RayJob", lambda o: RAY_JOB(o).update(submissionMode="HTTP"), "is unknown"),
     (job_errors, "rayjob-held", "RayJob", lambda o: RAY_JOB(o).update(submissionMode="HTTPMode"), "K8sJobMode alone"),
     (job_errors, "rayjob-held", "RayJob", lambda o: RAY_JOB(o).pop("entrypoint"), "no entrypoint"),
@@ -290,7 +316,13 @@ RAY: list[tuple[Check, str, str, Break, str]] = [
         lambda o: inner("RayService")(o).pop("enableInTreeAutoscaling"),
         "needs enableInTreeAutoscaling",
     ),
-    (service_errors, "rayservice", "RayService", lambda o: SERVICE(o).update(serveConfigV2="applications: {"), "serveConf"),
+    (
+        service_errors,
+        "rayservice",
+        "RayService",
+        lambda o: SERVICE(o).update(serveConfigV2="applications: {"),
+        "serveConf",
+    ),
     (service_errors, "rayservice", "RayService", lambda o: SERVICE(o).update(serveConfigV2="apps: []"), "applications"),
     (
         service_errors,
@@ -304,7 +336,9 @@ RAY: list[tuple[Check, str, str, Break, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("check", "where", "kind", "broken", "part"), RAY, ids=lambda one: getattr(one, "__name__", "x"))
+@pytest.mark.parametrize(
+    ("check", "where", "kind", "broken", "part"), RAY, ids=lambda one: getattr(one, "__name__", "x")
+)
 def test_a_broken_object_of_kuberay_is_told_of(check: Check, where: str, kind: str, broken: Break, part: str) -> None:
     objects = build(f"overlays/{where}" if where == "single-zone" else f"examples/{where}")
     assert list(check(named(objects, kind))) == []
@@ -344,7 +378,12 @@ def test_a_broken_core_object_is_told_of(broken: Break, part: str) -> None:
 
     objects = build("overlays/single-zone")
     broken(objects)
-    with pytest.raises(kubernetes_validate.ValidationError, match=part):
-        for one in objects:
-            if "ray.io/" not in one["apiVersion"]:
+    said = []
+    for one in objects:
+        if "ray.io/" not in one["apiVersion"]:
+            try:
                 kubernetes_validate.validate(one, "1.37", strict=True)
+            except kubernetes_validate.ValidationError as error:
+                said.append(str(error))
+    (only,) = said
+    assert part in only

@@ -43,4 +43,7 @@ def test_a_node_of_a_described_group_is_like_it_and_has_its_own_name() -> None:
     assert (unnamed.name, unnamed.power) == ("0123456789ab", CURVE)
     assert node_of(seen(**{NODE_LABEL: "pod-7", GROUP_LABEL: "other"}), {}, groups).power.nature is Nature.ASSUMED
     # a node with an entry of its own is that, whatever its group
-    assert node_of(seen(**{NODE_LABEL: "gpu-1", GROUP_LABEL: "x"}), {"gpu-1": DESCRIBED}, {"x": groups["de-gpu"]}).name == "gpu-1"
+    assert (
+        node_of(seen(**{NODE_LABEL: "gpu-1", GROUP_LABEL: "x"}), {"gpu-1": DESCRIBED}, {"x": groups["de-gpu"]}).name
+        == "gpu-1"
+    )

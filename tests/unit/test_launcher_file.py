@@ -71,7 +71,9 @@ def test_what_we_say_of_a_type_wins(tmp_path: Path) -> None:
         ("home_zone: FR", "home_zone: DE", "home_zone 'DE' has no node"),
     ],
 )
-def test_what_is_wrong_is_told_with_its_line_in_the_launchers_file(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_what_is_wrong_is_told_with_its_line_in_the_launchers_file(
+    tmp_path: Path, old: str, new: str, said: str
+) -> None:
     with pytest.raises(UsageError) as error:
         load(tmp_path, LAUNCHER.replace(old, new))
     assert said in str(error.value)
