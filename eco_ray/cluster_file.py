@@ -1,12 +1,14 @@
 """Cluster files: which nodes there are, in which grid zones, at what power, and by which clock and signal.
 
-`cluster/laptop.yaml` is an example with comments; `cluster/README.md` lists the keys. Paths in a cluster file are
-relative to its own folder. A file of Ray's cluster launcher (`cluster/aws.yaml`) is one too (`launcher_file`).
-`planner`, `serve`, `pause_timeout` and `sample_period` default to the settings (`eco_ray.config`), and an option or an ECO_RAY_* variable for one of them wins over the file.
+`cluster/laptop.yaml` is an example with comments; `cluster/README.md` lists the keys. A file of Ray's cluster launcher
+(`cluster/aws.yaml`) is one too (`launcher_file`). Paths in a cluster file are relative to its own folder. `planner`,
+`serve`, `pause_timeout` and `sample_period` default to the settings (`eco_ray.config`), and an option or an ECO_RAY_*
+variable for one of them wins over the file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -338,7 +340,8 @@ def load_cluster_file(path: str | Path, settings: Settings | None = None) -> Clu
     """Read and check a cluster file; what it leaves out comes from the settings. Raises UsageError."""
     path = Path(path)
     document = load_yaml(path, "cluster file")
-    data, line_of = dict(document.value), document.line_of
+    data: dict[str, Any] = dict(document.value)
+    line_of: Callable[[schema.Path], int | None] = document.line_of
     if is_launcher_file(data):
         data, line_of = as_cluster_file(document)
     labels = _fill(data, settings or load_settings())

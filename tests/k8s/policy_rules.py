@@ -10,7 +10,7 @@ from manifests import Object, Pod, named, pods, ray_clusters, title
 
 Rule = Callable[[list[Object]], Iterator[str]]
 #: made by hand (docs/kubernetes.md)
-SECRETS = {"eco-ray", "eco-ray-grid-keys", "eco-ray-metrics"}
+SECRETS = {"eco-ray-secrets", "eco-ray-grid-keys", "eco-ray-metrics"}
 _SECRET_NAME = re.compile(r"(PASSWORD|PASSWD|TOKEN|SECRET|CREDENTIAL)S?$|_KEY$|^ECO_RAY_KEY_(?!PEPPER)|STORE_URL$")
 _IN_URL = re.compile(r"://[^/\s:@]+:[^/\s@]+@")
 _DASHBOARD = {8265, "8265", "dashboard"}
@@ -237,6 +237,23 @@ def kueue_decides_alone(objects: list[Object]) -> Iterator[str]:
                         yield f"{title(one)}: {flavour['name']} has other resources than the group covers"
 
 
+def tokens_secret_is_kuberays(objects: list[Object]) -> Iterator[str]:
+    """KubeRay keeps the token of the job API in a Secret with the cluster's name, where none is named."""
+    taken = {
+        one["metadata"]["name"]
+        for one in objects
+        if one["kind"] == "RayCluster" and not one["spec"].get("authOptions", {}).get("secretName")
+    }
+    for one in objects:
+        if one["kind"] == "RayCluster" and one["spec"].get("authOptions", {}).get("mode") != "token":
+            yield f"{title(one)}: the job API asks nobody for a token"
+    for pod in pods(objects):
+        text = str(pod.spec)
+        for name in taken:
+            if f"'secretName': '{name}'" in text or re.search(rf"'secretKeyRef': {{[^}}]*'name': '{name}'", text):
+                yield f"{pod.name}: Secret {name} is where KubeRay keeps its token; give yours another name"
+
+
 #: of whatever is built
 RULES: tuple[Rule, ...] = (
     images_are_pinned,
@@ -251,4 +268,5 @@ RULES: tuple[Rule, ...] = (
     evictions_can_be_counted,
     one_worker_on_a_machine,
     kueue_decides_alone,
+    tokens_secret_is_kuberays,
 )

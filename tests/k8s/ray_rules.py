@@ -105,7 +105,7 @@ def _cel(schema: Object, value: Any, where: str) -> Iterator[str]:
             yield from _cel(schema["items"], item, f"{where}[{index}]")
 
 
-# -- what neither has, and the operator or the cluster refuses later ----------------------------------------------------
+# -- what neither has, and the operator or the cluster refuses later --------------------------------------------------
 
 
 def cluster_errors(one: Object) -> Iterator[str]:

@@ -14,6 +14,7 @@ import click
 import pytest
 import yaml
 from manifests import BUILDS, K8S, REPOSITORY, WHOLE, Object, build, named, pods, ray_clusters
+from policy_rules import SECRETS
 
 from eco_ray.cli.main import cli
 from eco_ray.cluster_file import ClusterFile, load_cluster_file
@@ -64,6 +65,10 @@ def command_lines() -> list[tuple[str, str]]:
     for name in ("aws.yaml", "gcp.yaml"):
         told = yaml.safe_load((CLUSTER / name).read_text())
         found += [(name, line) for line in told["head_start_ray_commands"] + told["worker_start_ray_commands"]]
+    for path in (REPOSITORY / "docs/kubernetes.md", REPOSITORY / "docs/operations.md"):
+        text = path.read_text()
+        found += [(path.name, " ".join(quoted.split())) for quoted in re.findall(r"`(eco-ray [^`]+)`", text)]
+        found += [(path.name, line) for line in re.findall(r"(?:^    |-- )(eco-ray .*)$", text, re.MULTILINE)]
     return [
         (where, ours[1].strip())
         for where, line in found
@@ -73,9 +78,9 @@ def command_lines() -> list[tuple[str, str]]:
 
 def test_each_command_and_option_exists() -> None:
     lines = command_lines()
-    assert {shlex.split(line)[1] for _, line in lines} == {"up", "down", "run", "k8s"}
+    assert {"up", "down", "run", "k8s", "ledger", "key"} <= {shlex.split(line)[1] for _, line in lines}
     for where, line in lines:
-        words = shlex.split(line)[1:]
+        words = shlex.split(line, comments=True)[1:]
         if words[0] == "k8s" and "k8s" not in cli.list_commands(click.Context(cli)):
             continue
         command: click.Command = cli
@@ -83,7 +88,10 @@ def test_each_command_and_option_exists() -> None:
             found = command.get_command(click.Context(command), words[0])
             assert found is not None, f"{where}: no command {words[0]!r} in {line!r}"
             command, words = found, words[1:]
-        command.make_context("eco-ray", words, resilient_parsing=False)  # raises for an unknown option
+        try:
+            command.make_context("eco-ray", words)
+        except click.MissingParameter:
+            assert where.endswith(".md"), line  # a text may name a command without all that it takes
 
 
 def test_the_commands_of_ray_exist() -> None:
@@ -319,3 +327,12 @@ def test_the_image_installs_extras_that_exist_and_files_that_are_sent() -> None:
     }
     assert copied <= sent
     assert all((REPOSITORY / path).exists() for path in sent)
+
+
+def test_each_secret_is_made_in_the_documentation() -> None:
+    text = (REPOSITORY / "docs/kubernetes.md").read_text()
+    told = json.dumps([build(name) for name in BUILDS])
+    keys = set(re.findall(r'"secretKeyRef": \{"key": "([\w-]+)"', told)) | {"key-pepper"}
+    assert keys == {"redis-password", "key-pepper", "store-url"}
+    for word in SECRETS | keys:
+        assert f"`{word}`" in text, word

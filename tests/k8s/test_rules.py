@@ -154,6 +154,17 @@ POLICY: list[tuple[policy_rules.Rule, Break, str]] = [
         lambda o: named(o, "ClusterQueue")["spec"]["resourceGroups"][0]["coveredResources"].append("nvidia.com/gpu"),
         "other resources",
     ),
+    (policy_rules.tokens_secret_is_kuberays, lambda o: cluster(o).pop("authOptions"), "asks nobody"),
+    (
+        policy_rules.tokens_secret_is_kuberays,
+        lambda o: box(o)["env"][1]["valueFrom"]["secretKeyRef"].update(name="eco-ray"),
+        "give yours another name",
+    ),
+    (
+        policy_rules.tokens_secret_is_kuberays,
+        lambda o: next(v for v in head(o)["volumes"] if "secret" in v)["secret"].update(secretName="eco-ray"),
+        "give yours another name",
+    ),
 ]
 
 
