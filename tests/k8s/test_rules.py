@@ -129,7 +129,7 @@ POLICY: list[tuple[policy_rules.Rule, Break, str]] = [
     ),
     (
         policy_rules.network_is_closed,
-        lambda o: policy(o, "head")["ingress"][1]["ports"].append({"port": 8265}),
+        lambda o: policy(o, "head")["ingress"][2]["ports"].append({"port": 8265}),
         "8265 is open",
     ),
     (policy_rules.rights_are_least, lambda o: named(o, "Role")["rules"][0].update(verbs=["*"]), "with *"),
