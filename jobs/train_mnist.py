@@ -4,7 +4,7 @@ It can wait and it can be interrupted at any batch: it goes on, bit for bit, fro
 
     python jobs/train_mnist.py --epochs 6                                                     # alone, no cluster
     eco-ray job submit jobs/train_mnist.yaml
-    ray job submit --working-dir . -- eco-ray run --deadline 16h -- python jobs/train_mnist.py --train-seconds 15
+    ray job submit --working-dir . -- eco-ray run --deadline 16h -- python jobs/train_mnist.py --train-seconds 13
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from eco_ray.config import Settings
 
 
 @click.command()
-@click.option("--speed", type=click.FloatRange(300, 3600), default=600.0, show_default=True, help="Grid s per wall s.")
+@click.option("--speed", type=click.FloatRange(300, 3600), default=720.0, show_default=True, help="Grid s per wall s.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("eco-ray-demo"), show_default=True)
 @click.option("--keep", is_flag=True, help="Leave the cluster up afterwards.")
 @common_options

@@ -29,7 +29,8 @@ def grid() -> None:
     """Carbon intensity of electricity."""
 
 
-def _source_options(command: Callable[..., None]) -> Callable[..., None]:
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options that name a grid source: --cluster, or --source, --url and --kind."""
     options = [
         click.option("--cluster", type=click.Path(path_type=Path), help="Take the sources from this cluster file."),
         click.option("--source", help="profile (default), electricity-maps, watttime, neso, ... (docs/grid.md)."),
@@ -45,7 +46,8 @@ def _source_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _opened(cluster: Path | None, chosen: dict[str, str], settings: Settings) -> GridSource:
+def open_chosen(cluster: Path | None, chosen: dict[str, str], settings: Settings) -> GridSource:
+    """The source that the options name. Raises UsageError."""
     from eco_ray.cluster_file import load_cluster_file
     from eco_ray.errors import UsageError
     from eco_ray.grid_file import Grid
@@ -60,7 +62,8 @@ def _opened(cluster: Path | None, chosen: dict[str, str], settings: Settings) ->
     return load_cluster_file(cluster, settings).grid.open(settings.state_dir)
 
 
-def _chosen(**options: str | None) -> dict[str, str]:
+def chosen_options(**options: str | None) -> dict[str, str]:
+    """Those that were given."""
     return {name: value for name, value in options.items() if value is not None}
 
 
@@ -78,7 +81,7 @@ def _ask(source: GridSource, zone: str, now_s: float, end_s: float) -> dict[str,
 @grid.command()
 @click.option("--zone", "zones", multiple=True, help="Zone; may be repeated. Default: all that the source knows.")
 @click.option("--hours", type=click.IntRange(1, 336), help="Show the last hours of one zone instead.")
-@_source_options
+@source_options
 @common_options
 def now(
     zones: tuple[str, ...],
@@ -93,7 +96,7 @@ def now(
     from eco_ray.core.ports import LiveGridSource
     from eco_ray.errors import EcoRayError, UsageError
 
-    opened = _opened(cluster, _chosen(source=source, url=url, kind=kind), settings)
+    opened = open_chosen(cluster, chosen_options(source=source, url=url, kind=kind), settings)
     if not zones and isinstance(opened, LiveGridSource):
         raise UsageError(f"--zone is missing; {opened.name} is asked zone by zone; give --zone DE, for example")
     if hours is not None:
@@ -151,7 +154,7 @@ def _row(zone: str, series: IntensitySeries | None, now_s: float, facts: dict[st
 @grid.command()
 @click.option("--zone", required=True)
 @click.option("--hours", type=click.IntRange(1, 336), default=24, show_default=True)
-@_source_options
+@source_options
 @common_options
 def forecast(
     zone: str,
@@ -163,7 +166,7 @@ def forecast(
     settings: Settings,
 ) -> None:
     """What is known about the next hours."""
-    opened = _opened(cluster, _chosen(source=source, url=url, kind=kind), settings)
+    opened = open_chosen(cluster, chosen_options(source=source, url=url, kind=kind), settings)
     now_s = time.time()
     end_s = now_s + hours * _HOUR_S
     facts = _ask(opened, zone, now_s, end_s)

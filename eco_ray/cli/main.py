@@ -24,6 +24,7 @@ from eco_ray.cli.options import LazyGroup, run
         "power": "eco_ray.cli.power:power",
         "ledger": "eco_ray.cli.ledger:ledger",
         "key": "eco_ray.cli.key:key",
+        "k8s": "eco_ray.cli.k8s:k8s",
         "report": "eco_ray.cli.report:report",
         "simulate": "eco_ray.cli.simulate:simulate",
         "config": "eco_ray.cli.config:config",

@@ -16,13 +16,13 @@ from eco_ray.cli.model_rows import document, means, more, moved, moved_row, row,
 from eco_ray.cli.options import common_options
 from eco_ray.cli.output import emit
 from eco_ray.cli.progress import transfer_bar
-from eco_ray.cli.serving_rows import in_words, serving_rows
+from eco_ray.cli.serving_rows import in_words, served_as, serving_rows
 from eco_ray.config import Settings
 from eco_ray.errors import EcoRayError, NotAllowedError, UsageError
 from eco_ray.open_registry import open_registry
 
 if TYPE_CHECKING:
-    from eco_ray.models.manifest import Manifest, Training
+    from eco_ray.models.manifest import Training
 
 F = TypeVar("F", bound=Callable[..., Any])
 _FILE = click.Path(path_type=Path)
@@ -153,14 +153,9 @@ def show(reference: str, registry: str | None, settings: Settings) -> None:
     meant, damaged = where.all_aliases(found.name)
     warn(found.name, damaged)
     aliases = [alias for alias, version in meant.items() if version == found.version]
-    served = next((one for one in serving_rows(settings) if _serves(one, where.url, found)), None)
+    served = served_as(serving_rows(settings), found.name, found.version, where.url)
     serving = {"serving": in_words(served) if served and settings.output == "table" else served}
     emit(settings, {**document(found), **more(where.deleted(found.name).get(found.version), aliases), **serving})
-
-
-def _serves(row: dict[str, Any], registry: str, found: Manifest) -> bool:
-    """Whether a deployment is of this version."""
-    return bool(row["model"] == found.name and row["version"] == found.version and row["registry"] == registry)
 
 
 @click.command()

@@ -148,7 +148,7 @@ def deployments(settings: Settings) -> None:
             "state": row["state"],
             "url": row["url"],
             "message": row["message"] or (row["traffic"] or {}).get("why", ""),
-            "now": row["scaling"] and in_words(row["scaling"]),
+            "now": row["scaling"] and in_words({"model": row["model"], **row["scaling"]}),
         }
         for row in rows
     ]

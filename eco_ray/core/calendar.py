@@ -60,13 +60,12 @@ class Calendar:
         return math.floor(time_s / self.slot_s + 1e-9)
 
     def set_foreign(self, name: str, held: Resources) -> None:
-        """What others than our attempts hold of a node now, and are taken to go on holding."""
+        """What is kept of a node for others than our attempts, and is taken to go on being so."""
         seat = self.fleet.seat.get(name)
         if seat is None:
             return
         pool, member = seat
-        capacity = self.fleet.nodes[name].capacity
-        free = np.maximum((capacity - held.reserved_on(capacity)).amounts, 0.0)
+        free = np.maximum((self.fleet.nodes[name].capacity - held).amounts, 0.0)
         ours, before = self._held[pool][:, :, member], self._usable[pool][:, member, None]
         self._total[pool] += np.minimum(ours, free[:, None]) - np.minimum(ours, before)
         self._usable[pool][:, member] = free

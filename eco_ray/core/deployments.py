@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -106,6 +107,30 @@ class Deployment:
     def beside(self) -> int | None:
         """The version beside the one that is served: a canary, or a smaller variant; never both."""
         return self.variant if self.canary is None else self.canary
+
+    @property
+    def beside_part(self) -> Deployment | None:
+        """The version beside it as a deployment by itself; None: there is none.
+
+        A variant has as many replicas as its part of the requests takes, a canary has one.
+        """
+        if self.beside is None:
+            return None
+        least, most = 1, 1
+        if self.canary is None:
+            share = self.mixing.max_share if self.mixing else 0.0
+            least, most = math.ceil(share * self.min_replicas), max(1, math.ceil(share * self.max_replicas))
+        return replace(
+            self,
+            version=self.beside,
+            canary=None,
+            canary_percent=0,
+            variant=None,
+            mixing=None,
+            min_replicas=least,
+            max_replicas=most,
+            places=(),
+        )
 
     @property
     def versions(self) -> tuple[int, ...]:

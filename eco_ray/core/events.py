@@ -135,10 +135,18 @@ class NodeDraining:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeKept:
+    """A node that was to be emptied is not, after all: it takes jobs again."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class ForeignUse:
     """What others than our attempts hold of a node."""
 
     node: str
+    #: each part of a GPU as what has to be kept for it (`core.grants.held_by_others`)
     held: Resources
 
 
@@ -191,6 +199,7 @@ Event = (
     | NodeJoined
     | NodeLost
     | NodeDraining
+    | NodeKept
     | ForeignUse
     | ServingNeeds
     | Tick

@@ -8,7 +8,7 @@ takes nothing a second time.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from eco_ray.core.cluster import Node, Resources
@@ -102,17 +102,16 @@ class Grants:
         if base is not None:
             self._base[node] = Resources(*map(min, base.amounts, foreign.amounts))
 
-    def taken(self, node: str, foreign: Resources) -> Resources:
+    def taken(self, node: Node, foreign: Resources) -> Resources:
         """What of others' holdings is replicas in their room."""
-        grants = self._on.get(node)
-        if not grants:
+        if node.name not in self._on:
             return Resources()
-        kept, grown = total(grant.demand for grant in grants), foreign - self._base[node]
+        kept, grown = self.kept(node), foreign - self._base[node.name]
         return Resources(*(min(max(0.0, more), most) for more, most in zip(grown.amounts, kept.amounts, strict=True)))
 
-    def others(self, node: str, foreign: Resources) -> Resources:
+    def others(self, node: Node, foreign: Resources) -> Resources:
         """What of others' holdings is somebody else's."""
-        return foreign - self.taken(node, foreign) if node in self._on else foreign
+        return foreign - self.taken(node, foreign) if node.name in self._on else foreign
 
     def kept(self, node: Node) -> Resources:
         """What grants keep of a node, whether replicas hold it by now or not: each has a part of a GPU of its own."""
@@ -130,6 +129,21 @@ class Grants:
         for one in told["grants"]:
             grant = Grant.from_json(one)
             self.add(grant, Resources(**told["base"][grant.node]))
+
+
+def held_by_others(given: Resources, ours: Resources, each: Iterable[Resources], capacity: Resources) -> Resources:
+    """What is kept of a node for others than our attempts.
+
+    `given`: what Ray has given away of it; `ours`: of that, our attempts; `each`: others, one by one, as far as they
+    are known, with the GPU memory that they were declared to take, of which Ray knows nothing. Each of them has a part
+    of a GPU of its own; what is left is somebody's, and counts as one.
+    """
+    left, kept = Resources(*(max(0.0, amount) for amount in (given - ours).amounts)), Resources()
+    for demand in each:
+        asked = replace(demand, gpu_memory_gb=0.0)
+        if asked.fits_in(left):  # else it has ended, or is of an attempt
+            left, kept = left - asked, kept + demand.reserved_on(capacity)
+    return Resources(*(max(0.0, round(amount, 4)) for amount in (kept + left.reserved_on(capacity)).amounts))
 
 
 def total(amounts: Iterable[Resources]) -> Resources:

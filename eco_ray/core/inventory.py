@@ -33,7 +33,8 @@ class Inventory:
         self.jobs: dict[str, Job] = {}
         #: nodes that are there, by name; to be changed through `set_node` and `lose_node` only
         self.nodes: dict[str, Node] = {}
-        #: those of them that are being emptied: nothing new goes there; to be changed through `close_node` only
+        #: those of them that are being emptied: nothing new goes there; to be changed through `close_node` and
+        #: `open_node` only
         self.closed: set[str] = set()
         self.forecast: dict[str, IntensitySeries] = {}
         #: intensity of the past, by zone
@@ -84,8 +85,8 @@ class Inventory:
             open_nodes = [node for node in self.nodes.values() if self.is_open(node.name)]
             nodes = self._calendar.fleet if self._calendar is not None else open_nodes
         calendar = Calendar(self.config.slot_s, nodes, self.first_slot)
-        for name, held in self.foreign.items():
-            calendar.set_foreign(name, self.grants.others(name, held))
+        for name in self.foreign.keys() & self.nodes.keys():
+            calendar.set_foreign(name, self.others(self.nodes[name]))
         for grant in self.grants:
             calendar.reserve(grant.segment, grant.demand)
         for job in jobs:
@@ -151,6 +152,15 @@ class Inventory:
         self.news += 1
         return True
 
+    def open_node(self, name: str) -> bool:
+        """A node that is there is not emptied after all; returns whether that is new."""
+        if name not in self.closed:
+            return False
+        self.closed.discard(name)
+        self._calendar = None
+        self.news += 1
+        return True
+
     def set_foreign(self, name: str, held: Resources) -> bool:
         """What others hold of a node; returns whether that is new."""
         if self.foreign.get(name, Resources()) == held:
@@ -177,8 +187,12 @@ class Inventory:
 
     def _set_others(self, name: str) -> None:
         """Tell the calendar what others hold of a node, without the replicas for which it keeps room."""
-        if self._calendar is not None:
-            self._calendar.set_foreign(name, self.grants.others(name, self.foreign.get(name, Resources())))
+        if self._calendar is not None and name in self.nodes:
+            self._calendar.set_foreign(name, self.others(self.nodes[name]))
+
+    def others(self, node: Node) -> Resources:
+        """What is kept of a node for others than our attempts, without the replicas for which there are grants."""
+        return self.grants.others(node, self.foreign.get(node.name, Resources()))
 
     def forget_before(self, now_s: float) -> None:
         """What is over needs no memory."""

@@ -75,8 +75,7 @@ class JobRecords(Inventory):
 
     def free(self, node: Node) -> Resources:
         """What is free on a node at this moment, by the attempts that live on it."""
-        others = self.grants.others(node.name, self.foreign.get(node.name, Resources()))
-        free = node.capacity - others.reserved_on(node.capacity) - self._occupancy.held(node)
+        free = node.capacity - self.others(node) - self._occupancy.held(node)
         return free - self.grants.kept(node) if self.grants else free
 
     def due(self, now_s: float) -> list[Job]:

@@ -53,11 +53,19 @@ class Moves:
         return actions
 
     def leave_node(self, name: str, now_s: float) -> list[Action]:
-        """Ask those on a node that is being emptied to pause, once each; who cannot runs on there."""
+        """Ask those on a node that is being emptied to pause, once each; who cannot runs on there.
+
+        What is being launched there is taken back: Ray starts nothing on such a node any more, and it would wait there.
+        What has begun in the moment before that is seen has no work to lose.
+        """
         actions: list[Action] = []
         for job, attempt in self._book.live():
-            able = attempt.state is AttemptState.RUNNING and job.pausable and job.spec.suspend.allow
-            if attempt.node == name and able:
+            if attempt.node != name:
+                continue
+            if attempt.state is AttemptState.LAUNCHING:
+                message = f"is not launched on {name}, which is being emptied; it gets another place"
+                actions += self.stop(job, message, now_s)
+            elif attempt.state is AttemptState.RUNNING and job.pausable and job.spec.suspend.allow:
                 actions += self.ask_to_pause(job, f"pauses: {name} is being emptied, it goes on elsewhere", now_s)
         return actions
 

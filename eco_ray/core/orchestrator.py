@@ -28,6 +28,7 @@ from eco_ray.core.events import (
     JobSubmitted,
     NodeDraining,
     NodeJoined,
+    NodeKept,
     NodeLost,
     ResumeRequested,
     ServingNeeds,
@@ -98,6 +99,7 @@ class Orchestrator:
             NodeJoined: self._on_node_joined,
             NodeLost: self._on_node_lost,
             NodeDraining: self._on_node_draining,
+            NodeKept: self._on_node_kept,
             ForeignUse: self._on_foreign_use,
             ServingNeeds: self._on_serving_needs,
             Tick: self._on_tick,
@@ -333,6 +335,12 @@ class Orchestrator:
             self.needs.lost(event.name)
             self._give_up(event.name, "is being emptied", now_s)
         return [*self._moves.leave_node(event.name, now_s), *self._moves.start_waiting(now_s)]
+
+    def _on_node_kept(self, event: NodeKept, _now_s: float) -> list[Action]:
+        if self.book.open_node(event.name):
+            self.needs.again = True
+            self._line.changed(everywhere=True)
+        return []
 
     def _give_up(self, node: str, why: str, now_s: float) -> None:
         """Plans of waiting jobs for a node: made again at the next ticks, as they may be thousands."""

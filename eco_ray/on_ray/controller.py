@@ -12,7 +12,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -22,17 +22,14 @@ from eco_ray.core.event_log import Beginning, told_error
 from eco_ray.core.events import (
     AttemptExited,
     Event,
-    ForeignUse,
     JobCancelled,
     JobSubmitted,
-    NodeDraining,
     NodeJoined,
     NodeLost,
     ResumeRequested,
     SuspendRequested,
     Tick,
 )
-from eco_ray.core.grants import total
 from eco_ray.core.jobs import Job, JobState
 from eco_ray.core.orchestrator import Orchestrator
 from eco_ray.core.ports import GridSource
@@ -64,8 +61,6 @@ log = logging.getLogger("eco_ray.controller")
 _LOOK_S = 1.0
 #: how often Ray's whole list of jobs is read, which grows with its history [wall s]
 _LIST_S = 5.0
-#: how long a node's Ray resources need to settle after one of our attempts came or went [wall s]
-_SETTLE_S = 3.0
 #: jobs that succeeded, from which lengths are learned again after a restart
 _LEARNED = 1_000
 #: job ids name folders and Ray submissions
@@ -328,8 +323,9 @@ class Controller(ServingSide):
         while not self._stopped.wait(_LOOK_S):
             with contextlib.suppress(Exception):  # Ray may be restarting; the next look will tell
                 nodes = self._fleet.nodes()
-                seen = nodes, self._fleet.held(nodes), self._fleet.draining(nodes)
-                self._brain.do_soon(partial(self._looked, *seen))
+                held = self._fleet.held(nodes)
+                self._look_at_gpus(nodes, held)
+                self._brain.do_soon(partial(self._looked, nodes, held, self._fleet.draining(nodes)))
                 self._ingest_spools_of(self._known.keys() - nodes.keys())
             self._brain.do_soon(self._tell)
             if time.monotonic() >= ray_jobs_due:
@@ -338,7 +334,7 @@ class Controller(ServingSide):
                 with contextlib.suppress(Exception):
                     self._brain.do_soon(partial(self._listed, self._launcher.ray_jobs()))
 
-    def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources], draining: Iterable[str]) -> None:
+    def _looked(self, nodes: Mapping[str, Node], held: Mapping[str, Resources], draining: Collection[str]) -> None:
         now_s = self.now_s()
         present = self._core.book.nodes
         for node in [node for name, node in nodes.items() if present.get(name) != node]:
@@ -346,14 +342,8 @@ class Controller(ServingSide):
         for name in [name for name in present if name not in nodes]:
             log.warning("node %s is lost", name)
             self._handle(NodeLost(name))
-        for name in draining:
-            self._handle(NodeDraining(name))
-        for name, amount in held.items():
-            if time.monotonic() - self._performer.changed_on.get(name, 0.0) > _SETTLE_S and name in present:
-                live = self._core.book.live()
-                ours = total(job.spec.demand * attempt.workers for job, attempt in live if attempt.node == name)
-                cpus, gpus = max(0.0, amount.cpus - ours.cpus), max(0.0, amount.gpus - ours.gpus)
-                self._handle(ForeignUse(name, Resources(round(cpus, 4), round(gpus, 4), 0.0)))
+        self._drained(draining)
+        self._used(held)
         last_s = max((job.spec.deadline_s for job in self._core.book.jobs.values()), default=now_s)
         news = self._signals.news(self._zones(), now_s, last_s)
         if news is not None:
@@ -384,7 +374,7 @@ class Controller(ServingSide):
         self._store.put_meta("cluster", cluster_facts(self.config, self._known))
         self._handle(NodeJoined(node))
 
-    def _ingest_spools_of(self, lost: Iterable[str]) -> None:
+    def _ingest_spools_of(self, lost: Collection[str]) -> None:
         """Samples that agents wrote down before their nodes went away, where their disks can be reached from here.
 
         Looked at again and again: an agent outlives its node by moments, and writes on.

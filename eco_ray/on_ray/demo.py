@@ -22,16 +22,14 @@ from eco_ray.job_file import load_job_file
 from eco_ray.on_ray import bootstrap
 from eco_ray.on_ray.client import Client
 from eco_ray.on_ray.local_cluster import ClusterRecord, free_port, is_alive
-from eco_ray.on_ray.preload import rehearse
 from eco_ray.report import write_report
 from eco_ray.times import parse_instant
 
 #: when the jobs are submitted, in grid time: a summer Sunday, whose afternoon and night are clean, its evening not
-SUBMITTED_AT = "2026-07-05T12:40Z"
-#: how long before that the clock begins, for controller and agents to start: so much [wall s] and so many times what a
-#: rehearsal of it took, so that a slow machine tells the same story
-_SETTLE_S, _REHEARSALS = 1.5, 1.0
-DEFAULT_SPEED = 600.0
+SUBMITTED_AT = "2026-07-05T12:50Z"
+#: how long before that the clock begins, for controller and agents to start: so many times what the nodes took, so that
+#: a slow machine tells the same story
+_SETTLE = 0.5
 JOBS = ("train_mnist", "linear_regression", "softmax_regression")
 MODEL_JOB, MODEL_NAME, MODEL_VERSION = "train-mnist", "mnist", 1
 REQUESTS = 200
@@ -114,10 +112,13 @@ class Demo:
         (state_dir / _MARK).touch()
 
     def _up(self, cluster: ClusterFile) -> Client:
+        began_s = time.time()
+
         def clock() -> Clock:
             """Grid time begins when the nodes are up."""
-            settle_s = _SETTLE_S + _REHEARSALS * rehearse()
-            self._clock = Clock(self.speed, time.time(), parse_instant(SUBMITTED_AT) - settle_s * self.speed)
+            now_s = time.time()
+            settle_s = _SETTLE * (now_s - began_s)
+            self._clock = Clock(self.speed, now_s, parse_instant(SUBMITTED_AT) - settle_s * self.speed)
             return self._clock
 
         bootstrap.up(cluster, self.settings, clock)
@@ -150,7 +151,7 @@ class Demo:
             if time.monotonic() > deadline:
                 open_jobs = ", ".join(f"{j.id} ({j.message})" for j in jobs if not j.state.is_final)
                 raise EcoRayError(f"the demo's jobs took more than {_TIMEOUT_S:g} s; still open: {open_jobs}")
-            time.sleep(0.25)
+            time.sleep(0.5)
         failed = [job for job in jobs if job.state != "succeeded"]
         if failed:
             raise EcoRayError("; ".join(f"{job.id} {job.message}" for job in failed))

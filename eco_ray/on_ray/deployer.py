@@ -68,6 +68,10 @@ class Serving(Protocol):
         """Of each application, how many run."""
         ...
 
+    def where(self) -> Mapping[str, Mapping[str, int]]:
+        """Of each application, how many run on which node."""
+        ...
+
 
 class Deployer:
     """The deployments of a cluster."""
@@ -83,7 +87,8 @@ class Deployer:
         """`resolve`: the version that the alias of a deployment means now; None: none."""
         self._store, self._serving, self._resolve = store, serving, resolve
         self._config, self._pause = config, pause
-        self._books = ScalingBooks(store, config.state_dir / "scaling", serving.rooms, self.deployments)
+        folder = config.state_dir / "scaling"
+        self._books = ScalingBooks(store, folder, serving.rooms, self.deployments, where=serving.where)
         self._lock = threading.Lock()
         #: models of which a change is under way
         self._changing: set[str] = set()

@@ -149,6 +149,22 @@ class Launcher:
             if not _is_unknown(error):
                 raise
 
+    def take_back(self, submission_id: str) -> None:
+        """End a submission of which nothing has begun. Ray cannot: its stop would wait until it has (2.60).
+
+        Its supervisor, an actor that waits for a node or for its environment, is killed; Ray's job API then calls it
+        failed. One that has begun, or that Ray does not know yet, is left alone.
+        """
+        import ray
+        from ray.dashboard.modules.job.common import JOB_ACTOR_NAME_TEMPLATE, SUPERVISOR_ACTOR_RAY_NAMESPACE
+        from ray.util import state as ray_state
+
+        name = JOB_ACTOR_NAME_TEMPLATE.format(job_id=submission_id)
+        for actor in ray_state.list_actors(self._dashboard_url, filters=[("name", "=", name)], limit=10):
+            if actor.state in ("DEPENDENCIES_UNREADY", "PENDING_CREATION"):
+                with suppress(ValueError):  # it ended meanwhile
+                    ray.kill(ray.get_actor(name, namespace=SUPERVISOR_ACTOR_RAY_NAMESPACE), no_restart=True)
+
     def ray_jobs(self) -> dict[str, tuple[str | None, dict[str, Any]]]:
         """All Ray jobs: Ray's job id (submission id until a driver connects) -> (submission id or None, facts)."""
         found: dict[str, tuple[str | None, dict[str, Any]]] = {}

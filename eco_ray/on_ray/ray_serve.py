@@ -22,13 +22,14 @@ from eco_ray.on_ray.access import Access, AccessSource
 from eco_ray.on_ray.connection import controller_handle
 from eco_ray.on_ray.deployer import Deployer
 from eco_ray.on_ray.fleet import NAMESPACE
-from eco_ray.on_ray.local_cluster import ON_HEAD
+from eco_ray.on_ray.local_cluster import NODE_LABEL, ON_HEAD
 from eco_ray.on_ray.model_files import load_version, open_registry, size_bytes
 from eco_ray.on_ray.serve_config import ServingConfig, beside_route, on_nodes
 from eco_ray.on_ray.serving.consolidator import Consolidator
 from eco_ray.on_ray.serving.mixer import Mixer, Report
 from eco_ray.on_ray.serving.needs import NeedsWatch, serve_replicas, tell_controller
-from eco_ray.on_ray.serving.ray_cluster import RayCluster
+from eco_ray.on_ray.serving.ray_cluster import RayCluster, serve_details
+from eco_ray.on_ray.serving.replica_guests import running_on
 from eco_ray.on_ray.serving.sound_rooms import sound
 from eco_ray.on_ray.serving.variant_facts import RegisteredVersions
 from eco_ray.on_ray.smoke import smoke
@@ -74,6 +75,11 @@ class RayServing:
             app: sum(one.replica_states.get("RUNNING", 0) for one in told.deployments.values())
             for app, told in serve.status().applications.items()
         }
+
+    def where(self) -> dict[str, dict[str, int]]:
+        """Of each application, how many run on which node."""
+        names = {info["NodeID"]: info["Labels"].get(NODE_LABEL, info["NodeID"][:12]) for info in ray.nodes()}
+        return running_on(serve_details(), names)
 
     def check(self, deployment: Deployment, version: int) -> float:
         """Load a version in a process of its own on a node where it may run, and try it."""

@@ -5,7 +5,6 @@ Told so, Serve keeps replicas whose part of it has not changed; `serve.run` woul
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -147,8 +146,9 @@ def _app(
         "canary_percent": one.canary_percent if live.canary is not None else 0,
         "variant": live.variant,
     }
+    part = one.beside_part if beside else one
     replicas = {
-        **_replicas(one, version, latency_s.get(one.reference(version), 0.0), config, beside),
+        **_replicas(part or one, latency_s.get(one.reference(version), 0.0), config),
         "user_config": user_config,
     }
     before = beside_route(one) if beside else f"{zone_route(one.zone) if one.zone else ''}/v2/models/{one.model}"
@@ -251,12 +251,12 @@ def _of_replicas(one: Deployment) -> Deployment:
     )
 
 
-def _replicas(one: Deployment, version: int, latency_s: float, config: ServingConfig, beside: bool) -> dict[str, Any]:
-    least, most = _counts(one, beside)
+def _replicas(one: Deployment, latency_s: float, config: ServingConfig) -> dict[str, Any]:
+    least, most = one.min_replicas, one.max_replicas
     if least == most:
         return {"num_replicas": least}
     told = {
-        "reference": one.reference(version),
+        "reference": one.reference(one.version),
         "service_s": latency_s,
         "slo_p95_s": one.slo_p95_s,
         "steady": {"down_hold_s": config.down_hold_s},
@@ -270,14 +270,6 @@ def _replicas(one: Deployment, version: int, latency_s: float, config: ServingCo
         **_AT_ONCE,
     }
     return {"autoscaling_config": scaling}
-
-
-def _counts(one: Deployment, beside: bool) -> tuple[int, int]:
-    """Replicas at least and at most; of a variant as many as its part of the requests takes."""
-    if not beside:
-        return one.min_replicas, one.max_replicas
-    share = one.mixing.max_share if one.mixing else 0.0
-    return max(1, math.ceil(share * one.min_replicas)), max(1, math.ceil(share * one.max_replicas))
 
 
 def _options(demand: Resources, nodes: Sequence[str]) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Watcher:
         self._watched.pop(submission_id, None)
 
     def stop_attempt(self, submission_id: str) -> None:
-        """Stop an attempt by force, again and again until it has ended: Ray cannot stop one that is pending."""
+        """Stop an attempt by force, again and again until it has ended; one that has not begun is taken back."""
         watched = self._watched.get(submission_id)
         if watched is not None:
             watched.stop_mono_s = 0.0
@@ -115,9 +115,10 @@ class Watcher:
             self._post(AttemptStarted(watched.job_id, watched.attempt.number))
         if status.is_final:
             self._end(submission_id, watched, _outcome(status), status)
-        elif watched.stop_mono_s is not None and now - watched.stop_mono_s > _STOP_AGAIN_S and watched.running:
+        elif watched.stop_mono_s is not None and now - watched.stop_mono_s > _STOP_AGAIN_S:
             watched.stop_mono_s = now
-            self._launcher.stop(submission_id)
+            end = self._launcher.stop if watched.running else self._launcher.take_back
+            end(submission_id)
 
     def _end(self, submission_id: str, watched: _Watched, outcome: Outcome, status: RayJobStatus | None) -> None:
         number = watched.attempt.number

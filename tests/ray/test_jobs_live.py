@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from live_cluster import SPEED, Cluster
 
-from eco_ray.core.jobs import AttemptState, JobState
+from eco_ray.core.cluster import Resources
+from eco_ray.core.jobs import Attempt, AttemptState, Job, JobSpec, JobState, Reason
 from eco_ray.errors import InfeasibleError, NotFoundError, UsageError
+from eco_ray.on_ray.launcher import Launcher
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -214,3 +216,32 @@ def test_plan_says_when_and_where_and_submits_nothing(cluster: Cluster, tmp_path
     assert {s["zone"] for s in plan["segments"]} <= {"BB", "CC"}  # both are cleaner than AA
     assert plan["carbon_g"] < plan["run_now_g"]
     assert len(cluster.client.store.list_jobs()) == before
+
+
+def test_a_launch_that_no_node_takes_in_is_taken_back(cluster: Cluster, tmp_path: Path) -> None:
+    import ray
+    from ray._private.state import available_resources_per_node
+
+    launcher = Launcher(cluster.client.record.dashboard_url, tmp_path / "state", tmp_path / "run")
+    began = tmp_path / "began"
+    attempt = Attempt(1, "taken-back-a1", "aa-1", "AA", AttemptState.LAUNCHING, 0.0)
+    spec = JobSpec("taken-back", f"touch {began}", deadline_s=1e9, demand=Resources(1.0))
+    job = Job("taken-back", spec, JobState.QUEUED, Reason.RUNNING, "", 0.0, attempts=(attempt,))
+    node = next(info["NodeID"] for info in ray.nodes() if info["Labels"].get("eco_node") == "aa-1")
+    holds = ray.remote(num_cpus=1, label_selector={"ray.io/node-id": node})(lambda: time.sleep(60))
+    held = holds.remote()
+    cluster_is_full = time.monotonic() + 30
+    while available_resources_per_node()[node].get("CPU", 0.0) and time.monotonic() < cluster_is_full:
+        time.sleep(0.1)
+    launcher.take_back(attempt.submission_id)  # of which Ray knows nothing
+    launcher.start(job, attempt, node)
+    status = launcher.wait_final(attempt.submission_id, 1.0)
+    assert status is not None
+    assert status.status == "PENDING"
+    deadline = time.monotonic() + 30
+    while not status.is_final and time.monotonic() < deadline:
+        launcher.take_back(attempt.submission_id)
+        status = launcher.wait_final(attempt.submission_id, 1.0)
+        assert status is not None
+    ray.cancel(held, force=True)
+    assert (status.status, status.exit_code, began.exists()) == ("FAILED", None, False)

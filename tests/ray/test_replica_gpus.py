@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,3 +96,24 @@ def test_what_has_no_room_is_refused_before_anything_starts(run: Run) -> None:
     told = run("model", "deploy", "mnist:1", "--gpu-memory", "10GB", "--min", "9", "--zone", "DE", code=3)
     assert "no room" in told
     assert run("model", "deployments", "-o", "json")[0]["replicas"] == {"min": 5, "max": 5}
+
+
+def test_no_job_is_planned_on_parts_of_gpus_that_replicas_hold(run: Run) -> None:
+    """Two replicas fill a GPU, though each holds 0.375 of it for Ray."""
+    on = Counter(node for node, _ in seen(run.state_dir))
+    assert sorted(on.values()) == [1, 4]
+    (full, _), (other, _) = on.most_common()
+    file = run.state_dir / "job.yaml"
+
+    def planned(node: str, gpus: float) -> list[str]:
+        file.write_text(
+            f"name: j\nrun: 'true'\nresources: {{num_cpus: 0.1, num_gpus: {gpus}, gpu_memory_gb: {gpus * 8}}}\n"
+            f"carbon: {{policy: run-now, max_delay: 1h, expected_duration: 5m, zones: [{node[:2].upper()}]}}\n"
+        )
+        return [one["node"] for one in run("job", "plan", str(file), "-o", "json")["segments"]]
+
+    deadline = time.monotonic() + 60
+    while planned(full, 0.25):
+        assert time.monotonic() < deadline
+    assert planned(other, 1.5) == [other]  # one whole GPU, and the half that the replica leaves
+    assert planned(other, 1.75) == []

@@ -155,6 +155,8 @@ class World:
             assert not any(a.state.is_live for a in job.attempts[:-1]), "two live attempts"
             attempt = job.live_attempt
             if attempt is not None:
+                launches = attempt.state is AttemptState.LAUNCHING
+                assert not (launches and attempt.node in book.closed), "launched where Ray starts nothing"
                 used[attempt.node] = used.get(attempt.node, Resources()) + job.spec.demand * attempt.workers
                 assert attempt.submission_id in self.launched, "an attempt that nobody runs"
                 if attempt.state in (AttemptState.RUNNING, AttemptState.PAUSING):

@@ -127,11 +127,12 @@ def test_no_more_parts_of_gpus_are_promised_than_fit_on_them(demand, jobs):
     assert workers_in(calendar, demand=demand, count=2, most=1) == [0, 1]
 
 
-def test_what_others_hold_of_a_gpu_is_kept_as_a_part_that_fits():
+def test_what_is_kept_for_others_is_not_free():
     calendar = a_calendar()
-    calendar.set_foreign("big", Resources(0.0, 0.6))
-    assert fits(calendar, demand=Resources(0.1, 1.0), count=1) == [True]
-    calendar.reserve(segment(0, 1), Resources(0.1, 0.7))
+    calendar.set_foreign("big", Resources(0.0, 0.75))  # of three that have a quarter each
+    assert fits(calendar, demand=Resources(0.1, 0.25), count=1) == [True]
+    calendar.reserve(segment(0, 1), Resources(0.1, 1.0))
+    assert fits(calendar, demand=Resources(0.1, 0.25), count=1) == [True]
     assert fits(calendar, demand=Resources(0.1, 0.3), count=1) == [False]
 
 

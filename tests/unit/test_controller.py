@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -40,12 +41,18 @@ class Agents:
         #: (job, attempt, submission, CPUs, GPUs) that its agent was told to expect
         self.expected: list[tuple[Any, ...]] = []
         self._folder = folder
+        #: what Ray has given away of each node, and the actors with GPUs there
+        self.given: dict[str, Resources] = {}
+        self.users: dict[str, list[tuple[str, Resources]]] = {}
 
     def nodes(self) -> dict[str, Node]:
         return self.described
 
     def held(self, nodes: dict[str, Node]) -> dict[str, Resources]:
-        return {}
+        return self.given
+
+    def gpu_users(self, nodes: dict[str, Node]) -> dict[str, list[tuple[str, Resources]]]:
+        return self.users
 
     def draining(self, nodes: dict[str, Node]) -> list[str]:
         return []
@@ -286,3 +293,25 @@ def test_what_it_was_told_is_written_down_and_decided_again_also_by_the_next_lif
     told = "".join(one.file.read_text() for one in found)
     assert "NotFoundError" in told
     assert "secret" not in told
+
+
+def test_what_replicas_hold_is_known_with_the_memory_that_was_declared(cluster: Cluster) -> None:
+    gpu = replace(NODE, capacity=Resources(8, 2, 64, 80))
+    cluster.agents.described = {NODE.name: gpu}
+    cluster.agents.given = {NODE.name: Resources(3.0, 1.35, 24.0)}
+    cluster.agents.users = {
+        NODE.name: [
+            ("ServeReplica:model.a:b:replica", Resources(1.0, 0.25, 8.0)),
+            ("ServeReplica:model.a:b:replica", Resources(1.0, 0.5, 8.0)),
+            ("Theirs", Resources(1.0, 0.6, 8.0)),
+        ]
+    }
+    controller = cluster.controller()
+    controller.put_model("model.a:b", "a:1", Resources(1.0, 0.25, 8.0, 10.0))
+    controller.put_model("model.a:b", "a:2", Resources(1.0, 0.5, 8.0, 20.0))
+    held, end = Resources(3.0, 1.75, 24.0, 30.0), time.monotonic() + 10
+    while controller._core.book.foreign.get(NODE.name) != held and time.monotonic() < end:
+        time.sleep(0.05)
+    assert controller._core.book.foreign == {NODE.name: held}
+    again = cluster.controller()  # what was declared is kept
+    assert again._models.declared(("ServeReplica:model.a:b:replica", Resources(1.0, 0.5))).gpu_memory_gb == 20.0

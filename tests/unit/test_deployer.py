@@ -65,6 +65,9 @@ class FakeServing:
         clean, dirty = (Node(name, name.upper(), Resources(2.0), curve) for name in ("fr", "de"))
         return [Room(dirty, self.held, 400.0), Room(clean, self.held, 50.0)]
 
+    def where(self):
+        return {}
+
     @property
     def versions(self):
         return {name: app["args"]["version"] for name, app in self.told.items()}

@@ -17,6 +17,10 @@ _NEEDED = [
     ("ray.serve.context:_get_global_client", "RayCluster.view"),
     ("ray.serve._private.controller:ServeController.get_serve_instance_details", "RayCluster.view"),
 ]
+_NEEDED += [
+    ("ray.dashboard.modules.job.common:JOB_ACTOR_NAME_TEMPLATE", "Launcher.take_back"),
+    ("ray.dashboard.modules.job.common:SUPERVISOR_ACTOR_RAY_NAMESPACE", "Launcher.take_back"),
+]
 _FIELDS = [
     ("ray.core.generated.autoscaler_pb2:GetClusterStatusReply", "autoscaling_state", "RayDrains.owned"),
     ("ray.core.generated.autoscaler_pb2:GetClusterStatusReply", "cluster_resource_state", "RayDrains.owned"),
@@ -41,7 +45,7 @@ def test_ray_has_what_is_called(path, user):
     try:
         found(path)
     except (ImportError, AttributeError) as error:
-        pytest.fail(f"Ray has no {path} any more ({error}): mend {user} in on_ray/serving/")
+        pytest.fail(f"Ray has no {path} any more ({error}): mend {user} in on_ray/")
 
 
 @pytest.mark.parametrize(("path", "field", "user"), _FIELDS)

@@ -8,7 +8,7 @@ from typing import Any
 from eco_ray.core.cluster import UNKNOWN_ZONE, Node, Resources
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import Nature
-from eco_ray.on_ray.fleet import node_of
+from eco_ray.on_ray.fleet import given_of, node_of
 from eco_ray.on_ray.local_cluster import GROUP_LABEL, NODE_LABEL, ZONE_LABEL
 
 CURVE = PowerCurve((0.0, 1.0), (100.0, 300.0), source="wall meter")
@@ -47,3 +47,12 @@ def test_a_node_of_a_described_group_is_like_it_and_has_its_own_name() -> None:
         node_of(seen(**{NODE_LABEL: "gpu-1", GROUP_LABEL: "x"}), {"gpu-1": DESCRIBED}, {"x": groups["de-gpu"]}).name
         == "gpu-1"
     )
+
+
+def test_what_ray_has_given_away_has_its_memory() -> None:
+    info = {"Resources": {"CPU": 64.0, "GPU": 8.0, "memory": 400e9}}  # of 512 GB
+    free = {"CPU": 60.0, "GPU": 7.5, "memory": 390e9}
+    assert given_of(DESCRIBED, info, free) == Resources(4.0, 0.5, 10.0)
+    assert given_of(DESCRIBED, info, {"CPU": 64.0, "GPU": 8.0, "memory": 400e9}) == Resources()
+    assert given_of(DESCRIBED, {}, {"CPU": 64.0, "GPU": 8.0}) == Resources()
+    assert given_of(DESCRIBED, info, {"memory": 400e9}) == Resources(64.0, 8.0)  # what is all taken is not there

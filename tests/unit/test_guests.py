@@ -14,7 +14,7 @@ from eco_ray.core.deployments import Deployment
 from eco_ray.core.jobs import SuspendRule
 from eco_ray.core.replica_places import Room
 from eco_ray.on_ray.serving.job_guests import rooms_and_jobs
-from eco_ray.on_ray.serving.replica_guests import not_all_up, replica_guests
+from eco_ray.on_ray.serving.replica_guests import not_all_up, replica_guests, running_on
 from eco_ray.on_ray.serving.rooms import rooms_of
 
 DIRTY, GREEN = (Room(replace(a_node(name, name), ray_node_id=f"id-{name}"), Resources(), 100.0) for name in ("d", "g"))
@@ -57,7 +57,7 @@ def test_replicas_go_where_serve_starts_them_by_grams_while_a_policy_asks():
     details = serve(model_mnist=(1, [replica(1)]), canary_mnist=(1, [replica(2)]), shared=(1, [replica(3)]))
     rooms, tiny = [DIRTY, replace(GREEN, intensity_g_per_kwh=10.0)], replace(MNIST, model="t", shared=True, canary=None)
     nodes = [one.nodes for one in replica_guests(details, [MNIST, tiny], rooms, by_grams=True)]
-    assert nodes == [("g", "d"), ("d", "g"), ("d", "g")]
+    assert nodes == [("g", "d"), ("g", "d"), ("d", "g")]
     assert replica_guests(details, [MNIST], [DIRTY, GREEN], by_grams=True)[0].nodes == ("d", "g")  # they are alike
     away = replace(MNIST, nodes=("d", "g", "away"))
     assert replica_guests(details, [away], rooms, by_grams=True)[0].nodes == ("g", "d", "away")
@@ -89,6 +89,12 @@ def test_what_is_not_up_elsewhere_is_told():
     assert not_all_up(running, {"id-d"}) == ("model.mnist",)
     begins = serve(model_mnist=(2, [replica(1), replica(2, "id-g", "STARTING")]))
     assert not_all_up(begins, ()) == ("model.mnist",)
+
+
+def test_where_replicas_run_is_told_by_name():
+    details = serve(model_mnist=(2, [replica(1), replica(2), replica(3, "id-g", "STARTING")]), none=(0, []))
+    details["applications"]["model.mnist"]["deployments"]["replica"]["replicas"].append(replica(4, "gone"))
+    assert running_on(details, {"id-d": "d", "id-g": "g"}) == {"model.mnist": {"d": 2}, "none": {}}
 
 
 # -- jobs ------------------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from eco_ray.core.events import (
     JobSubmitted,
     NodeDraining,
     NodeJoined,
+    NodeKept,
     NodeLost,
     ResumeRequested,
     SuspendRequested,
@@ -56,7 +57,9 @@ moves = st.one_of(
     st.tuples(st.just("progress"), st.tuples(which, st.floats(0, 1), st.booleans())),
     st.tuples(st.sampled_from(["cancel", "suspend", "resume"]), which),
     st.tuples(st.just("spent"), which),
-    st.tuples(st.sampled_from(["node lost", "node joined", "node draining"]), st.sampled_from(sorted(NODES))),
+    st.tuples(
+        st.sampled_from(["node lost", "node joined", "node draining", "node kept"]), st.sampled_from(sorted(NODES))
+    ),
     st.tuples(st.just("foreign"), st.tuples(st.sampled_from(sorted(NODES)), st.sampled_from([0.0, 0.5]))),
     st.tuples(st.just("forecast"), st.lists(st.sampled_from([20.0, 100.0, 300.0, 900.0]), min_size=1, max_size=30)),
 )
@@ -82,6 +85,8 @@ def make(world, move, argument):
         world.do(NodeLost(argument))
     elif move == "node draining":
         world.do(NodeDraining(argument))
+    elif move == "node kept":
+        world.do(NodeKept(argument))
     elif move == "node joined":
         world.do(NodeJoined(NODES[argument]))
     elif move == "foreign":

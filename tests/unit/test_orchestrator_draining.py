@@ -8,7 +8,7 @@ import pytest
 from orchestrator_world import DE, FLAT, FR, NODES, World
 from planning_cases import T0, no_suspension
 
-from eco_ray.core.events import NodeDraining, NodeJoined, NodeLost
+from eco_ray.core.events import NodeDraining, NodeJoined, NodeKept, NodeLost
 from eco_ray.core.jobs import SuspendRule
 
 EMPTIED = NodeDraining("de-1")
@@ -55,13 +55,36 @@ def test_a_job_that_cannot_leave_runs_on_to_its_end(spec):
     assert world.said()[0] == "succeeded"
 
 
-def test_a_job_that_is_being_launched_there_is_asked_when_it_runs():
+@pytest.mark.parametrize("spec", [{}, no_suspension()])
+@pytest.mark.parametrize("outcome", ["lost", "stopped", "refused"])
+def test_a_job_that_is_being_launched_there_is_launched_elsewhere_at_once(spec, outcome):
+    world = World(DE, FR)
+    world.submit(policy="run-now", **spec)
+    assert world.do(EMPTIED) == ["stop j-a1"]
+    assert world.said()[2] == "is not launched on de-1, which is being emptied; it gets another place"
+    assert world.do(EMPTIED, after_s=1.0) == []  # told at each look; taken back once
+    if outcome == "stopped":
+        world.started()  # Ray had begun it a moment before
+    assert world.exited(outcome=outcome) == ["clean j-a1", "start j-a2 on fr-1"]
+    assert (world.job().retries, world.job().productive_s) == (0, 0.0)
+
+
+def test_a_launch_that_ends_well_before_it_is_taken_back_is_not_repeated():
     world = World(DE, FR)
     world.submit(policy="run-now")
-    assert world.do(EMPTIED) == []
-    world.started()
-    assert world.do(EMPTIED) == ["ask j-a1"]
-    assert world.exited(75)[1:] == ["start j-a2 on fr-1"]
+    world.do(EMPTIED)
+    assert world.exited(0) == ["clean j-a1 for good"]
+
+
+def test_a_node_that_is_not_emptied_after_all_takes_jobs_again():
+    world = World(FLAT, nodes={"de-1": NODES["de-1"]})
+    world.submit(policy="run-now", not_before_s=T0 + 60.0)
+    world.do(EMPTIED)
+    assert world.tick(seconds=61) == []
+    world.do(NodeKept("fr-1"))  # of which nobody said so
+    assert world.tick() == []
+    world.do(NodeKept("de-1"))
+    assert world.tick() == ["start j-a1 on de-1"]
 
 
 def test_a_node_that_comes_back_takes_jobs_again_and_one_that_is_measured_anew_does_not():

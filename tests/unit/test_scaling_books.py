@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from eco_ray.cli.serving_rows import in_words, serving_rows
+from eco_ray.cli.serving_rows import in_words, served_as, serving_rows
 from eco_ray.config import load_settings
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.deployments import Deployment, ZonePart
@@ -18,6 +18,7 @@ from eco_ray.core.replica_counts import ReplicaDecision, ReplicaLoad, Scaling, n
 from eco_ray.core.replica_facts import Start, replica_facts
 from eco_ray.core.replica_places import Place, Room
 from eco_ray.core.scaling_log import ScalingRecord, replay
+from eco_ray.core.variants import Mixing
 from eco_ray.errors import InfeasibleError, UnreachableError
 from eco_ray.on_ray.serving.books import SCALING_KEY, ScalingBooks, read_records
 from eco_ray.on_ray.serving.exchange import FRESH_S, Last, News
@@ -28,6 +29,8 @@ NODES = [Node(name, name.upper(), Resources(2.0), CURVE, sleeps=True) for name i
 ONE = Deployment("mnist", 3, nodes=("fr", "de"), min_replicas=0, max_replicas=4, places=(Place("fr", ()),))
 FIXED = replace(ONE, model="fixed", min_replicas=2, max_replicas=2, places=(Place("fr", ()), Place("de", ())))
 SHARED = replace(ONE, model="tiny", shared=True)
+MIXED = replace(ONE, variant=2, mixing=Mixing(0.4, 0.9, 300.0))
+CANARY = replace(FIXED, model="new", canary=4, canary_percent=10)
 START = Start(3.0, 60.0, 2.0)
 
 
@@ -206,3 +209,102 @@ def test_a_decision_that_cannot_be_written_down_stops_nothing(books):
     load = ReplicaLoad(100.0, 1.0, 1, 1, 1, 0.05, p95_s=math.nan)
     decision, _ = next_replicas(load, None, Scaling(1, 2))
     assert books.exchange(News((last(),), (ScalingRecord("model.mnist", load, None, Scaling(1, 2), decision),))).rooms
+
+
+def beside_books(store, tmp_path, where=dict, now_s=lambda: 200.0):
+    return ScalingBooks(store, tmp_path / "scaling", lambda: rooms(2.0), lambda: [CANARY, MIXED], now_s, where)
+
+
+def test_a_variant_and_a_canary_have_facts_like_others(store, tmp_path):
+    books = beside_books(store, tmp_path)
+    variant = Last("variant.mnist", "mnist:2", 100.0, ReplicaDecision(1, "some"), 1, {1: 1}, Start(1.0, 9.0, 1.0))
+    facts = books.exchange(News((last(2, nodes={0: 2}), variant))).facts
+    assert set(facts) == {"model.mnist", "variant.mnist", "model.new", "canary.new"}
+    assert facts["variant.mnist"].cold.start_j == 9.0  # of its version
+    assert facts["model.mnist"].cold.start_j == 60.0
+    assert facts["variant.mnist"].grams_per_h == pytest.approx((0.0, 30.0, 40.0))  # on de alone: fr is full
+    assert len(facts["canary.new"].grams_per_h) == 2
+    again = beside_books(store, tmp_path)
+    assert again.exchange(News()).facts["variant.mnist"].cold.start_j == 9.0  # kept, while it is served
+
+
+def test_what_is_told_of_a_variant_and_a_canary(store, tmp_path):
+    now_s, asked = [200.0], []
+
+    def where():
+        asked.append(now_s[0])
+        return {"model.new": {"fr": 2}, "canary.new": {"de": 1}, "model.mnist": {}}
+
+    books = beside_books(store, tmp_path, where, lambda: now_s[0])
+    variant = Last("variant.mnist", "mnist:2", 100.0, ReplicaDecision(0, "none now"), 0, {}, START)
+    books.exchange(News((last(), variant)))
+    rows = books.rows()
+    assert asked == [200.0]  # not at each look
+    new, mixed = rows["new"], rows["mnist"]
+    assert (new["nodes"], new["running"], new["why"]) == ({"fr": 2}, 2, "--min and --max are 2")  # not as planned
+    beside = new["beside"]
+    assert (beside["kind"], beside["version"], beside["nodes"], beside["why"]) == (
+        "canary", 4, {"de": 1}, "a canary has one",
+    )  # fmt: skip
+    assert [one["replicas"] for one in beside["alternatives"]] == [0, 1]
+    beside = mixed["beside"]
+    assert (beside["kind"], beside["version"], beside["replicas"], beside["why"]) == ("variant", 2, 0, "none now")
+    assert beside["cold_start"]["start_j"] == 60.0
+    assert mixed["nodes"] == {"fr": 1}  # as its replicas tell
+    now_s[0] += 10.0
+    books.rows()
+    assert asked == [200.0, 210.0]
+
+
+def test_where_serve_does_not_say_where_replicas_are_they_are_told_as_planned(store, tmp_path):
+    def away():
+        raise UnreachableError("Serve is away")
+
+    rows = beside_books(store, tmp_path, away).rows()
+    assert rows["new"]["nodes"] == {"fr": 1, "de": 1}
+    assert rows["new"]["beside"]["nodes"] == {}
+
+
+def test_a_variant_has_as_many_replicas_as_its_part_takes_and_a_canary_one():
+    counts = [
+        (one.beside_part.version, one.beside_part.min_replicas, one.beside_part.max_replicas)
+        for one in (MIXED, replace(MIXED, min_replicas=2, max_replicas=2), replace(MIXED, min_replicas=3), CANARY)
+    ]
+    assert counts == [(2, 0, 2), (2, 1, 1), (2, 2, 2), (4, 1, 1)]
+    assert ONE.beside_part is None
+    part = MIXED.beside_part
+    assert (part.beside, part.mixing, part.nodes, part.demand) == (None, None, MIXED.nodes, MIXED.demand)
+
+
+def test_people_are_told_of_all_that_is_served_in_words(store, tmp_path):
+    settings = load_settings({"state_dir": str(tmp_path), "store_url": f"sqlite:///{tmp_path / 'x.db'}"})
+    parts = tuple(ZonePart(zone, (zone.lower(),), (Place(zone.lower(), ()),)) for zone in ("FR", "DE"))
+    zones = replace(ONE, model="zones", per_zone=True, parts=parts)
+    deployed = [CANARY, MIXED, zones]
+    books = ScalingBooks(store, tmp_path / "scaling", rooms, lambda: deployed, lambda: 200.0)
+    told = [last(app=app) for app in ("model.mnist", "variant.mnist", "zone.FR.zones", "zone.DE.zones")]
+    books.exchange(News(tuple(told)))
+    store.put_meta("deployments", [one.to_json() for one in deployed])
+    store.put_meta("variant_mixes", {"mnist": {"version": 3, "variant": 2, "share": 0.4, "why": "the grid is dirty"}})
+    store.put_meta("zone_traffic", {"zones": {"why": "FR is clean", "grams_per_h": 3.0, "home_grams_per_h": 12.0}})
+    books.keep()
+    rows = serving_rows(settings)
+    mixed, canary, per_zone = map(in_words, rows)
+    assert "; variant mnist:2: 1 replica (fr: 1) at 1970-01-01T00:01:40Z: so; replicas would add 0: 0 g/h" in mixed
+    assert mixed.endswith("; requests: the grid is dirty")
+    assert "; canary new:4: 1 replica at 1970-01-01T00:03:20Z: a canary has one; replicas would add 0: 0 g/h" in canary
+    assert "; in FR replicas would add 0: 0 g/h, 1: 7.5 g/h" in per_zone
+    assert "; in DE replicas would add 0: 0 g/h, 1: 30 g/h" in per_zone
+    assert per_zone.endswith("; requests: FR is clean; they add 3 g/h, and would add 12 g/h where they come from")
+    store.put_meta("variant_mixes", {"mnist": {"version": 3, "variant": 1, "share": 0.4, "why": "of another variant"}})
+    assert "requests" not in serving_rows(settings)[0]["beside"]
+
+
+def test_a_version_is_found_as_what_it_is_served_as(store, tmp_path):
+    books = beside_books(store, tmp_path)
+    rows = [{"model": "mnist", "version": 3, "follows": "", "registry": "r", **books.rows()["mnist"]}]
+    assert served_as(rows, "mnist", 3, "r")["beside"]["version"] == 2
+    variant = served_as(rows, "mnist", 2, "r")
+    assert (variant["model"], variant["version"], variant["kind"]) == ("mnist", 2, "variant")
+    assert served_as(rows, "mnist", 1, "r") is None
+    assert served_as(rows, "mnist", 3, "other") is None

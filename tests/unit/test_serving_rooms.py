@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from planning_cases import CONFIG, HOUR_S, T0, a_node, hourly
 
 from eco_ray.core.cluster import Node, Resources
-from eco_ray.core.events import AttemptStarted, ForecastArrived, ForeignUse, JobSubmitted, NodeJoined
-from eco_ray.core.grants import Grant, Grants
+from eco_ray.core.events import AttemptStarted, ForecastArrived, ForeignUse, JobSubmitted, NodeJoined, Tick
+from eco_ray.core.grants import Grant, Grants, held_by_others
 from eco_ray.core.jobs import JobSpec
 from eco_ray.core.orchestrator import Orchestrator, OrchestratorConfig
 from eco_ray.core.power import PowerCurve
@@ -85,11 +85,11 @@ def test_a_part_that_shares_its_gpu_with_nobody_keeps_all_of_it():
 def test_what_others_held_before_is_not_the_replicas():
     grants = Grants()
     grants.add(granted(Resources(2.0)), Resources(1.0))
-    assert grants.taken("g", Resources(1.0)) == Resources()
-    assert grants.taken("g", Resources(2.5)) == Resources(1.5)
-    assert grants.others("g", Resources(5.0)) == Resources(3.0)  # one before, and two that came since
+    assert grants.taken(GPU_NODE, Resources(1.0)) == Resources()
+    assert grants.taken(GPU_NODE, Resources(2.5)) == Resources(1.5)
+    assert grants.others(GPU_NODE, Resources(5.0)) == Resources(3.0)  # one before, and two that came since
     grants.saw("g", Resources(0.5))
-    assert grants.others("g", Resources(2.5)) == Resources(0.5)
+    assert grants.others(GPU_NODE, Resources(2.5)) == Resources(0.5)
 
 
 def test_a_grant_that_is_over_leaves_what_the_replica_holds_to_others():
@@ -99,7 +99,7 @@ def test_a_grant_that_is_over_leaves_what_the_replica_holds_to_others():
     made.handle(ForeignUse("n", Resources(1.0)), T0)
     made.book.withdraw(grant)
     assert made.book.free(made.book.nodes["n"]).cpus == 1.0
-    assert made.book.grants.others("n", Resources(1.0)) == Resources(1.0)
+    assert made.book.others(made.book.nodes["n"]) == Resources(1.0)
 
 
 def test_grants_are_kept_as_plain_values():
@@ -108,6 +108,70 @@ def test_grants_are_kept_as_plain_values():
         grants.add(granted(demand), Resources(1.0))
     again.restore(json.loads(json.dumps(grants.to_json())))
     assert (list(again), again.to_json()) == (list(grants), grants.to_json())
+
+
+# -- what others hold ------------------------------------------------------------------------------------------------
+
+HALF = Resources(1.0, 0.5, 8.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("given", "ours", "each", "held"),
+    [
+        (Resources(3.0, 1.0, 30.0), Resources(1.0, 1.0, 10.0, 40.0), [], Resources(2.0, 0.0, 20.0)),
+        (Resources(2.0, 1.0, 16.0), Resources(), [HALF, HALF], HALF + HALF),
+        (Resources(2.0, 1.2), Resources(), [Resources(1.0, 0.6)] * 2, Resources(2.0, 2.0)),  # a GPU each
+        (Resources(2.0, 1.2), Resources(), [], Resources(2.0, 1.25)),  # nobody knows whose
+        (Resources(3.0, 0.75), Resources(), [Resources(1.0, 0.25)] * 3, Resources(3.0, 0.75)),
+        (Resources(1.0, 0.5, 8.0), Resources(), [HALF, HALF], HALF),  # one has just ended
+        (Resources(2.0, 1.0), Resources(2.0, 1.0), [Resources(1.0, 1.0)], Resources()),  # of our attempt
+        (Resources(1.0), Resources(2.0), [], Resources()),  # it is being launched
+        (Resources(1.0, 0.25), Resources(), [Resources(1.0, 0.25, 0.0, 30.0)], Resources(1.0, 1.0, 0.0, 30.0)),
+    ],
+)
+def test_what_others_hold_has_the_memory_and_the_parts_of_each(given, ours, each, held):
+    assert held_by_others(given, ours, each, GPU_NODE.capacity) == held
+
+
+@pytest.mark.parametrize(
+    ("held", "job", "fits"),
+    [
+        (Resources(memory_gb=60.0), Resources(1.0, memory_gb=4.0), True),
+        (Resources(memory_gb=60.0), Resources(1.0, memory_gb=4.1), False),
+        (Resources(1.0, 1.0, 0.0, 40.0), Resources(1.0, 1.0, 0.0, 40.0), True),
+        (Resources(1.0, 0.5, 0.0, 70.0), Resources(1.0, 0.0, 0.0, 20.0), False),
+        (Resources(1.0, 2.0), Resources(1.0, 0.25), False),
+    ],
+)
+def test_no_job_is_planned_on_what_replicas_hold(held, job, fits):
+    made = core(GPU_NODE)
+    made.handle(ForeignUse("g", held), T0)
+    assert runs(made, "j", job) is fits
+    if not fits:
+        made.handle(ForeignUse("g", Resources()), T0)
+        made.handle(Tick(), T0 + 1.0)
+        assert made.book.jobs["j"].live_attempt is not None  # as soon as it is free
+
+
+@given(st.lists(st.sampled_from([0.25, 1 / 3, 0.5, 0.6, 1.0]), max_size=4), st.sampled_from([0.25, 0.5, 0.6, 1.0]))
+def test_a_job_has_room_beside_the_parts_of_others_on_whatever_gpus_these_are(parts, job):
+    free = [1.0, 1.0]
+    there = [part for part in parts if (at := _first(free, part)) is not None and _take(free, at, part)]
+    each = [Resources(1.0, part) for part in there]
+    made = core(GPU_NODE)
+    held = held_by_others(sum(each, Resources()), Resources(), each, GPU_NODE.capacity)
+    made.handle(ForeignUse("g", held), T0)
+    if runs(made, "j", Resources(1.0, job)):
+        assert _first(free, job) is not None
+
+
+def _first(free, part):
+    return next((at for at, left in enumerate(free) if left >= part - 1e-9), None)
+
+
+def _take(free, at, part):
+    free[at] -= part
+    return True
 
 
 # -- jobs, then replicas ---------------------------------------------------------------------------------------------

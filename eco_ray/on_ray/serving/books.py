@@ -46,10 +46,14 @@ class ScalingBooks:
         rooms: Callable[[], Sequence[Room]],
         deployments: Callable[[], Sequence[Deployment]],
         now_s: Callable[[], float] = time.time,
+        where: Callable[[], Mapping[str, Mapping[str, int]]] = dict,
     ) -> None:
-        """`rooms`: what each node has, holds and emits now."""
+        """`rooms`: what each node has, holds and emits now. `where`: replicas by application and node, by Serve."""
         self._store, self._folder, self._now_s = store, folder, now_s
-        self._ask_rooms, self._deployments = rooms, deployments
+        self._ask_rooms, self._deployments, self._ask_where = rooms, deployments, where
+        #: as Serve told last, and when it was asked [s]
+        self._where: Mapping[str, Mapping[str, int]] = {}
+        self._where_s = -math.inf
         self._seen: tuple[Room, ...] | None = None
         self._asking = threading.Lock()
         self._last: dict[str, Last] = {}
@@ -71,8 +75,9 @@ class ScalingBooks:
             self._write(news.records)
         except (OSError, ValueError) as error:  # a full disk, or what JSON does not know: scaling does not depend on it
             log.warning("decisions are not written down: %s", error)
-        rooms = self._rooms()
-        facts = {app_name(one): found for one in self._own() if (found := self._facts(one, rooms))}
+        rooms, own = self._rooms(), self._own()
+        self._look(own)
+        facts = {app: found for app, one in own.items() if (found := self._facts(app, one, rooms))}
         self._exchanged_s = self._now_s()
         return Snapshot(rooms, facts)
 
@@ -90,11 +95,11 @@ class ScalingBooks:
         """By model: how many replicas, where, why, and what other numbers would emit."""
         own = self._own()
         rooms = self._rooms() if own else ()
-        apps = {app_name(one) for one in own}
+        self._look(own)
         with self._lock:  # who is deployed again begins anew
-            self._last = {app: last for app, last in self._last.items() if app in apps}
-        found = {app_name(one): self._row(one, self._facts(one, rooms)) for one in own}
-        return {one.model: _of_zones(one, found) if one.per_zone else found[app_name(one)] for one in self._deployed()}
+            self._last = {app: last for app, last in self._last.items() if app in own}
+        found = {app: self._row(app, one, self._facts(app, one, rooms)) for app, one in own.items()}
+        return {one.model: _of_model(one, found) for one in self._deployed()}
 
     def keep(self) -> None:
         """Write down what people are shown, where it has changed or is old. Raises EcoRayError."""
@@ -123,41 +128,67 @@ class ScalingBooks:
         """Those with replicas of their own."""
         return [one for one in self._deployments() if not one.shared]
 
-    def _own(self) -> list[Deployment]:
-        """Each zone of one that is served per zone is one by itself."""
-        return [part for one in self._deployed() for part in one.in_zones()]
+    def _own(self) -> dict[str, Deployment]:
+        """By Serve application: each zone, and the version beside another, is one by itself."""
+        own: dict[str, Deployment] = {}
+        for one in self._deployed():
+            own |= {app_name(part): part for part in one.in_zones()}
+            if (beside := one.beside_part) is not None:
+                own[app_name(one, beside=True)] = beside
+        return own
 
-    def _facts(self, one: Deployment, rooms: Sequence[Room]) -> ReplicaFacts | None:
+    def _facts(self, app: str, one: Deployment, rooms: Sequence[Room]) -> ReplicaFacts | None:
+        start = self._known_starts().get(one.reference(one.version))
         try:
-            return replica_facts(one, rooms, self.nodes(one), self._known_starts().get(one.reference(one.version)))
+            return replica_facts(one, rooms, self._nodes(app, one), start)
         except EcoRayError as error:  # no node has what it needs now
-            log.info("nothing is known of the replicas of %s: %s", one.model, error)
+            log.info("nothing is known of the replicas of %s: %s", app, error)
             return None
 
     def nodes(self, one: Deployment) -> dict[str, int]:
-        """Where its replicas are: as they told, else as planned."""
-        last = self._last.get(app_name(one))
+        """Where its replicas are."""
+        return self._nodes(app_name(one), one)
+
+    def _nodes(self, app: str, one: Deployment) -> dict[str, int]:
+        """Where the replicas of an application are: as they told, else as Serve does, else as planned."""
+        last = self._last.get(app)
         if last is not None and _scales(one):
             known = {index: count for index, count in last.nodes.items() if 0 <= index < len(one.nodes)}
             return {one.nodes[index]: count for index, count in known.items()}
+        if app in self._where:
+            return dict(self._where[app])
         planned: dict[str, int] = {}
         for place in one.places[: one.min_replicas]:
             planned[place.node] = planned.get(place.node, 0) + 1
         return planned
 
-    def _row(self, one: Deployment, facts: ReplicaFacts | None) -> dict[str, Any]:
-        last, scales = self._last.get(app_name(one)), _scales(one)
+    def _look(self, own: Mapping[str, Deployment]) -> None:
+        """Ask Serve now and then where those are that tell nothing, as nobody scales them."""
+        now_s = self._now_s()
+        if now_s < self._where_s + _KEEP_S or all(_scales(one) for one in own.values()):
+            return
+        self._where_s = now_s
+        try:
+            self._where = self._ask_where()
+        except Exception as error:  # Serve may be restarting
+            log.info("Ray Serve does not say where replicas are: %s", error)
+            self._where = {}
+
+    def _row(self, app: str, one: Deployment, facts: ReplicaFacts | None) -> dict[str, Any]:
+        last, scales = self._last.get(app), _scales(one)
+        nodes = self._nodes(app, one)
         if last is not None and scales:
             replicas, why, at_s = last.decision.replicas, last.decision.why, last.at_s
             running = last.running
         else:
-            replicas = running = max(one.min_replicas, int(scales))
+            replicas = max(one.min_replicas, int(scales))
+            running = sum(nodes.values()) if app in self._where else replicas
             why = "Serve has not told of it yet" if scales else f"--min and --max are {one.min_replicas}"
             at_s = self._now_s()
         return {
             "replicas": replicas,
             "running": running,
-            "nodes": self.nodes(one),
+            "nodes": nodes,
             "why": why,
             "at": iso_utc(at_s),
             "alternatives": facts.alternatives(replicas, one.max_replicas) if facts else [],
@@ -175,7 +206,7 @@ class ScalingBooks:
         known = self._known_starts()
         new = {last.reference: last.start for last in told if last.start is not None}
         if any(_differs(start, known.get(reference)) for reference, start in new.items()):
-            served = {one.reference(one.version) for one in self._own()}
+            served = {one.reference(one.version) for one in self._own().values()}
             self._starts = {name: start for name, start in {**known, **new}.items() if name in served or name in new}
             self._store.put_meta(_STARTS_KEY, {name: asdict(start) for name, start in self._starts.items()})
 
@@ -225,6 +256,21 @@ def _differs(new: Start, known: Start | None) -> bool:
         return True
     pairs = zip(asdict(new).values(), asdict(known).values(), strict=True)
     return any(abs(now - before) > 0.1 * max(before, 1e-9) for now, before in pairs)
+
+
+def _of_model(one: Deployment, found: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """A model's row from those of its applications."""
+    if one.per_zone:
+        return _of_zones(one, found)
+    row, beside = found[app_name(one)], one.beside_part
+    if beside is None:
+        return row
+    other = found[app_name(one, beside=True)]
+    kind = "variant" if one.canary is None else "canary"
+    if not _scales(beside):
+        few = "a canary has one" if one.canary is not None else f"its part of {one.min_replicas} is no more"
+        other = {**other, "why": few}
+    return {**row, "beside": {"kind": kind, "version": beside.version, **other}}
 
 
 def _of_zones(one: Deployment, found: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

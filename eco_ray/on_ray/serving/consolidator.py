@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -23,7 +23,7 @@ from eco_ray.core.replica_places import Room
 from eco_ray.core.store_port import Store
 from eco_ray.errors import EcoRayError
 from eco_ray.on_ray.serving.decision_file import NOT_KEPT, DecisionFile
-from eco_ray.on_ray.serving.drain_record import META_KEY, DrainAnswer, Kept, Told, UnderWay
+from eco_ray.on_ray.serving.drain_record import META_KEY, TAKEN_S, DrainAnswer, Kept, Told, UnderWay
 from eco_ray.on_ray.serving.sound_rooms import sound
 
 log = logging.getLogger("eco_ray.serving")
@@ -34,8 +34,6 @@ LOOK_S = 10.0
 _BREAK_S = 120.0
 #: how often it is written down that nothing has changed [s]
 _WRITE_S = 60.0
-#: Ray shows a drain at once; after so long without it has not taken it, or not kept it [s]
-_TAKEN_S = 30.0
 #: from the drain on, until Serve may stop replicas that have no others yet, and jobs are lost [s]
 MOVE_S = 900.0
 
@@ -70,8 +68,10 @@ class Cluster(Protocol):
         """What is there now. Raises EcoRayError where somebody who has to be asked is away."""
         ...
 
-    def drain(self, node: Node, why: str, deadline_wall_s: float) -> DrainAnswer:
-        """Ask Ray to drain a node. Raises EcoRayError where it is not known whether it does."""
+    def drain(self, node: Node, guests: Collection[str], why: str, deadline_wall_s: float) -> DrainAnswer:
+        """Let nothing new begin on a node, and ask Ray to drain it: refused if it is not on these guests that it was
+        decided. Raises EcoRayError where it is not known whether Ray does.
+        """
         ...
 
     def let_go(self, node: Node) -> None:
@@ -161,12 +161,12 @@ class Consolidator:
         kept = replace(kept, state=state, under_way=under_way, told=told)
         self._write(kept)  # before Ray is asked
         try:
-            answer = self._cluster.drain(node, why, under_way.deadline_s)
+            answer = self._cluster.drain(node, view.on(node.name), why, under_way.deadline_s)
         except EcoRayError as error:  # the next look tells whether Ray does it
             log.warning("%s: %s", name, error)
             return told
         if not answer.accepted:
-            return self._refused(kept, under_way, f"Ray does not drain {name}: {answer.why}", view)
+            return self._refused(kept, under_way, f"{name} is not drained: {answer.why}", view)
         log.info("%s", why)
         self._audit("drain-node", under_way, why)
         return told
@@ -193,7 +193,7 @@ class Consolidator:
         if name in view.draining:
             under_way = replace(under_way, seen_s=view.now_s)
             kept = replace(kept, under_way=under_way)
-        elif view.now_s - max(under_way.seen_s, under_way.began_s) >= _TAKEN_S:
+        elif view.now_s - max(under_way.seen_s, under_way.began_s) >= TAKEN_S:
             return self._refused(kept, under_way, f"Ray did not say that it drains {name}, and does not", view)
         elif under_way.seen_s >= under_way.began_s:  # Ray has ended it, which the controller sees a moment later
             return self._keep(kept, kept)
@@ -293,7 +293,7 @@ def _given_up(kept: Kept, view: View) -> str:
 def _hosts(view: View, acts: bool) -> Hosts:
     rooms, kept = [], {}
     for room in view.rooms:
-        checked, why = sound(_with_memory(room, view.guests))
+        checked, why = sound(room)
         rooms.append(checked)
         if why:
             kept[room.node.name] = why
@@ -304,12 +304,6 @@ def _hosts(view: View, acts: bool) -> Hosts:
         elif room.node.name in view.planned:
             kept[room.node.name] = "waiting jobs have their places there"
     return Hosts(view.now_s, tuple(rooms), view.guests, kept)
-
-
-def _with_memory(room: Room, guests: Sequence[Guest]) -> Room:
-    """With the memory of its guests: of what Ray has given away, CPUs and GPUs are told."""
-    memory_gb = sum(guest.demand.memory_gb for guest in guests if guest.node == room.node.name)
-    return replace(room, held=replace(room.held, memory_gb=max(room.held.memory_gb, memory_gb)))
 
 
 _NOT_ASKED = "consolidation is set to report"

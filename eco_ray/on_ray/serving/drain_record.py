@@ -11,6 +11,8 @@ from eco_ray.core.consolidation import DrainState
 
 #: of the record in the store
 META_KEY = "consolidation"
+#: Ray shows a drain at once; after so long without it has not taken it, or not kept it [wall s]
+TAKEN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from eco_ray.core.book import Book
@@ -21,9 +21,25 @@ def rooms_and_jobs(
     """
     ahead = [_ahead(book, room, now_s, now_s + horizon_s * speed) for room in rooms]
     by_name = {room.node.name: room for room in ahead}
-    waiting = (job.plan.segments for job in book.jobs.values() if job.plan and job.live_attempt is None)
-    planned = frozenset(segment.node for segments in waiting for segment in segments)
-    return ahead, list(_guests(book, by_name, now_s, speed)), planned
+    return ahead, list(_guests(book, by_name, now_s, speed)), frozenset(node for _, node in _waiting(book))
+
+
+def came_since(book: Book, node: str, guests: Collection[str]) -> str:
+    """What has begun on a node since somebody saw these guests, or has its place there; empty: nothing."""
+    began = [_name(job) for job, attempt in book.live() if attempt.node == node and _name(job) not in guests]
+    planned = dict.fromkeys(_name(job) for job, name in _waiting(book) if name == node)
+    return ", ".join([*(f"{job} began there" for job in began), *(f"{job} has its place there" for job in planned)])
+
+
+def _waiting(book: Book) -> Iterator[tuple[Job, str]]:
+    """Jobs that wait, and each node on which they have places."""
+    for job in book.jobs.values():
+        for segment in job.plan.segments if job.plan and job.live_attempt is None else ():
+            yield job, segment.node
+
+
+def _name(job: Job) -> str:
+    return f"job {job.id}"
 
 
 def _ahead(book: Book, room: Room, now_s: float, end_s: float) -> Room:
@@ -42,7 +58,7 @@ def _guests(book: Book, rooms: dict[str, Room], now_s: float, speed: float) -> I
             demand = demand.reserved_on(room.node.capacity)
         again_h = (job.spec.suspend.resume_cost_s + book.launch_s) / speed / 3600
         yield Guest(
-            f"job {job.id}",
+            _name(job),
             attempt.node,
             demand,
             job.spec.zones,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -35,7 +35,7 @@ class RayCluster:
         """Nodes, what is on them, and which of them come and go."""
         draining, owned = self._drains.draining(), self._drains.owned()
         rooms, jobs, planned = _ask(lambda: controller_handle().emptying.remote(horizon_s))
-        details = _ask(_serve_details)
+        details = serve_details()
         replicas = replica_guests(details, self._deployments(), rooms, by_grams=self._by_grams())
         nodes = [room.node for room in rooms]
         return View(
@@ -48,8 +48,14 @@ class RayCluster:
             not_all_up(details, draining),
         )
 
-    def drain(self, node: Node, why: str, deadline_wall_s: float) -> DrainAnswer:
-        """Ask Ray."""
+    def drain(self, node: Node, guests: Collection[str], why: str, deadline_wall_s: float) -> DrainAnswer:
+        """Ask the controller, which may have launched something there since, and then Ray.
+
+        From the controller's answer on nothing is launched there: Ray would leave it pending.
+        """
+        came = _ask(lambda: controller_handle().close_node.remote(node.name, tuple(guests)))
+        if came:
+            return DrainAnswer(accepted=False, why=came)
         return self._drains.drain(node.ray_node_id or "", why, deadline_wall_s)
 
     def let_go(self, node: Node) -> None:
@@ -57,10 +63,13 @@ class RayCluster:
         _ask(lambda: controller_handle().let_go.remote(node.name))
 
 
-def _serve_details() -> Any:
+def serve_details() -> Mapping[str, Any]:
+    """What Serve tells of itself. Raises UnreachableError."""
     from ray.serve.context import _get_global_client  # no public call in Python tells on which node a replica is (2.60)
 
-    return _get_global_client()._controller.get_serve_instance_details.remote()
+    controller = _get_global_client()._controller
+    told: Mapping[str, Any] = _ask(controller.get_serve_instance_details.remote)
+    return told
 
 
 def _ask(call: Callable[[], Any]) -> Any:

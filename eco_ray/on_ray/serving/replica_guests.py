@@ -21,8 +21,7 @@ def replica_guests(
 ) -> list[Guest]:
     """Every replica on these nodes. `details`: what Serve tells of itself (`ServeInstanceDetails`).
 
-    `by_grams`: whether Serve starts replicas in the order of grams now (`placing`), and not in that of the deployment,
-    which stays that of canaries and variants.
+    `by_grams`: whether Serve starts replicas in the order of grams now (`placing`), and not in that of the deployment.
     """
     own = [part for one in deployments for part in one.in_zones()]
     ours = {app_name(one, beside=beside): one for one in own for beside in (False, True)}
@@ -41,13 +40,24 @@ def replica_guests(
                     room.node.name,
                     demand,
                     one.zones if one else (),
-                    _nodes(one, rooms, by_grams and app == app_name(one)) if one else (),
+                    _nodes(one, rooms, by_grams) if one else (),
                     _MOVE_H * added_g_per_h(room, demand) if room.intensity_g_per_kwh is not None else 0.0,
                     # it ends anyway, or a group of processes has to stay together
                     stays=_state(replica) == "STOPPING" or bool(_config(told).get("placement_group_bundles")),
                 )
             )
     return guests
+
+
+def running_on(details: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, dict[str, int]]:
+    """By application, how many replicas run on which node. `names`: of nodes, by Ray's ids."""
+    found: dict[str, dict[str, int]] = {}
+    for app, _, told in _deployments(details):
+        nodes = found.setdefault(app, {})
+        for one in told["replicas"]:
+            if _state(one) == "RUNNING" and (name := names.get(one.get("node_id"))) is not None:
+                nodes[name] = nodes.get(name, 0) + 1
+    return found
 
 
 def not_all_up(details: Mapping[str, Any], draining: Collection[str]) -> tuple[str, ...]:

@@ -32,6 +32,6 @@ def _beside(book: Book, node: Node, model: str) -> Resources:
         for demand in demands
         if demand.gpu_memory_gb
     )
-    grants = [grant.demand for grant in book.grants.on(node.name) if grant.model != model]
-    waiting = total(grants) - book.grants.taken(node.name, book.foreign.get(node.name, Resources()))
-    return parts + Resources(max(0.0, waiting.cpus), max(0.0, waiting.gpus))
+    grants = [grant.demand.reserved_on(node.capacity) for grant in book.grants.on(node.name) if grant.model != model]
+    waiting = total(grants) - book.grants.taken(node, book.foreign.get(node.name, Resources()))
+    return parts + Resources(max(0.0, waiting.cpus), max(0.0, waiting.gpus), max(0.0, waiting.memory_gb))
