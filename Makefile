@@ -43,7 +43,7 @@ unit: install ## Unit tests only: no Ray, four minutes on two cores
 	$(BIN)/python -m pytest tests/unit -m "not slow" -n $(WORKERS) --dist worksteal
 
 test: lint unit ## Lint, then all tests except the slow ones
-	$(BIN)/python -m pytest tests/contract tests/reference -m "not slow" -n $(WORKERS) --dist worksteal
+	$(BIN)/python -m pytest tests/contract tests/reference tests/k8s -m "not slow" -n $(WORKERS) --dist worksteal
 	$(BIN)/python -m pytest tests/gpu tests/ray tests/e2e -m "not slow" --durations=15
 
 test-all: test ## The same, then the long tests and a soak of three minutes

@@ -1,12 +1,14 @@
 """Cluster files: which nodes there are, in which grid zones, at what power, and by which clock and signal.
 
-`cluster/laptop.yaml` is an example with comments; `cluster/README.md` lists the keys. Paths in a cluster file are
-relative to its own folder. `planner`, `serve`, `pause_timeout` and `sample_period` default to the settings
-(`eco_ray.config`), and an option or an ECO_RAY_* variable for one of them wins over the file.
+`cluster/laptop.yaml` is an example with comments; `cluster/README.md` lists the keys. A file of Ray's cluster launcher
+(`cluster/aws.yaml`) is one too (`launcher_file`). Paths in a cluster file are relative to its own folder. `planner`,
+`serve`, `pause_timeout` and `sample_period` default to the settings (`eco_ray.config`), and an option or an ECO_RAY_*
+variable for one of them wins over the file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +19,7 @@ from eco_ray.config import PauseTimeout, SamplePeriod, Settings, Slot, load_sett
 from eco_ray.embodied_file import EmbodiedFile, MarketFile
 from eco_ray.errors import UsageError
 from eco_ray.grid_file import Grid
+from eco_ray.launcher_file import as_cluster_file, is_launcher_file
 from eco_ray.schema import Amount, Label, Name, PositiveDuration, Strict, Whole
 from eco_ray.times import compact_duration, parse_instant
 from eco_ray.yaml_file import load_yaml
@@ -155,6 +158,8 @@ class NodeFile(Strict):
     wake_wh: Amount = Field(default=0.0, ge=0, le=1_000_000)
     #: making its machine; None: unknown
     embodied: EmbodiedFile | None = None
+    #: it stands for all nodes of Ray's node group of this name, which an autoscaler starts; else for one node
+    group: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> NodeFile:
@@ -323,17 +328,24 @@ class ClusterFile(Strict):
         return Node("head", zone, capacity, head.power.to_curve(), head.pue, embodied=embodied)
 
     def to_nodes(self) -> list[Node]:
-        """The nodes with their power curves."""
-        return [node.to_node() for node in self.nodes]
+        """The nodes with their power curves, without groups."""
+        return [node.to_node() for node in self.nodes if not node.group]
+
+    def to_groups(self) -> dict[str, Node]:
+        """What each node of a group is like, by the name of the group."""
+        return {node.name: node.to_node() for node in self.nodes if node.group}
 
 
 def load_cluster_file(path: str | Path, settings: Settings | None = None) -> ClusterFile:
     """Read and check a cluster file; what it leaves out comes from the settings. Raises UsageError."""
     path = Path(path)
     document = load_yaml(path, "cluster file")
-    data = dict(document.value)
+    data: dict[str, Any] = dict(document.value)
+    line_of: Callable[[schema.Path], int | None] = document.line_of
+    if is_launcher_file(data):
+        data, line_of = as_cluster_file(document)
     labels = _fill(data, settings or load_settings())
-    cluster = schema.check(ClusterFile, data, document.where, document.line_of, labels)
+    cluster = schema.check(ClusterFile, data, document.where, line_of, labels)
     return cluster.model_copy(update={"grid": cluster.grid.resolved(path, document)})
 
 

@@ -45,6 +45,11 @@ def up(cluster: ClusterFile, settings: Settings, clock: Callable[[], Clock]) -> 
                 f"cluster {old.name} is up already at {old.address} (state in {state_dir}); `eco-ray down` ends it"
             )
         local_cluster.stop(old, state_dir)
+    if groups := cluster.to_groups():
+        raise UsageError(
+            f"{', '.join(groups)} of cluster {cluster.name} are groups of nodes, which their autoscaler starts; "
+            "start Ray there first, then run `eco-ray up --address auto` on its head"
+        )
     _take_keys(state_dir)
     nodes = cluster.to_nodes()
     record = local_cluster.start(cluster.name, nodes, cluster.head.num_cpus, cluster.serve.port, state_dir)
@@ -116,7 +121,8 @@ def start_controller(cluster: ClusterFile, settings: Settings, clock: Clock, rec
         settings.record_events,
         settings.checkpoint_url,
     )
-    fleet = FleetConfig(described, clock, settings.state_dir, _run_root(settings, record), cluster.sample_period_s)
+    run_root, groups = _run_root(settings, record), cluster.to_groups()
+    fleet = FleetConfig(described, clock, settings.state_dir, run_root, cluster.sample_period_s, groups)
     actor = ray.remote(
         num_cpus=0,
         name=CONTROLLER_NAME,

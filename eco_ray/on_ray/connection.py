@@ -51,11 +51,17 @@ def attached(address: str) -> ClusterRecord:
     connect(record)
     import ray
 
-    context = ray.get_runtime_context()
-    record.address = context.gcs_address
-    url = ray._private.worker.global_worker.node.webui_url or ""  # the only place that knows it
-    record.dashboard_url = f"http://{url}" if url and "://" not in url else url
+    record.address = ray.get_runtime_context().gcs_address
+    record.dashboard_url = dashboard_url()
     return record
+
+
+def dashboard_url() -> str:
+    """Where the connected cluster has its dashboard and job API now; empty: nowhere. Another head has another one."""
+    from ray._private.services import get_webui_url_from_internal_kv  # no public call tells it to an actor (Ray 2.60)
+
+    url = get_webui_url_from_internal_kv() or ""
+    return f"http://{url}" if url and "://" not in url else url
 
 
 def connect(record: ClusterRecord) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from eco_ray.core.cluster import UNKNOWN_ZONE, Node, Resources
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import Nature
 from eco_ray.on_ray.accounts import metered_cpus
-from eco_ray.on_ray.local_cluster import NODE_LABEL, ZONE_LABEL
+from eco_ray.on_ray.local_cluster import GROUP_LABEL, NODE_LABEL, ZONE_LABEL
 from eco_ray.on_ray.node_agent import AgentConfig, NodeAgent
 from eco_ray.on_ray.served import served_dir
 from eco_ray.on_ray.serving.drain_adapter import RayDrains
@@ -45,6 +45,8 @@ class FleetConfig:
     state_dir: Path
     run_root: Path
     sample_period_s: float
+    #: what each node of a group is like, by the name of Ray's node group
+    groups: Mapping[str, Node] = field(default_factory=dict)
 
 
 class Fleet:
@@ -62,7 +64,7 @@ class Fleet:
         found: dict[str, Node] = {}
         for info in ray.nodes():
             if info["Alive"]:
-                node = node_of(info, self._config.described)
+                node = node_of(info, self._config.described, self._config.groups)
                 found[node.name] = node
         return found
 
@@ -165,12 +167,14 @@ def given_of(node: Node, info: Mapping[str, Any], free: Mapping[str, float]) -> 
     return Resources(max(0.0, cpus), max(0.0, gpus), max(0.0, memory_b / 1e9))
 
 
-def node_of(info: Mapping[str, Any], described: Mapping[str, Node]) -> Node:
-    """Our node behind a node of Ray's list: as the cluster file describes it, else what Ray knows of it."""
+def node_of(info: Mapping[str, Any], described: Mapping[str, Node], groups: Mapping[str, Node]) -> Node:
+    """Our node behind a node of Ray's list: as the file describes it or its group, else what Ray knows of it."""
     labels, resources = info.get("Labels") or {}, info.get("Resources") or {}
     name = labels.get(NODE_LABEL) or info["NodeID"][:12]
     if name in described:
         return replace(described[name], ray_node_id=info["NodeID"])
+    if (group := labels.get(GROUP_LABEL, "")) in groups:
+        return replace(groups[group], name=name, ray_node_id=info["NodeID"])
     # Ray knows neither the memory nor the power of a GPU: only jobs that ask for no GPU memory fit, and no watts count
     capacity = Resources(
         float(resources.get("CPU", 0.0)),

@@ -32,6 +32,8 @@ RECORD_NAME = "cluster.json"
 NODE_LABEL = "eco_node"
 #: Ray label that carries the electricity grid zone
 ZONE_LABEL = "grid_zone"
+#: Ray's own label of the group that an autoscaler started a node for
+GROUP_LABEL = "ray.io/node-group"
 #: object store of one node [bytes]; jobs here pass little through it
 _OBJECT_STORE_BYTES = 80 * 1024 * 1024
 _FREE_PORTS = range(20_000, 29_000)

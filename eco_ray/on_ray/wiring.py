@@ -12,6 +12,7 @@ import ray
 
 from eco_ray.errors import EcoRayError
 from eco_ray.grid_file import Grid
+from eco_ray.on_ray.connection import dashboard_url as dashboard_url_now
 from eco_ray.on_ray.controller import Controller
 from eco_ray.on_ray.controller_config import ControllerConfig
 from eco_ray.on_ray.fleet import Fleet, FleetConfig
@@ -32,6 +33,9 @@ class ControllerActor(Controller):
     def __init__(self, config: ControllerConfig, fleet: FleetConfig, grid: Grid, dashboard_url: str) -> None:
         _log_to(config.state_dir / "logs" / "controller.log")
         preload()
+        is_restart = ray.get_runtime_context().was_current_actor_reconstructed
+        if is_restart:  # perhaps on another head, with another address
+            dashboard_url = dashboard_url_now() or dashboard_url
 
         def start() -> None:
             super(ControllerActor, self).__init__(
@@ -43,7 +47,7 @@ class ControllerActor(Controller):
                 SignalMetrics().show,
             )
 
-        started_at_last(start, ray.get_runtime_context().was_current_actor_reconstructed)
+        started_at_last(start, is_restart)
 
 
 def started_at_last(start: Callable[[], None], is_restart: bool, pause_s: float = _AGAIN_S) -> None:

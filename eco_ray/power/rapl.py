@@ -8,6 +8,7 @@ may have `psys-1`; the mmio driver mirrors domains of the msr driver under the s
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,8 @@ from eco_ray.core.units import Nature
 from eco_ray.errors import EcoRayError, NotAllowedError, NotFoundError
 from eco_ray.power._counter import COUNTER_RESET, IdleFloor, step, wall_time
 
-POWERCAP = Path("/sys/class/powercap")
+#: a runtime hides these files from a container, which then has the host's mounted elsewhere (k8s/components/rapl)
+POWERCAP = Path(os.environ.get("ECO_RAY_POWERCAP_DIR") or "/sys/class/powercap")
 #: our half-width; RAPL tracks a plug meter closely on Haswell and later (Khan et al., RAPL in Action, TOMPECS 2018)
 ERROR_REL = 0.05
 #: what the source of a reading says then

@@ -19,18 +19,21 @@ name: theirs
 home_zone: DE
 nodes:
   - {name: described, zone: DE, num_cpus: 1, memory_gb: 2, power: {idle_w: 50, max_w: 100, source: test}}
+  - {name: herd, group: true, zone: FR, num_cpus: 1, memory_gb: 2, power: {idle_w: 7, max_w: 9, source: of the herd}}
 serve: {port: 8000}
 """
 
 START = """
-import sys
+import os, sys
 from pathlib import Path
 from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.power import PowerCurve
 from eco_ray.on_ray import local_cluster
 curve = PowerCurve((0, 1), (50, 100), "test")
-nodes = [Node(name, "DE", Resources(1.0, 0.0, 2.0), curve) for name in ("described", "unheard-of")]
-local_cluster.start("theirs", nodes, 0, 8000, Path(sys.argv[1]))
+nodes = [Node(name, "DE", Resources(1.0, 0.0, 2.0), curve) for name in ("described", "unheard-of", "one-of-many")]
+record = local_cluster.start("theirs", nodes[:2], 0, 8000, Path(sys.argv[1]))
+os.environ["RAY_NODE_TYPE_NAME"] = "herd"  # as autoscalers and KubeRay tell a node its group
+local_cluster.add_node(record, nodes[2], Path(sys.argv[1]))
 """
 
 
@@ -56,7 +59,11 @@ def test_an_existing_cluster_gets_controller_and_agents_and_keeps_running_after_
         (tmp_path / "job.yaml").write_text("name: there\nrun: echo hi\ncarbon: {policy: run-now}\n")
         eco_ray(env, "up", "--address", record.address, "--cluster", str(tmp_path / "cluster.yaml"))
         status = json.loads(eco_ray(env, "status", "-o", "json"))
-        assert {node["name"] for node in status["nodes"]} == {"head", "described", "unheard-of"}
+        zones = {node["name"]: node["zone"] for node in status["nodes"]}
+        assert zones.keys() == {"head", "described", "unheard-of", "one-of-many"}
+        assert (zones["unheard-of"], zones["one-of-many"]) == ("DE", "FR")
+        listed = json.loads(eco_ray(env, "node", "list", "-o", "json"))
+        assert "of the herd" in next(row["power_source"] for row in listed if row["node"] == "one-of-many")
         eco_ray(env, "job", "submit", str(tmp_path / "job.yaml"), "--id", "there", "--wait")
         listed = json.loads(eco_ray(env, "job", "list", "-o", "json"))
         assert [(job["id"], job["state"]) for job in listed] == [("there", "succeeded")]

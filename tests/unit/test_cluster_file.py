@@ -54,7 +54,16 @@ def test_the_laptop_is_three_nodes_in_three_zones() -> None:
 
 @pytest.mark.parametrize("path", sorted((REPOSITORY / "cluster").glob("*.yaml")), ids=lambda path: path.name)
 def test_the_example_clusters_load(path: Path) -> None:
-    assert load_cluster_file(path).to_nodes()
+    cluster = load_cluster_file(path)
+    assert len(cluster.to_nodes()) + len(cluster.to_groups()) == len(cluster.nodes)
+
+
+def test_a_group_is_no_node_and_tells_what_its_nodes_are_like(tmp_path: Path) -> None:
+    group = NODE.replace("{name: a", "{name: gpus, group: true").replace("zone: DE", "zone: FR")
+    cluster = load(tmp_path, MINIMAL + group)
+    assert [node.name for node in cluster.to_nodes()] == ["a"]
+    assert {name: node.zone for name, node in cluster.to_groups().items()} == {"gpus": "FR"}
+    assert cluster.zones == ("DE", "FR")
 
 
 def test_defaults(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from eco_ray.core.cluster import UNKNOWN_ZONE, Node, Resources
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import Nature
 from eco_ray.on_ray.fleet import given_of, node_of
-from eco_ray.on_ray.local_cluster import NODE_LABEL, ZONE_LABEL
+from eco_ray.on_ray.local_cluster import GROUP_LABEL, NODE_LABEL, ZONE_LABEL
 
 CURVE = PowerCurve((0.0, 1.0), (100.0, 300.0), source="wall meter")
 DESCRIBED = Node(
@@ -23,16 +23,30 @@ def seen(**labels: str) -> dict[str, Any]:
 
 
 def test_a_described_node_keeps_all_that_its_file_says() -> None:
-    found = node_of(seen(**{NODE_LABEL: "gpu-1", ZONE_LABEL: "DE"}), {"gpu-1": DESCRIBED})
+    found = node_of(seen(**{NODE_LABEL: "gpu-1", ZONE_LABEL: "DE"}), {"gpu-1": DESCRIBED}, {})
     assert found == replace(DESCRIBED, ray_node_id="0123456789abcdef")
 
 
 def test_of_another_node_only_what_ray_knows_counts() -> None:
-    found = node_of(seen(**{ZONE_LABEL: "DE"}), {"gpu-1": DESCRIBED})
+    found = node_of(seen(**{ZONE_LABEL: "DE"}), {"gpu-1": DESCRIBED}, {})
     assert (found.name, found.zone, found.capacity) == ("0123456789ab", "DE", Resources(8, 1, 32))
     assert found.power.nature is Nature.ASSUMED
     assert (found.gpu_idle_w, found.gpu_busy_w, found.sleeps, found.wake_j) == (0, 0, False, 0)
-    assert node_of({"NodeID": "0123456789abcdef", "Labels": None, "Resources": None}, {}).zone == UNKNOWN_ZONE
+    assert node_of({"NodeID": "0123456789abcdef", "Labels": None, "Resources": None}, {}, {}).zone == UNKNOWN_ZONE
+
+
+def test_a_node_of_a_described_group_is_like_it_and_has_its_own_name() -> None:
+    groups = {"de-gpu": replace(DESCRIBED, name="de-gpu")}
+    found = node_of(seen(**{NODE_LABEL: "pod-7", GROUP_LABEL: "de-gpu"}), {}, groups)
+    assert found == replace(DESCRIBED, name="pod-7", ray_node_id="0123456789abcdef")
+    unnamed = node_of(seen(**{GROUP_LABEL: "de-gpu"}), {}, groups)
+    assert (unnamed.name, unnamed.power) == ("0123456789ab", CURVE)
+    assert node_of(seen(**{NODE_LABEL: "pod-7", GROUP_LABEL: "other"}), {}, groups).power.nature is Nature.ASSUMED
+    # a node with an entry of its own is that, whatever its group
+    assert (
+        node_of(seen(**{NODE_LABEL: "gpu-1", GROUP_LABEL: "x"}), {"gpu-1": DESCRIBED}, {"x": groups["de-gpu"]}).name
+        == "gpu-1"
+    )
 
 
 def test_what_ray_has_given_away_has_its_memory() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -234,3 +237,10 @@ def test_node_uses_rapl_and_falls_back_flagged_when_it_is_taken_away(root, monke
 def test_node_that_may_not_read_rapl_is_modelled(root, monkeypatch):
     forbid(monkeypatch, "energy_uj")
     assert open_meter(CURVE, rapl_root=root, nvml=NO_GPU).name == "modelled"
+
+
+def test_a_container_is_told_where_the_files_of_its_host_are() -> None:
+    asked = [sys.executable, "-c", "from eco_ray.power.rapl import POWERCAP; print(POWERCAP)"]
+    for given, found in (("/host/sys/class/powercap", "/host/sys/class/powercap"), ("", "/sys/class/powercap")):
+        env = {**os.environ, "ECO_RAY_POWERCAP_DIR": given}
+        assert subprocess.run(asked, env=env, capture_output=True, text=True, check=True).stdout.strip() == found
