@@ -127,6 +127,10 @@ class Deployer:
         told = self._store.get_meta(_KEY) or []
         return sorted(map(Deployment.from_json, told), key=lambda one: one.model)
 
+    def changing(self) -> tuple[str, ...]:
+        """Models of which a change is under way."""
+        return tuple(sorted(self._changing))
+
     def rows(self) -> list[dict[str, Any]]:
         """What is deployed, and how it stands."""
         try:

@@ -150,7 +150,7 @@ class DeployerActor(Deployer):
         threading.Thread(target=self._resume_at_last, daemon=True).start()
         self.follow()
         NeedsWatch(self.deployments, serve_replicas, tell_controller).follow()
-        cluster = RayCluster(self.deployments, lambda: self._books.is_asked)
+        cluster = RayCluster(self.deployments, lambda: self._books.is_asked, self.changing)
         self._consolidator = Consolidator(store, cluster, acts=config.drains, decisions=decisions)
         self._consolidator.follow()
 
