@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -41,6 +42,8 @@ log = logging.getLogger("eco_ray.serving")
 DEPLOYER_NAME = "eco_deployer"
 #: to pull, load and try a version [s]
 _CHECK_S = 600.0
+#: for a node and a replica to start, before they are asked for again [s]
+_WAKE_S = 300.0
 #: for an answer about what is served [s]
 _ASK_S = 5.0
 
@@ -110,6 +113,14 @@ class RayServing:
         if deployment.shared and answer.status_code == 500:
             raise EcoRayError(str(answer.json().get("detail"))[:1000])
         return answer.status_code == 200
+
+    def wake(self, deployment: Deployment) -> None:
+        """Have a replica started where there is none: Serve holds a request until one is there."""
+        import httpx
+
+        url = f"{self._base}{zone_route(deployment.zone)}/v2/models/{deployment.model}/ready"
+        with contextlib.suppress(httpx.HTTPError):  # who still wants it asks again
+            httpx.get(url, timeout=_WAKE_S)
 
     def account(self, app: str, deployment: Deployment, version: int) -> None:
         """Energy of the application's replicas is the version's."""

@@ -36,16 +36,25 @@ class ZonesServing(FakeServing):
         super().__init__()
         self.intensity = {"AA": 300.0, "BB": 100.0, "CC": 200.0}
         self.gone, self.down, self.held = set(), set(), {}
+        self.sleeping, self.woken = set(), set()
 
     def rooms(self):
         return [
-            Room(Node(f"{zone.lower()}-1", zone, Resources(2.0), CURVE), self.held.get(zone, Resources()), intensity)
+            Room(
+                Node(f"{zone.lower()}-1", zone, Resources(2.0), CURVE),
+                self.held.get(zone, Resources()),
+                intensity,
+                asleep=zone in self.sleeping,
+            )
             for zone, intensity in self.intensity.items()
             if zone not in self.gone
         ]
 
     def replicas(self):
-        return dict.fromkeys(self.told, 1)
+        return {app: int(app.split(".")[1] not in self.sleeping) for app in self.told}
+
+    def wake(self, deployment):
+        self.woken.add(app_name(deployment))
 
     def state(self, app):
         return ("UNHEALTHY", "no replica") if app in self.down else super().state(app)
@@ -284,6 +293,16 @@ def test_a_zone_that_routers_miss_loses_its_share_and_gets_it_back_later(routers
     seen = routers.pass_on(400)
     assert seen[0] == seen[200] == {"AA": 0, "BB": 0, "CC": 1}  # no flapping with it
     assert seen[-1] == {"AA": 0, "BB": 1, "CC": 0}
+
+
+def test_a_zone_whose_nodes_were_released_is_woken_before_it_gets_requests(routers, serving):
+    serving.sleeping = {"BB"}
+    assert routers.pass_on(20)[-1] == {"AA": 0, "BB": 0, "CC": 1}
+    assert serving.woken == {"zone.BB.mnist"}
+    assert routers.row["zones"][1]["capacity_per_s"] == pytest.approx(0.85 / 0.021)
+    assert "BB would get some, and is woken" in routers.row["traffic"]["why"]
+    serving.sleeping = set()
+    assert routers.pass_on(20)[-1] == {"AA": 0, "BB": 1, "CC": 0}
 
 
 def test_an_outage_of_a_zone_is_seen_in_the_nodes_too(routers, serving):

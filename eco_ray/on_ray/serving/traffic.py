@@ -48,6 +48,10 @@ class View(Protocol):
         """Of each Serve application, how many run."""
         ...
 
+    def wake(self, deployment: Deployment) -> None:
+        """Have a replica started where there is none; returns when one is there, or after a while. Raises nothing."""
+        ...
+
 
 class TrafficPlanner:
     """Threads may share it."""
@@ -74,6 +78,9 @@ class TrafficPlanner:
         self._away: dict[str, dict[str, tuple[float, frozenset[str]]]] = {}
         self._told: dict[str, dict[str, Any]] = dict(store.get_meta(KEY) or {})
         self._soon = threading.Event()
+        #: applications that are asked to wake, and those of which somebody waits for that
+        self._wakes: set[str] = set()
+        self._waking: set[str] = set()
 
     def heard(self, model: str, router: str, counts: Mapping[str, int], away: Sequence[str]) -> dict[str, Any] | None:
         """Take what a router tells; the routes that hold (`Routes.to_json`), None: not decided yet.
@@ -102,6 +109,7 @@ class TrafficPlanner:
         rooms, replicas = (self._view.rooms(), self._view.replicas()) if models else ((), {})
         ways = self._store.get_meta("rtt_ms") or {}
         told: dict[str, dict[str, Any]] = {}
+        wakes: set[str] = set()
         for one, request_s in models:
             kept = self._told.get(one.model)
             before = Routes.from_json(kept["routes"]) if kept else None
@@ -114,6 +122,10 @@ class TrafficPlanner:
                 told |= {one.model: kept} if kept else {}
                 continue
             told[one.model] = _as_told(now, plan, state)
+            for part in one.in_zones():
+                if part.zone in plan.wakes:
+                    wakes.add(app_name(part))
+                    self._wake(part)
             self._decisions.note(
                 TrafficRecord(one.model, now, ways, before, held, self._config, plan), plan.routes.shares
             )
@@ -122,7 +134,7 @@ class TrafficPlanner:
         if told != self._told:
             self._store.put_meta(KEY, told)
         with self._lock:
-            self._told = told
+            self._told, self._wakes = told, wakes
             self._arrivals = {model: one for model, one in self._arrivals.items() if model in told}
             self._away = {model: one for model, one in self._away.items() if model in told}
 
@@ -134,9 +146,24 @@ class TrafficPlanner:
             self._soon.clear()
             try:
                 self.plan_once()
-                period_s = max(_LEAST_PERIOD_S, _PERIOD_S / self._clock().speed)
+                # a zone that wakes gets its share as soon as it is up
+                period_s = _LEAST_PERIOD_S if self._wakes else max(_LEAST_PERIOD_S, _PERIOD_S / self._clock().speed)
             except Exception:  # whatever it was, the last shares hold, and the next look may go well
                 log.exception("requests could not be split between zones")
+
+    def _wake(self, part: Deployment) -> None:
+        """Ask for a replica, in the background, where nobody does so already."""
+        app = app_name(part)
+
+        def ask() -> None:
+            try:
+                self._view.wake(part)
+            finally:
+                self._waking.discard(app)
+
+        if app not in self._waking:
+            self._waking.add(app)
+            threading.Thread(target=ask, name=f"wake {app}", daemon=True).start()
 
     def _clock(self) -> Clock:
         return Clock(**(self._store.get_meta("clock") or {}))
@@ -167,8 +194,9 @@ class TrafficPlanner:
             home or zones[0],
             {origin: per_s.get(origin, 0.0) for origin in known - {UNKNOWN_ZONE, ""}},
             tuple(
-                ZoneNow(part.zone, self._own_rooms(part, rooms, replicas.get(app_name(part), 0)), part.zone in away)
+                ZoneNow(part.zone, self._own_rooms(part, rooms, count), part.zone in away, runs=count > 0)
                 for part in one.in_zones()
+                for count in (replicas.get(app_name(part), 0),)
             ),
             one.demand,
             one.max_replicas,
@@ -177,7 +205,7 @@ class TrafficPlanner:
         )
 
     def _own_rooms(self, part: Deployment, rooms: Sequence[Room], replicas: int) -> tuple[Room, ...]:
-        """The nodes of a zone that are there, without what the replicas of the model hold."""
+        """The nodes of a zone that are there or asleep, without what the replicas of the model hold."""
         there = self._where(part)
         if sum(there.values()) != replicas:  # by the plan, the first ones
             there = Counter(
