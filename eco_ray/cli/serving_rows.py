@@ -21,9 +21,22 @@ def serving_rows(settings: Settings) -> list[dict[str, Any]]:
     with contextlib.closing(store):
         deployed = store.get_meta("deployments") or []
         scaling: Mapping[str, Mapping[str, Any]] = store.get_meta("deployments_scaling") or {}
+        traffic: Mapping[str, Mapping[str, Any]] = store.get_meta("zone_traffic") or {}
     keys = ("model", "version", "follows", "registry")
     told = [(one, scaling.get(one["model"])) for one in sorted(deployed, key=lambda one: str(one["model"]))]
-    return [{**{key: one[key] for key in keys}, **row} for one, row in told if row is not None]
+    return [
+        {**{key: one[key] for key in keys}, **row, "capacity": _capacity(traffic.get(one["model"]))}
+        for one, row in told
+        if row is not None
+    ]
+
+
+def _capacity(traffic: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Of each zone of a model that is served per zone: how many requests it can answer, and how that is known."""
+    return {
+        zone: {"requests_per_s": one["capacity_per_s"], "nature": one.get("capacity_nature")}
+        for zone, one in (traffic["zones"] if traffic else {}).items()
+    }
 
 
 def in_words(row: Mapping[str, Any]) -> str:
@@ -35,7 +48,12 @@ def in_words(row: Mapping[str, Any]) -> str:
         words += f", {row['running']} of them running"
     words += f" at {row['at']}: {row['why']}"
     told = [f"{one['replicas']}: {_grams(one['grams_per_h'])}" for one in row["alternatives"]]
-    return words + (f"; replicas would add {', '.join(told)}" if told else "")
+    words += f"; replicas would add {', '.join(told)}" if told else ""
+    zones = [
+        f"{zone} {one['requests_per_s']:.3g} ({one['nature'] or 'unknown'})"
+        for zone, one in row.get("capacity", {}).items()
+    ]
+    return words + (f"; requests/s that zones can answer: {', '.join(zones)}" if zones else "")
 
 
 def _grams(grams_per_h: float | None) -> str:

@@ -29,6 +29,7 @@ from eco_ray.core.serving import (
     next_traffic,
     plan_traffic,
 )
+from eco_ray.core.units import Nature
 from eco_ray.core.zone_power import Curve, zone_curve
 from eco_ray.core.zone_routes import UNKNOWN_WAY_MS, Routes
 from eco_ray.errors import InfeasibleError
@@ -61,6 +62,13 @@ class ZoneNow:
     away: bool = False
     #: a replica is up
     runs: bool = True
+    #: of a replica's time that a request takes there, with others in a batch, as measured [s]; None: not measured
+    work_s: float | None = None
+
+    @property
+    def nature(self) -> Nature:
+        """Of how many requests it can answer."""
+        return Nature.ASSUMED if self.work_s is None else Nature.MEASURED
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ class ModelNow:
     demand: Resources
     #: replicas in each zone, at most
     most: int
-    #: computing a request takes a replica so long [s]
+    #: computing a request takes a replica so long alone [s]
     request_s: float
     #: promised 95th percentile of the latency [s]; None: nothing was promised
     slo_p95_s: float | None = None
@@ -143,7 +151,7 @@ def plan_zones(
     loads = _loads(traffic, shares)
     homes = _loads(traffic, tuple(_at_home(origin, names, row) for origin, row in zip(origins, told, strict=True)))
     plan = ZonePlan(
-        Routes(now.home, origins, names, shares, told),
+        Routes(now.home, origins, names, shares, told, tuple(zone.name for zone in now.zones if not zone.runs)),
         why,
         loads,
         tuple(curve.capacity_per_s for curve in traffic.curves),
@@ -193,7 +201,19 @@ def _curve(now: ModelNow, zone: ZoneNow) -> Curve:
         replace(room, intensity_g_per_kwh=UNKNOWN_G_PER_KWH) if room.intensity_g_per_kwh is None else room
         for room in zone.rooms
     ]
-    return zone_curve(rooms, now.demand, now.most, _BUSY / (now.request_s + _BESIDE_S))
+    return zone_curve(rooms, now.demand, now.most, _BUSY / _work_s(now, zone))
+
+
+def _work_s(now: ModelNow, zone: ZoneNow) -> float:
+    """Of a replica's time that a request takes in a zone [s].
+
+    Where it was not measured, as in the others, so that no zone looks better only because it was; else what it takes
+    alone, and what HTTP takes beside it.
+    """
+    known = [one.work_s for one in now.zones if one.work_s is not None]
+    if zone.work_s is not None:
+        return zone.work_s
+    return sum(known) / len(known) if known else now.request_s + _BESIDE_S
 
 
 def _is_unknown(zone: ZoneNow) -> bool:

@@ -90,9 +90,7 @@ class Deployer:
         self._stopped = threading.Event()
         self._decisions = DecisionFile(config.state_dir / "decisions")
         #: of models that are served per zone
-        self.traffic = TrafficPlanner(
-            store, serving, self._per_zone, where=self._books.nodes, decisions=self._decisions
-        )
+        self.traffic = TrafficPlanner(store, serving, self._per_zone, books=self._books, decisions=self._decisions)
 
     def deploy(self, wanted: Deployment, before: Deployment | None = None) -> dict[str, Any]:
         """Serve a model, or change how it is served; when it answers, what is served.

@@ -22,6 +22,7 @@ import httpx
 from eco_ray.cluster_file import load_cluster_file
 from eco_ray.config import Settings, load_settings
 from eco_ray.core.cluster import Resources
+from eco_ray.core.consolidation import Consolidation
 from eco_ray.core.deployments import Deployment
 from eco_ray.on_ray import bootstrap, local_cluster
 
@@ -37,6 +38,7 @@ home_zone: AA
 nodes:
   - {{name: dirty, zone: AA, num_cpus: 3, memory_gb: 4, sleeps: true, wake_wh: 0.02, {POWER}}}
   - {{name: green, zone: BB, num_cpus: 3, memory_gb: 4, sleeps: true, wake_wh: 0.02, {POWER}}}
+clock: {{speed: SPEED}}
 grid: {{source: trace, file: {FOLDER / "trace.csv"}}}
 planner: {{slot: 15m, horizon: 24h, default_max_delay: 12h}}
 pause_timeout: 20s
@@ -49,12 +51,15 @@ facts: dict[str, Any] = {"times": {}}
 
 
 @contextlib.contextmanager
-def cluster() -> Iterator[Settings]:
-    """A cluster with its controller and no node but the head; its settings. Prints the facts at the end."""
-    start = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    rows = [f"{(start + timedelta(hours=h)).isoformat()},600,50" for h in range(-48, 72)]
+def cluster(speed: float = 1.0, aa: Callable[[int], float] = lambda _hour: 600.0) -> Iterator[Settings]:
+    """A cluster with its controller and no node but the head; its settings. Prints the facts at the end.
+
+    `speed` of its clock; `aa`: the intensity of the dirty node's zone so many hours from now [g/kWh].
+    """
+    start = datetime.now(UTC).replace(second=0, microsecond=0)
+    rows = [f"{(start + timedelta(hours=h)).isoformat()},{aa(h)},50" for h in range(-48, 72)]
     (FOLDER / "trace.csv").write_text("\n".join(["time,AA,BB", *rows]))
-    (FOLDER / "cluster.yaml").write_text(CLUSTER)
+    (FOLDER / "cluster.yaml").write_text(CLUSTER.replace("SPEED", str(speed)))
     STATE.mkdir()
     settings = load_settings({"state_dir": str(STATE)})
     described = load_cluster_file(FOLDER / "cluster.yaml", settings)
@@ -71,6 +76,22 @@ def cluster() -> Iterator[Settings]:
         local_cluster.stop(record, STATE)
     note("stopped")
     sys.stdout.write(json.dumps(facts) + "\n")
+
+
+def consolidate(serving: Any) -> Callable[[], None]:
+    """Empty and release nodes sooner than the deployer does; what ends that."""
+    import ray
+
+    from eco_ray.on_ray.serving.consolidator import Consolidator
+    from eco_ray.on_ray.serving.ray_cluster import RayCluster
+    from eco_ray.store.memory import MemoryStore
+
+    seen = RayCluster(
+        lambda: ray.get(serving.deployments.remote()), lambda: True, lambda: ray.get(serving.changing.remote())
+    )
+    made = Consolidator(MemoryStore(), seen, Consolidation(hold_s=1.0, gap_s=0.0, empty_s=3.0))
+    made.follow(1.0)
+    return made.stop
 
 
 def a_model() -> Deployment:

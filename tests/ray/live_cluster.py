@@ -84,7 +84,7 @@ class Cluster:
         return done
 
 
-def driven(script: str, folder: Path) -> dict[str, Any]:
+def driven(script: str, folder: Path, timeout_s: float = 380.0) -> dict[str, Any]:
     """What a driver of this folder saw (`autoscaled_driver`), which has a folder to itself."""
     paths = os.pathsep.join([str(Path(__file__).parent), str(SCRIPTS.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -92,7 +92,7 @@ def driven(script: str, folder: Path) -> dict[str, Any]:
         env={**os.environ, "PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=380,
+        timeout=timeout_s,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -7,30 +7,11 @@ one that sleeps. Prints JSON.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 from autoscaled_cluster import Holder
-from autoscaled_driver import PORT, Load, a_model, alive, cluster, enough, facts, infer, note, until
-
-from eco_ray.core.consolidation import Consolidation
-
-
-def consolidate(serving: Any) -> Callable[[], None]:
-    """Empty and release nodes sooner than the deployer does; what ends that."""
-    import ray
-
-    from eco_ray.on_ray.serving.consolidator import Consolidator
-    from eco_ray.on_ray.serving.ray_cluster import RayCluster
-    from eco_ray.store.memory import MemoryStore
-
-    seen = RayCluster(
-        lambda: ray.get(serving.deployments.remote()), lambda: True, lambda: ray.get(serving.changing.remote())
-    )
-    made = Consolidator(MemoryStore(), seen, Consolidation(hold_s=1.0, gap_s=0.0, empty_s=3.0))
-    made.follow(1.0)
-    return made.stop
+from autoscaled_driver import PORT, Load, a_model, alive, cluster, consolidate, enough, facts, infer, note, until
 
 
 def zero(settings: Any) -> None:

@@ -139,6 +139,13 @@ def test_a_model_may_go_to_nodes_that_are_asleep_after_those_that_are_there(depl
     assert told["label_selector"] == {NODE_LABEL: "fr"}
 
 
+def test_a_change_that_is_under_way_is_told_so_that_the_node_that_it_woke_is_kept(deployer, serving, monkeypatch):
+    seen = []
+    monkeypatch.setattr(serving, "check", lambda *_told: seen.append(deployer.changing()) or 0.02)
+    deploy(deployer, MNIST)
+    assert (seen, deployer.changing()) == ([("mnist",)], ())
+
+
 @pytest.mark.parametrize("how", ["check", "start"])
 def test_a_version_that_fails_leaves_what_was_served(deployer, serving, how):
     deploy(deployer, MNIST)

@@ -271,6 +271,24 @@ def test_replicas_hold_room_where_they_are_and_not_where_they_were_planned(servi
     assert [zone["capacity_per_s"] for zone in deployer.rows()[0]["zones"]] == empty
 
 
+def test_capacity_is_by_what_replicas_measure_and_the_row_says_so(serving, deployer):
+    deploy(deployer, replace(MNIST, max_replicas=8))
+
+    def told(app, work_s, reference="mnist:1"):
+        deployer.scaling(News((Last(app, reference, 0.0, ReplicaDecision(1, "so"), 1, {0: 1}, None, work_s),)))
+        deployer.traffic.plan_once()
+        return [(zone["capacity_per_s"], zone["capacity_nature"]) for zone in deployer.rows()[0]["zones"]]
+
+    most = 4 * 0.85  # replicas that a node has room for, and the part of their time
+    assert told("zone.BB.mnist", None) == [(pytest.approx(most / 0.021), "assumed")] * 3
+    seen = told("zone.BB.mnist", 0.1)
+    assert seen == [(pytest.approx(most / 0.1), nature) for nature in ("assumed", "measured", "assumed")]
+    assert told("zone.BB.mnist", 0.105) == seen  # hardly another one
+    assert told("zone.BB.mnist", None) == seen  # without requests it is known on
+    assert told("zone.BB.mnist", 0.05)[1] == (pytest.approx(most / 0.05), "measured")
+    assert told("zone.CC.mnist", 9.0, "mnist:2")[2] == (pytest.approx(most / 0.05), "assumed")  # of another version
+
+
 def test_flapping_intensity_and_lost_forecasts_change_little(routers, serving):
     routers.pass_on(20)
     seen = []

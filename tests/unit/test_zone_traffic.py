@@ -15,6 +15,7 @@ from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.replica_places import Room
 from eco_ray.core.serving import TrafficConfig
+from eco_ray.core.zone_routes import Routes
 from eco_ray.core.zone_traffic import ModelNow, ZoneNow, plan_zones
 from eco_ray.on_ray.serving.sound_rooms import sound
 
@@ -145,7 +146,8 @@ def test_where_no_zone_is_up_or_those_that_are_have_no_room_requests_wait_for_th
     zones = asleep("AA", 600.0), asleep("BB", 20.0)
     now = ModelNow(0.0, "AA", {"AA": 0.0}, zones, Resources(1.0), 2, 0.01)
     told, state = plan(now)
-    assert (shares(told), told.wakes) == ({"AA": 0, "BB": 1}, ())
+    assert (shares(told), told.wakes, told.routes.asleep) == ({"AA": 0, "BB": 1}, (), ("AA", "BB"))
+    assert Routes.from_json(told.routes.to_json()) == told.routes
     # all were idle, and it is clean elsewhere now
     turned = replace(now, now_s=400.0, zones=(asleep("AA", 20.0), asleep("BB", 600.0)))
     assert shares(plan(turned, before=told.routes, state=state)[0]) == {"AA": 1, "BB": 0}
@@ -157,6 +159,17 @@ def test_of_two_zones_that_are_asleep_none_gets_what_the_other_is_to_have():
     zones = awake("AA", 600.0), asleep("BB", 20.0), asleep("CC", 30.0)
     told, _ = plan(ModelNow(0.0, "AA", {"AA": 10.0}, zones, Resources(1.0), 2, 0.01))
     assert (shares(told), told.wakes) == ({"AA": 1, "BB": 0, "CC": 0}, ("BB",))
+
+
+def test_capacity_is_as_measured_there_else_as_elsewhere_else_as_assumed():
+    measured = replace(zone("AA", 100.0), work_s=0.05)
+    now = ModelNow(0.0, "AA", {"AA": 10.0}, (measured, zone("BB", 100.0)), Resources(1.0), 2, 0.01)
+    assert [one.nature for one in now.zones] == ["measured", "assumed"]
+    assert plan(now)[0].capacity_per_s == pytest.approx((2 * 0.85 / 0.05,) * 2)  # BB is not better for not being known
+    both = replace(now, zones=(measured, replace(now.zones[1], work_s=0.02)))
+    assert plan(both)[0].capacity_per_s == pytest.approx((2 * 0.85 / 0.05, 2 * 0.85 / 0.02))
+    neither = replace(now, zones=(zone("AA", 100.0), zone("BB", 100.0)))
+    assert plan(neither)[0].capacity_per_s == pytest.approx((2 * 0.85 / 0.011,) * 2)
 
 
 def test_more_than_all_can_answer_leaves_the_shares_or_spreads_by_capacity():

@@ -53,6 +53,18 @@ class View(Protocol):
         ...
 
 
+class Books(Protocol):
+    """What replicas have told."""
+
+    def nodes(self, one: Deployment) -> Mapping[str, int]:
+        """Where those of a part are; as planned where that is not as many as run."""
+        ...
+
+    def work_s(self, one: Deployment) -> float | None:
+        """Of a replica's time that a request takes, as measured [s]; None: it was not."""
+        ...
+
+
 class TrafficPlanner:
     """Threads may share it."""
 
@@ -63,16 +75,16 @@ class TrafficPlanner:
         models: Callable[[], Sequence[tuple[Deployment, float]]],
         config: TrafficConfig = TrafficConfig(),  # noqa: B008  # frozen
         wall_s: Callable[[], float] = time.time,
-        where: Callable[[Deployment], Mapping[str, int]] = lambda _part: {},
+        books: Books | None = None,
         decisions: DecisionFile = NOT_KEPT,
     ) -> None:
         """`models()`: those that are served per zone, and how long computing one request takes [s].
 
-        `where`: replicas of a part on nodes, as they tell; as planned where that is not as many as run.
+        `books`: None: nobody keeps any.
         """
         self._store, self._view, self._models, self._config, self._wall_s = store, view, models, config, wall_s
         self._decisions = decisions
-        self._where, self._lock = where, threading.Lock()
+        self._books, self._lock = books, threading.Lock()
         self._arrivals: dict[str, Arrivals] = {}
         #: by model and router: zones that gave no answer, and when it said so [wall s]
         self._away: dict[str, dict[str, tuple[float, frozenset[str]]]] = {}
@@ -194,7 +206,13 @@ class TrafficPlanner:
             home or zones[0],
             {origin: per_s.get(origin, 0.0) for origin in known - {UNKNOWN_ZONE, ""}},
             tuple(
-                ZoneNow(part.zone, self._own_rooms(part, rooms, count), part.zone in away, runs=count > 0)
+                ZoneNow(
+                    part.zone,
+                    self._own_rooms(part, rooms, count),
+                    part.zone in away,
+                    runs=count > 0,
+                    work_s=self._books.work_s(part) if self._books else None,
+                )
                 for part in one.in_zones()
                 for count in (replicas.get(app_name(part), 0),)
             ),
@@ -206,7 +224,7 @@ class TrafficPlanner:
 
     def _own_rooms(self, part: Deployment, rooms: Sequence[Room], replicas: int) -> tuple[Room, ...]:
         """The nodes of a zone that are there or asleep, without what the replicas of the model hold."""
-        there = self._where(part)
+        there: Mapping[str, int] = self._books.nodes(part) if self._books else {}
         if sum(there.values()) != replicas:  # by the plan, the first ones
             there = Counter(
                 part.places[number % len(part.places)].node for number in range(replicas * bool(part.places))
@@ -252,7 +270,9 @@ def traffic_row(told: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-_UNDECIDED = dict.fromkeys(("share", "requests_per_s", "capacity_per_s", "intensity_g_per_kwh", "away"))
+_UNDECIDED = dict.fromkeys(
+    ("share", "requests_per_s", "capacity_per_s", "capacity_nature", "intensity_g_per_kwh", "away")
+)
 
 
 def _as_told(now: ModelNow, plan: ZonePlan, state: TrafficState | None) -> dict[str, Any]:
@@ -267,6 +287,7 @@ def _as_told(now: ModelNow, plan: ZonePlan, state: TrafficState | None) -> dict[
                 "share": load / total if total else None,
                 "requests_per_s": load,
                 "capacity_per_s": capacity,
+                "capacity_nature": str(zone.nature),
                 "intensity_g_per_kwh": next((room.intensity_g_per_kwh for room in zone.rooms), None),
                 "away": zone.away,
             }
