@@ -60,7 +60,7 @@ class ZoneNow:
     rooms: tuple[Room, ...]
     #: routers get no answer of it
     away: bool = False
-    #: a replica is up
+    #: a replica is up, or is to be always; else it sleeps until somebody asks it
     runs: bool = True
     #: of a replica's time that a request takes there, with others in a batch, as measured [s]; None: not measured
     work_s: float | None = None

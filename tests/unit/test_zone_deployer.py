@@ -314,6 +314,7 @@ def test_a_zone_that_routers_miss_loses_its_share_and_gets_it_back_later(routers
 
 
 def test_a_zone_whose_nodes_were_released_is_woken_before_it_gets_requests(routers, serving):
+    deploy(routers.deployer, replace(MNIST, min_replicas=0))
     serving.sleeping = {"BB"}
     assert routers.pass_on(20)[-1] == {"AA": 0, "BB": 0, "CC": 1}
     assert serving.woken == {"zone.BB.mnist"}
@@ -321,6 +322,13 @@ def test_a_zone_whose_nodes_were_released_is_woken_before_it_gets_requests(route
     assert "BB would get some, and is woken" in routers.row["traffic"]["why"]
     serving.sleeping = set()
     assert routers.pass_on(20)[-1] == {"AA": 0, "BB": 1, "CC": 0}
+
+
+def test_a_zone_that_is_to_have_a_replica_always_is_not_asleep(routers, serving):
+    serving.sleeping = {"BB"}  # a replica has died, and its node is there
+    assert routers.pass_on(20)[-1] == {"AA": 0, "BB": 1, "CC": 0}  # routers go elsewhere, if they get no answer
+    assert Routes.from_json(routers.planner.told("mnist")["routes"]).asleep == ()
+    assert serving.woken == set()
 
 
 def test_an_outage_of_a_zone_is_seen_in_the_nodes_too(routers, serving):

@@ -210,7 +210,7 @@ class TrafficPlanner:
                     part.zone,
                     self._own_rooms(part, rooms, count),
                     part.zone in away,
-                    runs=count > 0,
+                    runs=count > 0 or one.min_replicas > 0,  # one that may not sleep is away, if anything
                     work_s=self._books.work_s(part) if self._books else None,
                 )
                 for part in one.in_zones()
