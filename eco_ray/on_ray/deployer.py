@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -23,7 +23,7 @@ from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
 from eco_ray.on_ray.serving.books import ScalingBooks
 from eco_ray.on_ray.serving.decision_file import DecisionFile
 from eco_ray.on_ray.serving.exchange import News, Snapshot
-from eco_ray.on_ray.serving.traffic import TrafficPlanner, traffic_row, zone_rows
+from eco_ray.on_ray.serving.traffic import TrafficPlanner, View, traffic_row, zone_rows
 
 log = logging.getLogger("eco_ray.serving")
 
@@ -37,7 +37,7 @@ _FOLLOW_S = 2.0
 _READY_S = 600.0
 
 
-class Serving(Protocol):
+class Serving(View, Protocol):
     """The Ray side."""
 
     def apply(self, config: dict[str, Any]) -> None:
@@ -58,14 +58,6 @@ class Serving(Protocol):
 
     def account(self, app: str, deployment: Deployment, version: int) -> None:
         """Energy of the application's replicas is the version's."""
-        ...
-
-    def rooms(self) -> Sequence[Room]:
-        """What each node has, holds and emits now."""
-        ...
-
-    def replicas(self) -> Mapping[str, int]:
-        """Of each application, how many run."""
         ...
 
 
