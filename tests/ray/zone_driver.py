@@ -13,8 +13,8 @@ from typing import Any
 import httpx
 from autoscaled_driver import PORT, Load, a_model, alive, cluster, consolidate, facts, infer, note, until
 
-#: grid seconds per second, and from when on the first zone is dirty [grid h]: in four minutes
-SPEED, DIRTY_H = 60.0, 4
+#: grid seconds per second, and from when on the first zone is dirty [grid h]: in six minutes, as machines may be slow
+SPEED, DIRTY_H = 60.0, 6
 zones: Counter[str] = Counter()
 
 

@@ -95,7 +95,8 @@ def test_each_zone_has_an_application_of_its_own_on_its_own_nodes(deployer, serv
     assert app["route_prefix"] == "/zones/BB/v2/models/mnist"
     (told,) = app["deployments"]
     assert told["ray_actor_options"]["label_selector"] == {NODE_LABEL: "bb-1"}
-    assert "fallback_strategy" not in told["ray_actor_options"] or not told["ray_actor_options"]["fallback_strategy"]
+    # else Serve would build it there, and Ray could never end that node
+    assert told["ray_actor_options"]["fallback_strategy"] == [{"label_selector": {NODE_LABEL: "bb-1"}}]
     assert told["autoscaling_config"]["max_replicas"] == 2
     assert Deployment.from_json(app["args"]["deployment"]).zone == "BB"
     assert not {"base", "beside"} & app["args"].keys()
