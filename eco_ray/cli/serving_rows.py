@@ -27,7 +27,11 @@ def serving_rows(settings: Settings) -> list[dict[str, Any]]:
         mixes: Mapping[str, Mapping[str, Any]] = store.get_meta("variant_mixes") or {}
         traffic: Mapping[str, Mapping[str, Any]] = store.get_meta("zone_traffic") or {}
     told = [(one, scaling.get(one["model"])) for one in sorted(deployed, key=lambda one: str(one["model"]))]
-    rows = [{**{key: one[key] for key in _KEYS}, **row} for one, row in told if row is not None]
+    rows = [
+        {**{key: one[key] for key in _KEYS}, **row, "capacity": _capacity(traffic.get(one["model"]))}
+        for one, row in told
+        if row is not None
+    ]
     return [_with_requests(row, mixes.get(row["model"]), traffic.get(row["model"])) for row in rows]
 
 
@@ -43,6 +47,14 @@ def served_as(rows: Iterable[Mapping[str, Any]], model: str, version: int, regis
     return None
 
 
+def _capacity(traffic: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Of each zone of a model that is served per zone: how many requests it can answer, and how that is known."""
+    return {
+        zone: {"requests_per_s": one["capacity_per_s"], "nature": one.get("capacity_nature")}
+        for zone, one in (traffic or {}).get("zones", {}).items()
+    }
+
+
 def in_words(row: Mapping[str, Any]) -> str:
     """2 replicas (fr-1: 2) at 12:00: WHY; replicas would add 0: 0 g/h, 1: 3 g/h"""
     count = row["replicas"]
@@ -52,6 +64,7 @@ def in_words(row: Mapping[str, Any]) -> str:
         words += f", {row['running']} of them running"
     words += f" at {row['at']}: {row['why']}{_others(row)}"
     words += "".join(f"; in {zone}{_others(one, '')}" for zone, one in row.get("zones", {}).items() if _others(one))
+    words += _able(row)
     if requests := row.get("requests"):
         words += f"; requests: {requests['why']}{_at_home(requests)}"
     if beside := row.get("beside"):
@@ -83,6 +96,15 @@ def _at_home(requests: Mapping[str, Any]) -> str:
         return ""
     now, home = _grams(requests["grams_per_h"]), _grams(requests["home_grams_per_h"])
     return f"; they add {now}, and would add {home} where they come from"
+
+
+def _able(row: Mapping[str, Any]) -> str:
+    """How many requests zones can answer; empty: it is not served per zone."""
+    zones = [
+        f"{zone} {one['requests_per_s']:.3g} ({one['nature'] or 'unknown'})"
+        for zone, one in row.get("capacity", {}).items()
+    ]
+    return f"; requests/s that zones can answer: {', '.join(zones)}" if zones else ""
 
 
 def _grams(grams_per_h: float | None) -> str:

@@ -38,6 +38,8 @@ class Guest:
     move_g: float = 0.0
     #: it cannot go now: a job without checkpoints, or one that has just been resumed
     stays: bool = False
+    #: a node that is asleep comes back for it, if no other one has room
+    wakes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +220,8 @@ def _preferred(guest: Guest, room: Room) -> tuple[int, float, str]:
 def _takes(room: Room, guest: Guest) -> bool:
     node, demand = room.node, guest.demand
     return (
-        (not guest.zones or node.zone in guest.zones)
+        (guest.wakes or not room.asleep)
+        and (not guest.zones or node.zone in guest.zones)
         and (not guest.nodes or node.name in guest.nodes)
         and demand.fits_node(node.capacity)
         and memory_fits(node, demand)

@@ -2,8 +2,9 @@
 
     added grams per hour = (P(load + replica) - P(load)) * PUE * intensity of the zone / 1000        [W, g/kWh]
 
-Ray is told the order as a label and its fallbacks. A part of a GPU is on one device; Ray fills the first device with
-room, and so does the plan here: which is why it can say which device each replica gets.
+Ray is told the order as a label and its fallbacks. It wakes a node only for what no other one has room for, so that
+nodes that are asleep come last, the cleanest of them first. A part of a GPU is on one device; Ray fills the first
+device with room, and so does the plan here: which is why it can say which device each replica gets.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ class Room:
     held: Resources
     #: of its zone now [g/kWh]; None: unknown
     intensity_g_per_kwh: float | None
+    #: it was released; it comes back for a replica that no other node has room for
+    asleep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ def plan_replicas(rooms: Sequence[Room], demand: Resources, least: int, most: in
     """
     demand = with_gpus(demand, [room.node for room in rooms])
     able = [room for room in rooms if demand.fits_node(room.node.capacity) and memory_fits(room.node, demand)]
-    able.sort(key=lambda room: (added_g_per_h(room, demand), room.node.name))
+    able.sort(key=lambda room: (room.asleep, added_g_per_h(room, demand), room.node.name))
     places = [place for room in able for place in _places(room, demand)][:most]
     if len(places) < least:
         names = ", ".join(f"{room.node.name} {_free(room)}" for room in rooms) or "no node"

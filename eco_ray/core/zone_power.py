@@ -3,7 +3,8 @@
     grams per hour = sum over nodes of (P(load with requests) - P(load without)) * PUE * intensity / 1000    [W, g/kWh]
 
 Nodes are filled in the order of `replica_places`, one after the other, so that the curve has a jump where one that
-would sleep is woken, and bends where a node's power curve does.
+would sleep is woken, and bends where a node's power curve does. What waking one takes that is asleep counts over an
+hour, as where nodes are emptied.
 """
 
 from __future__ import annotations
@@ -18,7 +19,11 @@ import numpy as np
 
 from eco_ray.core.cluster import Resources
 from eco_ray.core.replica_places import Room, plan_replicas
+from eco_ray.core.units import MJ_PER_J, grams
 from eco_ray.errors import UsageError
+
+#: over which waking counts [h]
+_WAKE_H = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,8 @@ def zone_curve(rooms: Sequence[Room], demand: Resources, most: int, each_per_s: 
         if room.intensity_g_per_kwh is None:
             raise UsageError(f"the intensity of {name} ({room.node.zone}) is unknown: leave it out, or name a source")
         each_g = room.node.pue * room.intensity_g_per_kwh / 1000
-        begin_per_s, begin_g = x[-1], y[-1]
+        woken_g = grams(room.node.wake_j * MJ_PER_J, room.intensity_g_per_kwh, room.node.pue) if room.asleep else 0.0
+        begin_per_s, begin_g = x[-1], y[-1] + woken_g / _WAKE_H
         for part in _bends(room, plan.demand * count):
             added_w = _added_w(room, plan.demand * count, part)
             x.append(begin_per_s + part * count * each_per_s)
@@ -86,7 +92,7 @@ def zone_curve(rooms: Sequence[Room], demand: Resources, most: int, each_per_s: 
 def _bends(room: Room, demand: Resources) -> list[float]:
     """The parts of a demand, 0 to 1, at which its node's power bends; 0 only where there is a jump."""
     power, cpus = room.node.power, room.node.capacity.cpus
-    first = [0.0] if _added_w(room, demand, 0.0) > 0 else []
+    first = [0.0] if room.asleep or _added_w(room, demand, 0.0) > 0 else []
     if not cpus or not demand.cpus:
         return [*first, 1.0]
     load = np.array(power.utilisation[1:-1])

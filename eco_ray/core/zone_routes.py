@@ -26,6 +26,8 @@ class Routes:
     shares: Shares
     #: from each origin to each zone and back [origins][zones]; None: nobody has told
     ways_ms: tuple[tuple[float | None, ...], ...]
+    #: zones that have no replica up: who asks one waits for its start
+    asleep: tuple[str, ...] = ()
 
     @classmethod
     def even(cls, zones: Sequence[str]) -> Routes:
@@ -41,13 +43,15 @@ class Routes:
             "zones": list(self.zones),
             "shares": [list(row) for row in self.shares],
             "ways_ms": [list(row) for row in self.ways_ms],
+            "asleep": list(self.asleep),
         }
 
     @classmethod
     def from_json(cls, told: Mapping[str, Any]) -> Routes:
         """What `to_json` gave."""
         shares, ways = (tuple(map(tuple, told[key])) for key in ("shares", "ways_ms"))
-        return cls(told["home"], tuple(told["origins"]), tuple(told["zones"]), shares, ways)
+        asleep = tuple(told.get("asleep", ()))
+        return cls(told["home"], tuple(told["origins"]), tuple(told["zones"]), shares, ways, asleep)
 
     def origin(self, told: str) -> str:
         """The origin of a request that says `told`: that zone if it is one, else home."""

@@ -6,7 +6,10 @@
   told. Of no zone known: the shares stay, or each request goes to the nearest zone
 - a way that nobody has told counts as longer than any promise leaves (`UNKNOWN_WAY_MS`): another zone answers only
   where nothing was promised, or where no zone within the promise has room
-- a zone that does not answer, or has no node any more, has no capacity
+- a zone that does not answer, or has no node any more, has no capacity. One whose nodes are asleep has some, with what
+  waking them takes
+- a zone without a replica gets no share before one is up, if it has none yet: it is woken, and meanwhile those that are
+  up answer, if they can. Where none is up, requests go where they are to go, and wait
 - more requests than all zones can answer: the shares stay
 """
 
@@ -26,6 +29,7 @@ from eco_ray.core.serving import (
     next_traffic,
     plan_traffic,
 )
+from eco_ray.core.units import Nature
 from eco_ray.core.zone_power import Curve, zone_curve
 from eco_ray.core.zone_routes import UNKNOWN_WAY_MS, Routes
 from eco_ray.errors import InfeasibleError
@@ -34,10 +38,14 @@ from eco_ray.errors import InfeasibleError
 UNKNOWN_G_PER_KWH = 2_000.0
 #: so few requests count where there are none, so that the first ones find shares [requests/s]
 _LEAST_PER_S = 1e-3
+#: with fewer requests none is woken beforehand: it might be idle again before the next one [requests/s]
+_WAKING_PER_S = 1 / 60
 #: of its time a replica is busy at most, so that requests need not wait
 _BUSY = 0.85
 #: of each request beside its computation: HTTP, JSON [s]
 _BESIDE_S = 1e-3
+
+_NO_ROOM = Curve((0.0,), (0.0,))
 
 #: from zone to zone and back [ms]
 Ways = Mapping[str, Mapping[str, float]]
@@ -52,6 +60,15 @@ class ZoneNow:
     rooms: tuple[Room, ...]
     #: routers get no answer of it
     away: bool = False
+    #: a replica is up, or is to be always; else it sleeps until somebody asks it
+    runs: bool = True
+    #: of a replica's time that a request takes there, with others in a batch, as measured [s]; None: not measured
+    work_s: float | None = None
+
+    @property
+    def nature(self) -> Nature:
+        """Of how many requests it can answer."""
+        return Nature.ASSUMED if self.work_s is None else Nature.MEASURED
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +86,7 @@ class ModelNow:
     demand: Resources
     #: replicas in each zone, at most
     most: int
-    #: computing a request takes a replica so long [s]
+    #: computing a request takes a replica so long alone [s]
     request_s: float
     #: promised 95th percentile of the latency [s]; None: nothing was promised
     slo_p95_s: float | None = None
@@ -88,6 +105,8 @@ class ZonePlan:
     grams_per_h: float | None
     #: if each request was answered in the zone that it comes from, or else in the nearest; None: not known, or no room
     home_grams_per_h: float | None
+    #: zones that are to have a replica, and get a share as soon as it is up
+    wakes: tuple[str, ...] = ()
 
 
 def plan_zones(
@@ -110,7 +129,20 @@ def plan_zones(
     stay = before.shares if before and (before.origins, before.zones) == (origins, names) else None
     if state is not None and stay is None:
         state = None  # of other origins or zones
-    shares, state, why = _shares(traffic, stay, state, config, all_unknown=len(unknown) == len(able))
+    all_unknown = len(unknown) == len(able)
+    found = _shares(traffic, stay, state, config, all_unknown=all_unknown)
+    asleep = _not_up(now, traffic, stay)
+    late = tuple(name for name, load in zip(names, _loads(traffic, found[0]), strict=True) if load and name in asleep)
+    if late:
+        meanwhile = _without(traffic, asleep)
+        if stay is not None and _fits(meanwhile, stay):
+            found = stay, state, "kept"
+        else:  # no state: these shares are not held, as others are to follow
+            found = _shares(meanwhile, stay, state, config, all_unknown=all_unknown)[0], None, "for a while"
+    shares, state, why = found
+    wakes = late if sum(now.requests_per_s.values()) >= _WAKING_PER_S else ()
+    if late:
+        why += f"; {', '.join(late)} would get some, and {'is woken' if wakes else 'is left asleep for so few'}"
     if unknown:
         why += f"; the intensity of {', '.join(sorted(unknown))} is unknown: it counts as {UNKNOWN_G_PER_KWH:g} g/kWh"
     if now.slo_p95_s is not None and (far := _untold(origins, names, told)):
@@ -119,12 +151,13 @@ def plan_zones(
     loads = _loads(traffic, shares)
     homes = _loads(traffic, tuple(_at_home(origin, names, row) for origin, row in zip(origins, told, strict=True)))
     plan = ZonePlan(
-        Routes(now.home, origins, names, shares, told),
+        Routes(now.home, origins, names, shares, told, tuple(zone.name for zone in now.zones if not zone.runs)),
         why,
         loads,
         tuple(curve.capacity_per_s for curve in traffic.curves),
         _grams(traffic, loads, unknown),
         _grams(traffic, homes, unknown),
+        wakes,
     )
     return plan, state
 
@@ -147,14 +180,40 @@ def _shares(
         return (_by_capacity(traffic.curves),) * len(traffic.requests_per_s), None, f"by capacity: {error}"
 
 
+def _not_up(now: ModelNow, traffic: Traffic, stay: Shares | None) -> tuple[str, ...]:
+    """Zones without a replica and without a share until now, where those that are up can answer all."""
+    had = _loads(traffic, stay) if stay is not None else (0.0,) * len(now.zones)
+    asleep = tuple(zone.name for zone, load in zip(now.zones, had, strict=True) if not (zone.runs or load))
+    up = (curve.capacity_per_s for zone, curve in zip(now.zones, traffic.curves, strict=True) if zone.runs)
+    return asleep if sum(traffic.requests_per_s) <= sum(up) else ()
+
+
+def _without(traffic: Traffic, zones: Sequence[str]) -> Traffic:
+    """As if these had no room."""
+    curves = zip(traffic.names, traffic.curves, strict=True)
+    return replace(traffic, curves=tuple(_NO_ROOM if name in zones else curve for name, curve in curves))
+
+
 def _curve(now: ModelNow, zone: ZoneNow) -> Curve:
     if zone.away or not zone.rooms:
-        return Curve((0.0,), (0.0,))
+        return _NO_ROOM
     rooms = [
         replace(room, intensity_g_per_kwh=UNKNOWN_G_PER_KWH) if room.intensity_g_per_kwh is None else room
         for room in zone.rooms
     ]
-    return zone_curve(rooms, now.demand, now.most, _BUSY / (now.request_s + _BESIDE_S))
+    return zone_curve(rooms, now.demand, now.most, _BUSY / _work_s(now, zone))
+
+
+def _work_s(now: ModelNow, zone: ZoneNow) -> float:
+    """Of a replica's time that a request takes in a zone [s].
+
+    Where it was not measured, as in the others, so that no zone looks better only because it was; else what it takes
+    alone, and what HTTP takes beside it.
+    """
+    known = [one.work_s for one in now.zones if one.work_s is not None]
+    if zone.work_s is not None:
+        return zone.work_s
+    return sum(known) / len(known) if known else now.request_s + _BESIDE_S
 
 
 def _is_unknown(zone: ZoneNow) -> bool:

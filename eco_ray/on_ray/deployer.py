@@ -23,7 +23,7 @@ from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
 from eco_ray.on_ray.serving.books import ScalingBooks
 from eco_ray.on_ray.serving.decision_file import DecisionFile
 from eco_ray.on_ray.serving.exchange import News, Snapshot
-from eco_ray.on_ray.serving.traffic import TrafficPlanner, traffic_row, zone_rows
+from eco_ray.on_ray.serving.traffic import TrafficPlanner, View, traffic_row, zone_rows
 
 log = logging.getLogger("eco_ray.serving")
 
@@ -37,7 +37,7 @@ _FOLLOW_S = 2.0
 _READY_S = 600.0
 
 
-class Serving(Protocol):
+class Serving(View, Protocol):
     """The Ray side."""
 
     def apply(self, config: dict[str, Any]) -> None:
@@ -58,14 +58,6 @@ class Serving(Protocol):
 
     def account(self, app: str, deployment: Deployment, version: int) -> None:
         """Energy of the application's replicas is the version's."""
-        ...
-
-    def rooms(self) -> Sequence[Room]:
-        """What each node has, holds and emits now."""
-        ...
-
-    def replicas(self) -> Mapping[str, int]:
-        """Of each application, how many run."""
         ...
 
     def where(self) -> Mapping[str, Mapping[str, int]]:
@@ -95,9 +87,7 @@ class Deployer:
         self._stopped = threading.Event()
         self._decisions = DecisionFile(config.state_dir / "decisions")
         #: of models that are served per zone
-        self.traffic = TrafficPlanner(
-            store, serving, self._per_zone, where=self._books.nodes, decisions=self._decisions
-        )
+        self.traffic = TrafficPlanner(store, serving, self._per_zone, books=self._books, decisions=self._decisions)
 
     def deploy(self, wanted: Deployment, before: Deployment | None = None) -> dict[str, Any]:
         """Serve a model, or change how it is served; when it answers, what is served.
@@ -131,6 +121,10 @@ class Deployer:
         """What is deployed, by name."""
         told = self._store.get_meta(_KEY) or []
         return sorted(map(Deployment.from_json, told), key=lambda one: one.model)
+
+    def changing(self) -> tuple[str, ...]:
+        """Models of which a change is under way."""
+        return tuple(sorted(self._changing))
 
     def rows(self) -> list[dict[str, Any]]:
         """What is deployed, and how it stands."""

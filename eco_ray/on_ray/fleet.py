@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,11 @@ class Fleet:
                 node = node_of(info, self._config.described, self._config.groups)
                 found[node.name] = node
         return found
+
+    def asleep(self, there: Collection[str]) -> list[Node]:
+        """Nodes of the cluster file that sleep now, and that Ray's autoscaler starts when something needs them."""
+        away = [node for name, node in self.described.items() if node.sleeps and name not in there]
+        return away if away and RayDrains().autoscales() else []
 
     def held(self, nodes: Mapping[str, Node]) -> dict[str, Resources]:
         """What Ray has given away of each node, by whomever."""

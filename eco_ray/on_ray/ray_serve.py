@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -42,6 +43,8 @@ log = logging.getLogger("eco_ray.serving")
 DEPLOYER_NAME = "eco_deployer"
 #: to pull, load and try a version [s]
 _CHECK_S = 600.0
+#: for a node and a replica to start, before they are asked for again [s]
+_WAKE_S = 300.0
 #: for an answer about what is served [s]
 _ASK_S = 5.0
 
@@ -117,6 +120,14 @@ class RayServing:
             raise EcoRayError(str(answer.json().get("detail"))[:1000])
         return answer.status_code == 200
 
+    def wake(self, deployment: Deployment) -> None:
+        """Have a replica started where there is none: Serve holds a request until one is there."""
+        import httpx
+
+        url = f"{self._base}{zone_route(deployment.zone)}/v2/models/{deployment.model}/ready"
+        with contextlib.suppress(httpx.HTTPError):  # who still wants it asks again
+            httpx.get(url, timeout=_WAKE_S)
+
     def account(self, app: str, deployment: Deployment, version: int) -> None:
         """Energy of the application's replicas is the version's."""
         try:
@@ -156,7 +167,7 @@ class DeployerActor(Deployer):
         threading.Thread(target=self._resume_at_last, daemon=True).start()
         self.follow()
         NeedsWatch(self.deployments, serve_replicas, tell_controller).follow()
-        cluster = RayCluster(self.deployments, lambda: self._books.is_asked)
+        cluster = RayCluster(self.deployments, lambda: self._books.is_asked, self.changing)
         self._consolidator = Consolidator(store, cluster, acts=config.drains, decisions=decisions)
         self._consolidator.follow()
 

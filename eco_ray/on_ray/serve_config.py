@@ -285,8 +285,12 @@ def process() -> dict[str, Any]:
 
 
 def on_nodes(nodes: Sequence[str]) -> dict[str, Any]:
-    """Ray's options for one of these nodes, the first with room."""
+    """Ray's options for one of these nodes, the first with room.
+
+    A single one is its own fallback: Serve (2.60) would make the application ready there, and keep what came of it in
+    the node's object store for good, so that Ray would never end it.
+    """
     if not nodes:
         return {}
     first, *others = ({NODE_LABEL: node} for node in nodes)
-    return {"label_selector": first, "fallback_strategy": [{"label_selector": other} for other in others]}
+    return {"label_selector": first, "fallback_strategy": [{"label_selector": other} for other in others or [first]]}

@@ -52,9 +52,20 @@ class Forwarder:
             await self._session.close()
 
     async def passed_on(
-        self, method: str, url: URL, pairs: list[Header], headers: Headers, body: bytes, receive: Receive
+        self,
+        method: str,
+        url: URL,
+        pairs: list[Header],
+        headers: Headers,
+        body: bytes,
+        receive: Receive,
+        answer_s: float | None = None,
     ) -> Answer:
-        """The other server's answer. Raises Problem (503) where there is none, GoneError where the client has left."""
+        """The other server's answer. Raises Problem (503) where there is none, GoneError where the client has left.
+
+        `answer_s`: until it begins; None: that of the limits.
+        """
+        patience_s = (self._limits.answer_s if answer_s is None else answer_s) + _GRACE_S
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_IDLE_S),
@@ -74,11 +85,11 @@ class Forwarder:
         )
         gone = asyncio.ensure_future(http.gone(receive))
         try:
-            await asyncio.wait((asked, gone), timeout=self._limits.answer_s + _GRACE_S, return_when="FIRST_COMPLETED")
+            await asyncio.wait((asked, gone), timeout=patience_s, return_when="FIRST_COMPLETED")
             if not asked.done():
                 if gone.done():
                     raise GoneError
-                raise _away(f"did not answer within {self._limits.answer_s + _GRACE_S:g} s")
+                raise _away(f"did not answer within {patience_s:g} s")
             answer = asked.result()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise _away(f"cannot be reached ({type(error).__name__})") from None

@@ -1,7 +1,8 @@
 """One model in several grid zones, behind one address: each request goes to the zone whose turn it is by the shares.
 
 A request comes from the zone that its header `Eco-Origin-Zone` names, else from the home zone. Where a zone gives no
-answer, the request goes on to the next with the body that was read; the zone is left alone until it is ready again.
+answer, the request goes on to the next with the body that was read; the zone is left alone until it is ready again. One
+that is asleep has more time: the request waits there until replica and node have started.
 Asking twice does no harm: an inference changes nothing, and of its answers the client gets one. What has begun to
 answer is not left any more.
 """
@@ -128,8 +129,12 @@ class ZonesApp:
     async def _asked(self, zone: str, scope: Scope, headers: Headers, body: bytes, receive: Receive) -> Answer | None:
         """What a zone answers; None: nothing, and it is away."""
         url = url_of(f"{self._base}{zone_route(zone)}", scope["path"], scope)
+        # of a zone that is asleep the request is what wakes replica and node; another one would be woken, too
+        answer_s = self._limits.stream_s if zone in self.routes.asleep else None
         try:
-            found = await self._forwarder.passed_on(scope["method"], url, scope["headers"], headers, body, receive)
+            found = await self._forwarder.passed_on(
+                scope["method"], url, scope["headers"], headers, body, receive, answer_s
+            )
         except Problem as problem:
             if problem.status < 500:  # a header that cannot be sent on is wrong everywhere
                 raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from eco_ray.config import Settings
 from eco_ray.core.jobs import Job
@@ -80,3 +82,18 @@ class Cluster:
         if check is not None:
             assert done.returncode == check, done.stdout + done.stderr
         return done
+
+
+def driven(script: str, folder: Path, timeout_s: float = 380.0) -> dict[str, Any]:
+    """What a driver of this folder saw (`autoscaled_driver`), which has a folder to itself."""
+    paths = os.pathsep.join([str(Path(__file__).parent), str(SCRIPTS.parents[1]), os.environ.get("PYTHONPATH", "")])
+    done = subprocess.run(
+        [sys.executable, str(Path(__file__).parent / script), str(folder)],
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found

@@ -54,6 +54,24 @@ def test_the_dirtiest_node_is_emptied_into_the_cleanest_that_has_room():
     assert "r1 to middle" in decided.why
 
 
+@pytest.mark.parametrize("wakes", [True, False])
+def test_a_green_node_that_is_asleep_is_woken_for_who_wakes_it_and_pays_for_that(wakes):
+    found = hosts({"dirty": 600.0, "green": 50.0}, [guest("r1", "dirty", wakes=wakes)])
+    wake_j = 36_000.0
+    rooms = tuple(
+        replace(room, asleep=True, node=replace(room.node, wake_j=wake_j)) if room.node.name == "green" else room
+        for room in found.rooms
+    )
+    decided = drained(replace(found, rooms=rooms))
+    if not wakes:
+        assert decided.node is None
+        assert "r1 has no room elsewhere" in decided.why
+        return
+    assert (decided.node, decided.moves) == ("dirty", (Move("r1", "green"),))
+    # 62.5 W for an hour at 600 and at 50 g/kWh, and 10 Wh at 50
+    assert decided.saved_g == pytest.approx(37.5 - 3.125 - 0.5)
+
+
 def test_the_green_node_is_not_emptied_however_little_is_on_it():
     found = hosts({"dirty": 600.0, "green": 50.0}, [guest("r1", "dirty", 3.0), guest("r2", "green")])
     assert drained(found).node == "dirty"

@@ -119,6 +119,47 @@ def test_the_dirtiest_node_is_emptied_seen_to_and_released(world, store):
     json.dumps(store.get_meta(META_KEY), allow_nan=False)
 
 
+class SleepingWorld(World):
+    """The green node sleeps, and wakes for what leaves the dirty one."""
+
+    def __init__(self):
+        super().__init__()
+        self.guests, self.returning = [Guest("r1", "dirty", Resources(1.0), wakes=True)], {"dirty"}
+        self.green = self.nodes.pop("green")
+
+    def view(self, horizon_s):
+        told, asleep = (
+            super().view(horizon_s),
+            Room(replace(self.green, ray_node_id=None), Resources(), 50.0, asleep=True),
+        )
+        return told if "green" in self.nodes else replace(told, rooms=(*told.rooms, asleep))
+
+    def drain(self, node, guests, why, deadline_wall_s):
+        self.nodes["green"] = self.green
+        return super().drain(node, guests, why, deadline_wall_s)
+
+
+def test_a_clean_node_that_was_seen_to_come_back_is_woken_for_what_leaves_a_dirty_one(store):
+    world = SleepingWorld()
+    told = run(Consolidator(store, world, CONFIG), world, 600)
+    assert world.asked == []  # nobody has seen it come back
+    assert "r1 has no room elsewhere" in told[-1].why
+    kept = Kept.from_json(json.loads(json.dumps(store.get_meta(META_KEY))))
+    assert kept.returning == ("dirty",)
+    store.put_meta(META_KEY, replace(kept, returning=("dirty", "green")).to_json())  # it had been there before
+    told = run(Consolidator(store, world, CONFIG), world, 400)
+    assert "r1 to green" in next(one.why for one in told if one.did == "draining")
+    assert [guest.node for guest in world.guests] == ["green"]
+    assert [name for _, name in world.asked] == ["dirty"]
+
+
+def test_a_node_that_is_asleep_is_not_released(store):
+    world = SleepingWorld()
+    world.returning, world.guests = {"dirty", "green"}, []
+    run(Consolidator(store, world, Consolidation(empty_s=60.0)), world, 40)
+    assert dict(Kept.from_json(store.get_meta(META_KEY)).empty).keys() == {"dirty"}
+
+
 def test_what_filled_a_node_in_truth_counts_and_not_what_was_planned(world, store):
     world.nodes["third"] = replace(NODE, name="third", zone="third", ray_node_id="third/1")
     world.guests.append(Guest("r3", "third", Resources(2.0)))

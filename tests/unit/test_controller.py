@@ -38,6 +38,7 @@ class Agents:
     def __init__(self, folder: Path) -> None:
         self.described = {NODE.name: NODE}
         self.job_id = "01000000"
+        self.sleepers: dict[str, Node] = {}
         #: (job, attempt, submission, CPUs, GPUs) that its agent was told to expect
         self.expected: list[tuple[Any, ...]] = []
         self._folder = folder
@@ -47,6 +48,9 @@ class Agents:
 
     def nodes(self) -> dict[str, Node]:
         return self.described
+
+    def asleep(self, there: dict[str, Node]) -> list[Node]:
+        return [node for name, node in self.sleepers.items() if name not in there]
 
     def held(self, nodes: dict[str, Node]) -> dict[str, Resources]:
         return self.given

@@ -16,6 +16,7 @@ from eco_ray.core.replica_places import Place, Room
 from eco_ray.core.variants import Mixing
 from eco_ray.errors import EcoRayError, InfeasibleError, NotFoundError, UnreachableError, UsageError
 from eco_ray.on_ray.deployer import Deployer
+from eco_ray.on_ray.local_cluster import NODE_LABEL
 from eco_ray.on_ray.serve_config import ServingConfig, app_name, serve_config
 from eco_ray.on_ray.serving.exchange import Last, News
 from eco_ray.store import open_store
@@ -127,6 +128,25 @@ def test_a_model_is_tried_then_told_and_accounted(deployer, serving):
     assert serving.told == {}
     with pytest.raises(NotFoundError, match="no model 'mnist' is deployed"):
         deployer.undeploy("mnist")
+
+
+def test_a_model_may_go_to_nodes_that_are_asleep_after_those_that_are_there(deployer, serving, monkeypatch):
+    dirty, clean = serving.rooms()
+    monkeypatch.setattr(serving, "rooms", lambda: [dirty, replace(clean, asleep=True)])
+    row = deploy(deployer, MNIST)
+    assert (row["nodes"], row["places"]) == (["de", "fr"], [{"node": "de", "devices": ()}])
+    monkeypatch.setattr(serving, "rooms", lambda: [replace(dirty, asleep=True), replace(clean, asleep=True)])
+    row = deploy(deployer, replace(MNIST, model="other", min_replicas=0), zones=("DE", "FR"))
+    assert row["nodes"] == ["fr", "de"]
+    told = serving.told["model.other"]["deployments"][0]["ray_actor_options"]
+    assert told["label_selector"] == {NODE_LABEL: "fr"}
+
+
+def test_a_change_that_is_under_way_is_told_so_that_the_node_that_it_woke_is_kept(deployer, serving, monkeypatch):
+    seen = []
+    monkeypatch.setattr(serving, "check", lambda *_told: seen.append(deployer.changing()) or 0.02)
+    deploy(deployer, MNIST)
+    assert (seen, deployer.changing()) == ([("mnist",)], ())
 
 
 @pytest.mark.parametrize("how", ["check", "start"])

@@ -10,7 +10,7 @@ import pytest
 #: (what has to be there, what rests on it)
 _NEEDED = [
     ("ray._raylet:InnerGcsClient.drain_node", "RayDrains.drain"),
-    ("ray._raylet:InnerGcsClient.get_cluster_status", "RayDrains.owned"),
+    ("ray._raylet:InnerGcsClient.get_cluster_status", "RayDrains.owned and autoscales"),
     ("ray._private.state:GlobalState.get_draining_nodes", "RayDrains.draining"),
     ("ray.core.generated.autoscaler_pb2:DrainNodeReason", "RayDrains.drain"),
     ("ray.core.generated.autoscaler_pb2:GetClusterStatusReply", "RayDrains.owned"),
@@ -81,8 +81,10 @@ def test_serve_is_told_to_pack_and_not_to_empty_nodes(name):
 
 
 def test_serve_tells_where_a_replica_is():
-    from ray.serve.schema import DeploymentDetails, ReplicaDetails
+    from ray.serve.schema import ApplicationDetails, ApplicationStatus, DeploymentDetails, ReplicaDetails
 
+    assert "status" in ApplicationDetails.model_fields, "mend not_all_up in serving/replica_guests.py"
+    assert ApplicationStatus.DEPLOYING.value == "DEPLOYING", "mend not_all_up in serving/replica_guests.py"
     assert {"node_id", "replica_id", "state"} <= ReplicaDetails.model_fields.keys(), "mend serving/replica_guests.py"
     needed = {"replicas", "target_num_replicas", "required_resources", "deployment_config"}
     assert needed <= DeploymentDetails.model_fields.keys(), "mend serving/replica_guests.py"

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from eco_ray.core.cluster import UNKNOWN_ZONE, Node, Resources
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.units import Nature
-from eco_ray.on_ray.fleet import given_of, node_of
+from eco_ray.on_ray.fleet import Fleet, given_of, node_of
 from eco_ray.on_ray.local_cluster import GROUP_LABEL, NODE_LABEL, ZONE_LABEL
 
 CURVE = PowerCurve((0.0, 1.0), (100.0, 300.0), source="wall meter")
@@ -25,6 +27,15 @@ def seen(**labels: str) -> dict[str, Any]:
 def test_a_described_node_keeps_all_that_its_file_says() -> None:
     found = node_of(seen(**{NODE_LABEL: "gpu-1", ZONE_LABEL: "DE"}), {"gpu-1": DESCRIBED}, {})
     assert found == replace(DESCRIBED, ray_node_id="0123456789abcdef")
+
+
+@pytest.mark.parametrize("autoscales", [True, False])
+def test_nodes_of_the_file_that_sleep_come_back_where_an_autoscaler_starts_them(monkeypatch, autoscales) -> None:
+    stays = replace(DESCRIBED, name="stays", sleeps=False)
+    fleet = object.__new__(Fleet)
+    fleet.described = {"gpu-1": DESCRIBED, "gpu-2": replace(DESCRIBED, name="gpu-2"), "stays": stays}
+    monkeypatch.setattr("eco_ray.on_ray.fleet.RayDrains.autoscales", lambda _self: autoscales)
+    assert [node.name for node in fleet.asleep({"gpu-2"})] == ["gpu-1"] * autoscales
 
 
 def test_of_another_node_only_what_ray_knows_counts() -> None:

@@ -63,6 +63,17 @@ def test_replicas_go_where_serve_starts_them_by_grams_while_a_policy_asks():
     assert replica_guests(details, [away], rooms, by_grams=True)[0].nodes == ("g", "d", "away")
 
 
+def test_a_replica_wakes_a_node_for_which_serve_asks_first_once_its_own_is_drained():
+    """Who is started in the order of the deployment may have the drained node brought back instead."""
+    asleep = replace(GREEN, node=replace(GREEN.node, ray_node_id=None), asleep=True)
+    details = serve(model_mnist=(1, [replica(1)]), canary_mnist=(1, [replica(2)]), theirs=(1, [replica(3)]))
+    found = replica_guests(details, [MNIST], [DIRTY, asleep], by_grams=True)
+    assert [(one.nodes, one.wakes) for one in found] == [(("d", "g"), True), (("d", "g"), True), ((), False)]
+    assert not any(one.wakes for one in replica_guests(details, [MNIST], [DIRTY, asleep]))
+    nowhere = serve(model_mnist=(1, [replica(1, None)]))  # it waits for a node
+    assert replica_guests(nowhere, [MNIST], [DIRTY, asleep], by_grams=True) == []
+
+
 def test_shared_replicas_hold_what_they_share():
     shared = replace(MNIST, shared=True, canary=None, demand=Resources(9.0))
     (guest,) = replica_guests(serve(shared=(1, [replica(1)])), [shared], [DIRTY])
@@ -88,6 +99,10 @@ def test_what_is_not_up_elsewhere_is_told():
     assert not_all_up(running, ()) == ()
     assert not_all_up(running, {"id-d"}) == ("model.mnist",)
     begins = serve(model_mnist=(2, [replica(1), replica(2, "id-g", "STARTING")]))
+    assert not_all_up(begins, ()) == ("model.mnist",)
+    built = {"applications": {"model.new": {"status": "DEPLOYING", "deployments": {}}}}
+    assert not_all_up(built, ()) == ("model.new",)
+    begins["applications"]["model.mnist"]["status"] = "DEPLOYING"
     assert not_all_up(begins, ()) == ("model.mnist",)
 
 

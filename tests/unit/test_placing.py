@@ -55,7 +55,9 @@ def scheduler(monkeypatch):
     found._pending_replicas, found._launching_replicas = defaultdict(dict), defaultdict(dict)
     found._recovering_replicas, found._running_replicas = defaultdict(set), defaultdict(dict)
     found._head_node_id = "head"
-    found._cluster_node_info_cache = SimpleNamespace(get_node_labels=lambda node: {"eco_node": node})
+    found._cluster_node_info_cache = SimpleNamespace(
+        get_node_labels=lambda node: {"eco_node": node}, get_draining_nodes=dict
+    )
     return found
 
 
@@ -158,6 +160,28 @@ def test_a_new_one_goes_where_it_adds_the_fewest_grams_now(scheduler, monkeypatc
     assert asked.actor_options["num_cpus"] == 1
     assert before["label_selector"] == {"eco_node": "aa"}  # which is the deployment's, and stays
     assert list(scheduler._pending_replicas[DEPLOYMENT]) == [asked.replica_id]
+
+
+def test_a_new_one_goes_to_a_node_that_is_there_and_else_wakes_one_before_one_that_is_drained():
+    aa, bb, cc = rooms(500.0, 100.0, 300.0)
+    asked = request("aa", "bb", "cc")
+    placing._reorder(asked, exchange_of([aa, replace(bb, asleep=True), cc]))
+    assert order_of(asked) == ["cc", "aa", "bb"]
+    asked = request("aa", "bb")
+    placing._reorder(asked, exchange_of([replace(bb, asleep=True)]))  # aa is drained, and not told of any more
+    assert order_of(asked) == ["bb", "aa"]
+
+
+def test_what_leaves_a_drained_node_does_not_bring_that_back(scheduler, monkeypatch):
+    """Serve sees it at once; the snapshot is of two seconds ago."""
+    monkeypatch.setattr(DeploymentScheduler, "_schedule_with_spread_strategy", lambda self: None)
+    monkeypatch.setattr(DeploymentScheduler, "_use_pack_strategy", lambda self: False)
+    aa, bb, _ = rooms(500.0, 100.0, 300.0)
+    placing.install(exchange_of([aa, replace(bb, asleep=True)]))
+    scheduler._cluster_node_info_cache.get_draining_nodes = lambda: {"aa": 0}
+    asked = request("aa", "bb")
+    scheduler.schedule({DEPLOYMENT: [asked]}, {})
+    assert order_of(asked) == ["bb", "aa"]
 
 
 @pytest.mark.parametrize(

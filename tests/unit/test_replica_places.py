@@ -32,6 +32,21 @@ def test_the_fewest_added_grams_come_first_and_the_unknown_last():
     assert plan.places == (Place("clean", ()), Place("clean", ()), Place("hungry", ()))
 
 
+def test_a_node_that_is_asleep_comes_back_for_what_no_other_has_room_for():
+    rooms = [
+        replace(room("asleep", intensity=20.0), asleep=True),
+        replace(room("dirty asleep", intensity=900.0), asleep=True),
+        room("awake", intensity=600.0),
+    ]
+    plan = plan_replicas(rooms, Resources(2.0), 1, 5)
+    assert plan.nodes == ("awake", "asleep", "dirty asleep")
+    assert [place.node for place in plan.places] == ["awake"] * 2 + ["asleep"] * 2 + ["dirty asleep"]
+    assert plan_replicas(rooms[:2], Resources(2.0), 1, 1).places == (Place("asleep", ()),)
+    assert [place.node for place in changed_places(rooms, Resources(4.0), (), 2)] == ["awake", "asleep"]
+    with pytest.raises(InfeasibleError, match="there is room for 3 "):
+        plan_replicas(rooms, Resources(4.0), 4, 4)
+
+
 def test_parts_of_gpus_fill_a_device_before_the_next():
     plan = plan_replicas([room("a", gpus=2, gpu_gb=16)], Resources(0.1, gpu_memory_gb=6.0), 4, 9)
     assert plan.demand.gpus == 0.5

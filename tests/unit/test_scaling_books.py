@@ -110,6 +110,11 @@ def test_people_are_shown_what_is_in_the_store(books, store, tmp_path):
     books.keep()
     rows = serving_rows(settings)
     assert [(row["model"], row["version"], row["replicas"]) for row in rows] == [("fixed", 3, 2), ("mnist", 3, 1)]
+    assert [row["capacity"] for row in rows] == [{}, {}]
+    zones = {"FR": {"capacity_per_s": 40.48, "capacity_nature": "measured"}, "DE": {"capacity_per_s": 80.0}}
+    store.put_meta("zone_traffic", {"mnist": {"zones": zones}})
+    told = in_words(serving_rows(settings)[1])
+    assert told.endswith("; requests/s that zones can answer: FR 40.5 (measured), DE 80 (unknown)")
     assert serving_rows(load_settings({"state_dir": str(tmp_path / "nothing")})) == []
 
 

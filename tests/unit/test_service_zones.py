@@ -54,6 +54,8 @@ class Front:
             how = self.how[zone]
             if how == "hangs" or (how == "slow" and scope["method"] == "POST"):
                 await asyncio.sleep(30 if how == "hangs" else 0.5)
+            if isinstance(how, float):
+                await asyncio.sleep(how)
             if how == "dies":
                 raise RuntimeError
             status = how if isinstance(how, int) else 200
@@ -191,6 +193,19 @@ def test_a_zone_that_hangs_is_left_for_another() -> None:
         assert {house.post().json()["zone"] for _ in range(6)} == {"BB"}
         assert time.monotonic() - began < 3  # one of them has waited for it
         assert house.app.away == ("AA",)
+    finally:
+        house.stop()
+
+
+def test_a_zone_that_is_asleep_has_the_time_that_a_start_takes() -> None:
+    house = House(limits=Limits(answer_s=-4.4))  # 0.6 s with the grace
+    try:
+        house.front.how["AA"] = 1.2
+        house.app.follow(replace(ROUTES, asleep=("AA",)))
+        assert {house.post().json()["zone"] for _ in range(3)} == {"AA", "BB"}
+        assert house.app.away == ()
+        house.app.follow(ROUTES)
+        assert {house.post().json()["zone"] for _ in range(3)} == {"BB"}
     finally:
         house.stop()
 

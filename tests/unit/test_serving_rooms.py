@@ -195,6 +195,14 @@ def test_the_gpu_memory_of_a_job_is_not_free_to_replicas():
     assert len(plan_replicas(rooms(made, Resources(1.0, 0.5)), Resources(1.0, gpu_memory_gb=20.0), 0, 9).places) == 3
 
 
+def test_nodes_that_are_asleep_are_empty_and_as_clean_as_their_zone():
+    made = core(GPU_NODE)
+    told = [a_node("away", "FR", 2.0), GPU_NODE]  # the second has come since somebody looked
+    there, away = rooms_of(made.book, {"g": Resources(1.0)}, {"DE": 300.0, "FR": 20.0}.get, asleep=told)
+    assert (there.node.name, there.held, there.asleep) == ("g", Resources(1.0), False)
+    assert (away.node.name, away.held, away.intensity_g_per_kwh, away.asleep) == ("away", Resources(), 20.0, True)
+
+
 def test_room_that_is_granted_to_another_model_is_not_free():
     made = core(GPU_NODE)
     made.book.grant(granted(Resources(2.0, 1.0)))

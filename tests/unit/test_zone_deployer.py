@@ -36,16 +36,25 @@ class ZonesServing(FakeServing):
         super().__init__()
         self.intensity = {"AA": 300.0, "BB": 100.0, "CC": 200.0}
         self.gone, self.down, self.held = set(), set(), {}
+        self.sleeping, self.woken = set(), set()
 
     def rooms(self):
         return [
-            Room(Node(f"{zone.lower()}-1", zone, Resources(2.0), CURVE), self.held.get(zone, Resources()), intensity)
+            Room(
+                Node(f"{zone.lower()}-1", zone, Resources(2.0), CURVE),
+                self.held.get(zone, Resources()),
+                intensity,
+                asleep=zone in self.sleeping,
+            )
             for zone, intensity in self.intensity.items()
             if zone not in self.gone
         ]
 
     def replicas(self):
-        return dict.fromkeys(self.told, 1)
+        return {app: int(app.split(".")[1] not in self.sleeping) for app in self.told}
+
+    def wake(self, deployment):
+        self.woken.add(app_name(deployment))
 
     def state(self, app):
         return ("UNHEALTHY", "no replica") if app in self.down else super().state(app)
@@ -86,7 +95,8 @@ def test_each_zone_has_an_application_of_its_own_on_its_own_nodes(deployer, serv
     assert app["route_prefix"] == "/zones/BB/v2/models/mnist"
     (told,) = app["deployments"]
     assert told["ray_actor_options"]["label_selector"] == {NODE_LABEL: "bb-1"}
-    assert "fallback_strategy" not in told["ray_actor_options"] or not told["ray_actor_options"]["fallback_strategy"]
+    # else Serve would build it there, and Ray could never end that node
+    assert told["ray_actor_options"]["fallback_strategy"] == [{"label_selector": {NODE_LABEL: "bb-1"}}]
     assert told["autoscaling_config"]["max_replicas"] == 2
     assert Deployment.from_json(app["args"]["deployment"]).zone == "BB"
     assert not {"base", "beside"} & app["args"].keys()
@@ -262,6 +272,24 @@ def test_replicas_hold_room_where_they_are_and_not_where_they_were_planned(servi
     assert [zone["capacity_per_s"] for zone in deployer.rows()[0]["zones"]] == empty
 
 
+def test_capacity_is_by_what_replicas_measure_and_the_row_says_so(serving, deployer):
+    deploy(deployer, replace(MNIST, max_replicas=8))
+
+    def told(app, work_s, reference="mnist:1"):
+        deployer.scaling(News((Last(app, reference, 0.0, ReplicaDecision(1, "so"), 1, {0: 1}, None, work_s),)))
+        deployer.traffic.plan_once()
+        return [(zone["capacity_per_s"], zone["capacity_nature"]) for zone in deployer.rows()[0]["zones"]]
+
+    most = 4 * 0.85  # replicas that a node has room for, and the part of their time
+    assert told("zone.BB.mnist", None) == [(pytest.approx(most / 0.021), "assumed")] * 3
+    seen = told("zone.BB.mnist", 0.1)
+    assert seen == [(pytest.approx(most / 0.1), nature) for nature in ("assumed", "measured", "assumed")]
+    assert told("zone.BB.mnist", 0.105) == seen  # hardly another one
+    assert told("zone.BB.mnist", None) == seen  # without requests it is known on
+    assert told("zone.BB.mnist", 0.05)[1] == (pytest.approx(most / 0.05), "measured")
+    assert told("zone.CC.mnist", 9.0, "mnist:2")[2] == (pytest.approx(most / 0.05), "assumed")  # of another version
+
+
 def test_flapping_intensity_and_lost_forecasts_change_little(routers, serving):
     routers.pass_on(20)
     seen = []
@@ -284,6 +312,24 @@ def test_a_zone_that_routers_miss_loses_its_share_and_gets_it_back_later(routers
     seen = routers.pass_on(400)
     assert seen[0] == seen[200] == {"AA": 0, "BB": 0, "CC": 1}  # no flapping with it
     assert seen[-1] == {"AA": 0, "BB": 1, "CC": 0}
+
+
+def test_a_zone_whose_nodes_were_released_is_woken_before_it_gets_requests(routers, serving):
+    deploy(routers.deployer, replace(MNIST, min_replicas=0))
+    serving.sleeping = {"BB"}
+    assert routers.pass_on(20)[-1] == {"AA": 0, "BB": 0, "CC": 1}
+    assert serving.woken == {"zone.BB.mnist"}
+    assert routers.row["zones"][1]["capacity_per_s"] == pytest.approx(0.85 / 0.021)
+    assert "BB would get some, and is woken" in routers.row["traffic"]["why"]
+    serving.sleeping = set()
+    assert routers.pass_on(20)[-1] == {"AA": 0, "BB": 1, "CC": 0}
+
+
+def test_a_zone_that_is_to_have_a_replica_always_is_not_asleep(routers, serving):
+    serving.sleeping = {"BB"}  # a replica has died, and its node is there
+    assert routers.pass_on(20)[-1] == {"AA": 0, "BB": 1, "CC": 0}  # routers go elsewhere, if they get no answer
+    assert Routes.from_json(routers.planner.told("mnist")["routes"]).asleep == ()
+    assert serving.woken == set()
 
 
 def test_an_outage_of_a_zone_is_seen_in_the_nodes_too(routers, serving):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -40,6 +41,16 @@ def test_one_that_sleeps_is_woken_by_the_first_request():
     assert curve.requests_per_s == (0.0, 0.0, 20.0)
     assert curve.grams_per_h == pytest.approx((0.0, 5.0, 10.0))
     assert [curve.grams(load) for load in (0.0, 1e-12, 10.0, 99.0)] == pytest.approx([0.0, 5.0, 7.5, 10.0])
+
+
+def test_what_waking_takes_counts_over_an_hour_where_it_is_asleep():
+    awake = room(sleeps=True, pue=1.5)
+    asleep = replace(awake, node=replace(awake.node, wake_j=36_000.0), asleep=True)
+    curve = zone_curve([asleep], Resources(1.0), 9, 5.0)
+    assert curve.requests_per_s == (0.0, 0.0, 20.0)
+    assert curve.grams_per_h == pytest.approx((0.0, 7.5 + 1.5, 15.0 + 1.5))  # 10 Wh at 100 g/kWh and a PUE of 1.5
+    later = zone_curve([room("b", cpus=1.0), asleep], Resources(1.0), 3, 5.0)  # for what the others have no room for
+    assert later.requests_per_s == (0.0, 5.0, 5.0, 15.0)
 
 
 def test_beside_others_it_is_awake_and_the_curve_begins_where_they_are():

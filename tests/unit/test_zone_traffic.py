@@ -15,6 +15,7 @@ from eco_ray.core.cluster import Node, Resources
 from eco_ray.core.power import PowerCurve
 from eco_ray.core.replica_places import Room
 from eco_ray.core.serving import TrafficConfig
+from eco_ray.core.zone_routes import Routes
 from eco_ray.core.zone_traffic import ModelNow, ZoneNow, plan_zones
 from eco_ray.on_ray.serving.sound_rooms import sound
 
@@ -100,6 +101,75 @@ def test_a_zone_that_does_not_answer_or_has_no_node_gets_nothing_at_once():
     kept, _ = plan(dead, before=first.routes, state=state)
     assert kept.routes.shares == first.routes.shares
     assert plan(dead)[0].routes.shares == ((1 / 3,) * 3,)
+
+
+def awake(name: str, intensity: float | None, wake_j=0.0) -> ZoneNow:
+    """Its node is on for this model alone."""
+    there = zone(name, intensity)
+    node = replace(there.rooms[0].node, sleeps=True, wake_j=wake_j)
+    return replace(there, rooms=(replace(there.rooms[0], node=node),))
+
+
+def asleep(name: str, intensity: float | None, wake_j=0.0) -> ZoneNow:
+    """Its node has been released."""
+    there = awake(name, intensity, wake_j)
+    return replace(there, rooms=(replace(there.rooms[0], asleep=True),), runs=False)
+
+
+def test_a_clean_zone_that_is_asleep_is_woken_and_gets_its_share_once_it_is_up():
+    dirty = awake("AA", 600.0)
+    now = ModelNow(0.0, "AA", {"AA": 10.0}, (dirty, asleep("BB", 20.0)), Resources(1.0), 2, 0.01)
+    meanwhile, state = plan(now)
+    assert shares(meanwhile) == {"AA": 1, "BB": 0}
+    assert meanwhile.wakes == ("BB",)
+    assert meanwhile.why.endswith("BB would get some, and is woken")
+    assert meanwhile.capacity_per_s[1] > 0
+    up = replace(now, now_s=400.0, zones=(dirty, awake("BB", 20.0)))
+    told, state = plan(up, before=meanwhile.routes, state=state)
+    assert (shares(told), told.wakes) == ({"AA": 0, "BB": 1}, ())
+    # its last replica ends for a while: it keeps its share, and the next request wakes it
+    slept, _ = plan(replace(now, now_s=500.0), before=told.routes, state=state)
+    assert (shares(slept), slept.wakes) == ({"AA": 0, "BB": 1}, ())
+
+
+def test_a_zone_is_woken_only_where_that_saves_what_it_takes():
+    for wake_j, wakes in ((0.0, ("BB",)), (7.2e6, ())):  # 2 kWh at 20 g/kWh, against 50 W at 600
+        zones = awake("AA", 600.0), asleep("BB", 20.0, wake_j)
+        now = ModelNow(0.0, "AA", {"AA": 10.0}, zones, Resources(1.0), 2, 0.01)
+        assert plan(now)[0].wakes == wakes
+    few = replace(now, zones=(zones[0], asleep("BB", 20.0)), requests_per_s={"AA": 0.01})
+    assert (plan(few)[0].wakes, shares(plan(few)[0])) == ((), {"AA": 1, "BB": 0})
+    assert "is left asleep for so few" in plan(few)[0].why
+
+
+def test_where_no_zone_is_up_or_those_that_are_have_no_room_requests_wait_for_those_that_wake():
+    zones = asleep("AA", 600.0), asleep("BB", 20.0)
+    now = ModelNow(0.0, "AA", {"AA": 0.0}, zones, Resources(1.0), 2, 0.01)
+    told, state = plan(now)
+    assert (shares(told), told.wakes, told.routes.asleep) == ({"AA": 0, "BB": 1}, (), ("AA", "BB"))
+    assert Routes.from_json(told.routes.to_json()) == told.routes
+    # all were idle, and it is clean elsewhere now
+    turned = replace(now, now_s=400.0, zones=(asleep("AA", 20.0), asleep("BB", 600.0)))
+    assert shares(plan(turned, before=told.routes, state=state)[0]) == {"AA": 1, "BB": 0}
+    crowded = replace(now, zones=(awake("AA", 600.0), zones[1]), requests_per_s={"AA": 200.0})
+    assert shares(plan(crowded)[0])["BB"] > 0
+
+
+def test_of_two_zones_that_are_asleep_none_gets_what_the_other_is_to_have():
+    zones = awake("AA", 600.0), asleep("BB", 20.0), asleep("CC", 30.0)
+    told, _ = plan(ModelNow(0.0, "AA", {"AA": 10.0}, zones, Resources(1.0), 2, 0.01))
+    assert (shares(told), told.wakes) == ({"AA": 1, "BB": 0, "CC": 0}, ("BB",))
+
+
+def test_capacity_is_as_measured_there_else_as_elsewhere_else_as_assumed():
+    measured = replace(zone("AA", 100.0), work_s=0.05)
+    now = ModelNow(0.0, "AA", {"AA": 10.0}, (measured, zone("BB", 100.0)), Resources(1.0), 2, 0.01)
+    assert [one.nature for one in now.zones] == ["measured", "assumed"]
+    assert plan(now)[0].capacity_per_s == pytest.approx((2 * 0.85 / 0.05,) * 2)  # BB is not better for not being known
+    both = replace(now, zones=(measured, replace(now.zones[1], work_s=0.02)))
+    assert plan(both)[0].capacity_per_s == pytest.approx((2 * 0.85 / 0.05, 2 * 0.85 / 0.02))
+    neither = replace(now, zones=(zone("AA", 100.0), zone("BB", 100.0)))
+    assert plan(neither)[0].capacity_per_s == pytest.approx((2 * 0.85 / 0.011,) * 2)
 
 
 def test_more_than_all_can_answer_leaves_the_shares_or_spreads_by_capacity():

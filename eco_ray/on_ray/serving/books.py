@@ -34,6 +34,8 @@ _STARTS_KEY = "deployment_starts"
 _RECORDS = 1000
 #: what people are shown is written down so often, where nothing has changed [s]
 _KEEP_S = 10.0
+#: a measurement that differs by less is the same [part]
+_DIFFERS = 0.1
 
 
 class ScalingBooks:
@@ -57,6 +59,8 @@ class ScalingBooks:
         self._seen: tuple[Room, ...] | None = None
         self._asking = threading.Lock()
         self._last: dict[str, Last] = {}
+        #: by application: name:VERSION, and what a request took of a replica's time [s]
+        self._work: dict[str, tuple[str, float]] = {}
         #: lines of each log, and the time of its last record [s]
         self._lines: dict[str, int] = {}
         self._logged_s: dict[str, float] = {}
@@ -70,6 +74,7 @@ class ScalingBooks:
         """Take what policies decided, and give what they have to know."""
         with self._lock:
             self._last |= {last.app: last for last in news.last}
+            self._note_work(news.last)
             self._note_starts(news.last)
         try:
             self._write(news.records)
@@ -90,6 +95,11 @@ class ScalingBooks:
         """As many as it was given last; 0: nobody knows."""
         last = self._last.get(app_name(one))
         return last.decision.replicas if last else 0
+
+    def work_s(self, one: Deployment) -> float | None:
+        """Of a replica's time that a request takes, as last measured [s]; None: it was not."""
+        reference, took_s = self._work.get(app_name(one), ("", None))
+        return took_s if reference == one.reference(one.version) else None
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """By model: how many replicas, where, why, and what other numbers would emit."""
@@ -201,6 +211,13 @@ class ScalingBooks:
             self._starts = {reference: Start(**start) for reference, start in told.items()}
         return self._starts
 
+    def _note_work(self, told: Sequence[Last]) -> None:
+        """What hardly differs is the same, so that no plan changes for it; it is known on while nobody asks."""
+        for last in told:
+            reference, known_s = self._work.get(last.app, ("", 0.0))
+            if last.work_s and (reference != last.reference or abs(last.work_s - known_s) > _DIFFERS * known_s):
+                self._work[last.app] = last.reference, last.work_s
+
     def _note_starts(self, told: Sequence[Last]) -> None:
         """So that they are known while there is no replica, and after a restart."""
         known = self._known_starts()
@@ -255,7 +272,7 @@ def _differs(new: Start, known: Start | None) -> bool:
     if known is None:
         return True
     pairs = zip(asdict(new).values(), asdict(known).values(), strict=True)
-    return any(abs(now - before) > 0.1 * max(before, 1e-9) for now, before in pairs)
+    return any(abs(now - before) > _DIFFERS * max(before, 1e-9) for now, before in pairs)
 
 
 def _of_model(one: Deployment, found: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -44,7 +44,7 @@ class View:
 
     #: wall time [s since epoch]
     now_s: float
-    #: nodes that are there, with the mean intensity of their zones over the horizon
+    #: nodes that are there or asleep, with the mean intensity of their zones over the horizon
     rooms: tuple[Room, ...]
     guests: tuple[Guest, ...]
     #: nodes that are being drained, by whomever
@@ -125,7 +125,16 @@ class Consolidator:
         if view.now_s - kept.looked_s > _BREAK_S:
             kept = replace(kept, state=replace(kept.state, candidate=""), empty=())
         starting = _since(view.starting, kept.starting, view.now_s)
-        kept = replace(kept, looked_s=view.now_s, empty=_empty(dict(kept.empty), view), starting=starting)
+        returning = tuple(sorted({*kept.returning, *view.returning}))
+        # nothing moves to a node of which nobody has seen that it comes back
+        view = replace(view, rooms=tuple(one for one in view.rooms if not one.asleep or one.node.name in returning))
+        kept = replace(
+            kept,
+            looked_s=view.now_s,
+            empty=_empty(dict(kept.empty), view),
+            starting=starting,
+            returning=returning,
+        )
         # what never starts, whoever's it is, keeps no node on for good: it may need the one that comes back
         view = replace(view, starting=tuple(app for app, since_s in starting if view.now_s < since_s + self._move_s))
         return self._see_to(kept, kept.under_way, view) if kept.under_way else self._decide(kept, view)
@@ -235,7 +244,8 @@ class Consolidator:
     def _keep(self, kept: Kept, before: Kept) -> Told:
         """Write down what has changed, or once a minute that it was looked at."""
         same = (kept.told.did, kept.told.node) == (before.told.did, before.told.node)
-        if same and kept.state == before.state and kept.looked_s - self._written_s < _WRITE_S:
+        same = same and (kept.state, kept.returning) == (before.state, before.returning)
+        if same and kept.looked_s - self._written_s < _WRITE_S:
             self._kept = kept
             return kept.told
         return self._write(kept)
@@ -255,7 +265,7 @@ class Consolidator:
 
 def _empty(since: dict[str, float], view: View) -> tuple[tuple[str, float], ...]:
     """Nodes with nothing on them, and since when that was seen without a break; one that is drained comes back anew."""
-    free = [room.node.name for room in view.rooms if room.held == Resources()]
+    free = [room.node.name for room in view.rooms if room.held == Resources() and not room.asleep]
     names = [name for name in free if not view.on(name) and name not in view.draining]
     return _since(names, since.items(), view.now_s)
 

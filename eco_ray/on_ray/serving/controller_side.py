@@ -78,9 +78,9 @@ class ServingSide(ABC):
         return {"node": self._known[node], "clock": self.config.clock, "state_dir": str(self.config.state_dir)}
 
     def serving_rooms(self, model: str = "") -> list[Room]:
-        """What each node has, holds and emits now; room that is granted to `model` alone is free."""
+        """What each node has, holds and emits now, and those asleep would; room granted to `model` alone is free."""
         book, rooms = self._core.book, self._rooms(model)
-        return [room for room in rooms if book.is_open(room.node.name)]
+        return [room for room in rooms if room.asleep or book.is_open(room.node.name)]
 
     def serving_needs(self, told: ServingNeeds | str) -> dict[str, Any]:
         """Take in what a served model needs of the nodes, or only its name; what it was granted, and why not more."""
@@ -148,9 +148,10 @@ class ServingSide(ABC):
             self._fleet.end_agent(there)
 
     def _rooms(self, model: str = "") -> list[Room]:
-        held = self._fleet.held(dict(self._core.book.nodes))
+        there = dict(self._core.book.nodes)
+        held, asleep = self._fleet.held(there), self._fleet.asleep(there)
         known = {zone: (self.signal(zone) or {}).get("intensity_g_per_kwh") for zone in self._zones()}
-        return self._brain.ask(lambda: rooms_of(self._core.book, held, known.get, model))
+        return self._brain.ask(lambda: rooms_of(self._core.book, held, known.get, model, asleep))
 
     def note_served(self, facts: Mapping[str, Any]) -> None:
         """Keep what is known of a served model (name, version, requests, correct) for the report."""

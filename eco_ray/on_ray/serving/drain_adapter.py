@@ -54,13 +54,7 @@ class RayDrains:
         One that is told the machine behind a node (`RAY_CLOUD_INSTANCE_ID`, as KubeRay and Ray's providers do) and its
         group, while an autoscaler reports; never the head. Raises UnreachableError.
         """
-        from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
-
-        try:
-            told = GetClusterStatusReply()
-            told.ParseFromString(_gcs().get_cluster_status(timeout_s=_TIMEOUT_S))
-        except Exception as error:
-            raise UnreachableError(f"Ray does not say what its autoscaler does: {error}"[:500]) from error
+        told = _cluster_status()
         if not told.HasField("autoscaling_state"):
             return frozenset()
         heads = {info["NodeID"] for info in ray.nodes() if "node:__internal_head__" in info["Resources"]}
@@ -70,6 +64,21 @@ class RayDrains:
             if one.instance_id and one.ray_node_type_name
         }
         return frozenset(machines - heads)
+
+    def autoscales(self) -> bool:
+        """Whether an autoscaler v2 reports, which starts nodes when something needs them. Raises UnreachableError."""
+        return bool(_cluster_status().HasField("autoscaling_state"))
+
+
+def _cluster_status() -> Any:
+    from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+    told = GetClusterStatusReply()
+    try:
+        told.ParseFromString(_gcs().get_cluster_status(timeout_s=_TIMEOUT_S))
+    except Exception as error:
+        raise UnreachableError(f"Ray does not say what its autoscaler does: {error}"[:500]) from error
+    return told
 
 
 def _gcs() -> Any:

@@ -69,6 +69,8 @@ class Kept:
     looked_s: float = -math.inf
     #: what has fewer replicas up than it should, and since when [s since epoch]
     starting: tuple[tuple[str, float], ...] = ()
+    #: nodes that were seen to be ones that come back
+    returning: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As it is kept; JSON has no infinity."""
@@ -95,6 +97,7 @@ class Kept:
             Told(**told["last"]) if told["last"] else None,
             -math.inf if told["looked_s"] is None else told["looked_s"],
             tuple((app, since_s) for app, since_s in told.get("starting", ())),
+            tuple(told.get("returning", ())),
         )
 
 

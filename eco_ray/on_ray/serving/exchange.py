@@ -42,6 +42,8 @@ class Last:
     nodes: Mapping[int, int]
     #: None: no replica has started yet
     start: Start | None
+    #: of a replica's time that a request takes, lately [s]; None: unknown, or there were too few
+    work_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ def rooms_and_jobs(
     `now_s`: grid time; `speed`: grid seconds per wall second.
     """
     ahead = [_ahead(book, room, now_s, now_s + horizon_s * speed) for room in rooms]
-    by_name = {room.node.name: room for room in ahead}
+    by_name = {room.node.name: room for room in ahead if not room.asleep}
     return ahead, list(_guests(book, by_name, now_s, speed)), frozenset(node for _, node in _waiting(book))
 
 

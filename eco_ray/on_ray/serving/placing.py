@@ -65,9 +65,10 @@ def install(exchange: Exchange) -> None:
 
     def schedule(self: Any, upscales: Any, downscales: Any) -> Any:
         try:
+            drained = _drained(self) if upscales else set()
             for requests in upscales.values():
                 for request in requests:
-                    _reorder(request, exchange)
+                    _reorder(request, exchange, drained)
         except Exception:
             log.exception("new replicas go where Ray Serve puts them")
         return own_schedule(self, upscales, downscales)
@@ -85,9 +86,16 @@ def install(exchange: Exchange) -> None:
 
 
 def order(rooms: Sequence[Room], demand: Resources, nodes: Collection[str]) -> list[str]:
-    """The nodes by the grams that another replica adds now; empty: they are alike, or nobody knows."""
-    added = {room.node.name: added_g_per_h(room, demand) for room in rooms if room.node.name in nodes}
-    return sorted(added, key=lambda node: (added[node], node)) if len(set(added.values())) > 1 else []
+    """The nodes by the grams that another replica adds now, those asleep last; empty: all are there, and alike.
+
+    Those of which there is no room are left out.
+    """
+    added = {room.node.name: (room.asleep, added_g_per_h(room, demand)) for room in rooms if room.node.name in nodes}
+    return (
+        sorted(added, key=lambda node: (added[node], node))
+        if len(set(added.values())) > 1 or len(added) < len(nodes)
+        else []
+    )
 
 
 def victims(rooms: Sequence[Room], facts: ReplicaFacts, running: Mapping[Any, str], count: int) -> set[Any] | None:
@@ -109,8 +117,17 @@ def victims(rooms: Sequence[Room], facts: ReplicaFacts, running: Mapping[Any, st
     return gone if len(gone) == count else None
 
 
-def _reorder(request: Any, exchange: Exchange) -> None:
-    """The label selector of a replica that is to start, and its fallbacks, by grams."""
+def _drained(scheduler: Any) -> set[str]:
+    """Nodes that are emptied, which Serve sees before any snapshot tells."""
+    cache = scheduler._cluster_node_info_cache
+    return {cache.get_node_labels(node_id).get(NODE_LABEL, "") for node_id in cache.get_draining_nodes()}
+
+
+def _reorder(request: Any, exchange: Exchange, drained: Collection[str] = ()) -> None:
+    """The label selector of a replica that is to start, and its fallbacks, by grams.
+
+    A node that is drained comes last: where none has room, Ray's autoscaler would start another one in its place.
+    """
     snapshot = exchange.snapshot()
     facts = snapshot.facts.get(request.replica_id.deployment_id.app_name) if snapshot else None
     options = request.actor_options
@@ -118,8 +135,10 @@ def _reorder(request: Any, exchange: Exchange) -> None:
         return
     selectors = [options["label_selector"], *(one["label_selector"] for one in options.get("fallback_strategy") or ())]
     nodes = [one.get(NODE_LABEL) for one in selectors if len(one) == 1]
-    wanted = [node for node in order(snapshot.rooms, facts.demand, facts.nodes) if node in nodes]
-    if not wanted or len(nodes) != len(selectors) or None in nodes:
+    if len(nodes) != len(selectors) or None in nodes:
+        return
+    wanted = order([room for room in snapshot.rooms if room.node.name not in drained], facts.demand, nodes)
+    if not wanted:
         return
     wanted += [node for node in nodes if node not in wanted]
     first, *others = ({NODE_LABEL: node} for node in wanted)

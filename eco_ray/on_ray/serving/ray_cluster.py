@@ -26,10 +26,17 @@ class RayCluster:
     """Implements `consolidator.Cluster`."""
 
     def __init__(
-        self, deployments: Callable[[], Sequence[Deployment]], by_grams: Callable[[], bool] = lambda: False
+        self,
+        deployments: Callable[[], Sequence[Deployment]],
+        by_grams: Callable[[], bool] = lambda: False,
+        changing: Callable[[], Sequence[str]] = tuple,
     ) -> None:
-        """`deployments`: those that are served now. `by_grams`: whether Serve starts replicas by grams (`placing`)."""
-        self._deployments, self._by_grams, self._drains = deployments, by_grams, RayDrains()
+        """`deployments`: those that are served now. `by_grams`: whether Serve starts replicas by grams (`placing`).
+
+        `changing`: models of which a version is tried or told, which may have woken a node.
+        """
+        self._deployments, self._by_grams, self._changing = deployments, by_grams, changing
+        self._drains = RayDrains()
 
     def view(self, horizon_s: float) -> View:
         """Nodes, what is on them, and which of them come and go."""
@@ -45,7 +52,7 @@ class RayCluster:
             frozenset(node.name for node in nodes if node.ray_node_id in draining),
             frozenset(node.name for node in nodes if node.sleeps and node.ray_node_id in owned),
             planned,
-            not_all_up(details, draining),
+            (*not_all_up(details, draining), *self._changing()),
         )
 
     def drain(self, node: Node, guests: Collection[str], why: str, deadline_wall_s: float) -> DrainAnswer:

@@ -21,15 +21,18 @@ def replica_guests(
 ) -> list[Guest]:
     """Every replica on these nodes. `details`: what Serve tells of itself (`ServeInstanceDetails`).
 
-    `by_grams`: whether Serve starts replicas in the order of grams now (`placing`), and not in that of the deployment.
+    `by_grams`: whether Serve starts replicas in the order of grams now (`placing`), and not in that of the deployment,
+    which stays that of shared models. Only then it wakes a clean node for one that leaves a dirty one: else the first
+    of its nodes may come back, which is the one that it leaves.
     """
     own = [part for one in deployments for part in one.in_zones()]
     ours = {app_name(one, beside=beside): one for one in own for beside in (False, True)}
-    by_id = {room.node.ray_node_id: room for room in rooms}
+    by_id = {room.node.ray_node_id: room for room in rooms if not room.asleep}
     guests = []
     for app, deployment, told in _deployments(details):
         one = ours.get(app)
         demand = _demand(one, told)
+        ordered = by_grams and one is not None and not one.shared
         for replica in told["replicas"]:
             room = by_id.get(replica.get("node_id"))
             if room is None:
@@ -40,10 +43,11 @@ def replica_guests(
                     room.node.name,
                     demand,
                     one.zones if one else (),
-                    _nodes(one, rooms, by_grams) if one else (),
+                    _nodes(one, rooms, ordered) if one else (),
                     _MOVE_H * added_g_per_h(room, demand) if room.intensity_g_per_kwh is not None else 0.0,
                     # it ends anyway, or a group of processes has to stay together
                     stays=_state(replica) == "STOPPING" or bool(_config(told).get("placement_group_bundles")),
+                    wakes=ordered,
                 )
             )
     return guests
@@ -61,8 +65,11 @@ def running_on(details: Mapping[str, Any], names: Mapping[str, str]) -> dict[str
 
 
 def not_all_up(details: Mapping[str, Any], draining: Collection[str]) -> tuple[str, ...]:
-    """What has fewer replicas up than it should, not counting those on nodes (Ray's ids) that are drained."""
-    found = []
+    """What has fewer replicas up than it should, not counting those on nodes (Ray's ids) that are drained.
+
+    Serve makes an application ready on any node, in a task that holds nothing: it has no replicas until then.
+    """
+    found = [app for app, told in details.get("applications", {}).items() if _word(told.get("status")) == "DEPLOYING"]
     for app, _, told in _deployments(details):
         up = [one for one in told["replicas"] if _state(one) == "RUNNING" and one.get("node_id") not in draining]
         if len(up) < told["target_num_replicas"] and app not in found:
@@ -78,7 +85,7 @@ def _deployments(details: Mapping[str, Any]) -> Iterable[tuple[str, str, Mapping
 
 def _nodes(one: Deployment, rooms: Sequence[Room], by_grams: bool) -> tuple[str, ...]:
     """Its nodes in the order in which Serve fills them."""
-    first = order(rooms, one.demand, one.nodes) if by_grams and not one.shared else ()
+    first = order(rooms, one.demand, one.nodes) if by_grams else ()
     return (*first, *(node for node in one.nodes if node not in first))
 
 
@@ -94,5 +101,8 @@ def _config(told: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _state(replica: Mapping[str, Any]) -> str:
-    state = replica["state"]
+    return _word(replica["state"])
+
+
+def _word(state: Any) -> str:
     return str(getattr(state, "value", state))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from eco_ray.core.book import Book
 from eco_ray.core.cluster import Node, Resources
@@ -11,17 +11,23 @@ from eco_ray.core.replica_places import Room
 
 
 def rooms_of(
-    book: Book, held: Mapping[str, Resources], intensity_g_per_kwh: Callable[[str], float | None], model: str = ""
+    book: Book,
+    held: Mapping[str, Resources],
+    intensity_g_per_kwh: Callable[[str], float | None],
+    model: str = "",
+    asleep: Iterable[Node] = (),
 ) -> list[Room]:
-    """A room for each node that is there. `held`: what Ray has given away of it, by name.
+    """A room for each node that is there, and for those `asleep`. `held`: what Ray has given away of it, by name.
 
     Beside that, our attempts keep of a GPU what their GPU memory takes of it, of which Ray knows nothing; and what is
     granted to replicas of other models than `model`, and not theirs by now, is not free either.
     """
-    return [
+    there = [
         Room(node, held.get(node.name, Resources()) + _beside(book, node, model), intensity_g_per_kwh(node.zone))
         for node in book.nodes.values()
     ]
+    away = (node for node in asleep if node.name not in book.nodes)  # it may have come since somebody looked
+    return there + [Room(node, Resources(), intensity_g_per_kwh(node.zone), asleep=True) for node in away]
 
 
 def _beside(book: Book, node: Node, model: str) -> Resources:

@@ -75,7 +75,8 @@ class Scaler:
             record = ScalingRecord(ctx.app_name, load, memory.state, scaling, decision)
         none_why = "" if decision.replicas else memory.none_why if not load.replicas else decision.why
         shown = replace(decision, why=none_why or decision.why)  # that there are no requests explains little by itself
-        last = Last(ctx.app_name, self._reference, now_s, shown, memory.running, dict(sight.nodes), memory.start)
+        nodes = dict(sight.nodes)
+        last = Last(ctx.app_name, self._reference, now_s, shown, memory.running, nodes, memory.start, load.work_s)
         self._exchange.tell(last, record)
         logged_s = now_s if record else memory.logged_s
         memory = replace(memory, state=state, replicas=decision.replicas, none_why=none_why, logged_s=logged_s)

@@ -40,5 +40,6 @@ def sound(room: Room) -> tuple[Room, str]:
             if what != "intensity":
                 node = replace(node, power=_MOST, pue=1.0, gpu_idle_w=0.0, gpu_busy_w=0.0, wake_j=0.0)
             held = node.capacity if what == "use" else room.held
-            return Room(node, held, None), f"{said} (limits {least:g} to {most:g})"
+            counted = replace(room, node=node, held=held, intensity_g_per_kwh=None)
+            return counted, f"{said} (limits {least:g} to {most:g})"
     return room, ""

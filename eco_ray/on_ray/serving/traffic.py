@@ -48,6 +48,22 @@ class View(Protocol):
         """Of each Serve application, how many run."""
         ...
 
+    def wake(self, deployment: Deployment) -> None:
+        """Have a replica started where there is none; returns when one is there, or after a while. Raises nothing."""
+        ...
+
+
+class Books(Protocol):
+    """What replicas have told."""
+
+    def nodes(self, one: Deployment) -> Mapping[str, int]:
+        """Where those of a part are; as planned where that is not as many as run."""
+        ...
+
+    def work_s(self, one: Deployment) -> float | None:
+        """Of a replica's time that a request takes, as measured [s]; None: it was not."""
+        ...
+
 
 class TrafficPlanner:
     """Threads may share it."""
@@ -59,21 +75,24 @@ class TrafficPlanner:
         models: Callable[[], Sequence[tuple[Deployment, float]]],
         config: TrafficConfig = TrafficConfig(),  # noqa: B008  # frozen
         wall_s: Callable[[], float] = time.time,
-        where: Callable[[Deployment], Mapping[str, int]] = lambda _part: {},
+        books: Books | None = None,
         decisions: DecisionFile = NOT_KEPT,
     ) -> None:
         """`models()`: those that are served per zone, and how long computing one request takes [s].
 
-        `where`: replicas of a part on nodes, as they tell; as planned where that is not as many as run.
+        `books`: None: nobody keeps any.
         """
         self._store, self._view, self._models, self._config, self._wall_s = store, view, models, config, wall_s
         self._decisions = decisions
-        self._where, self._lock = where, threading.Lock()
+        self._books, self._lock = books, threading.Lock()
         self._arrivals: dict[str, Arrivals] = {}
         #: by model and router: zones that gave no answer, and when it said so [wall s]
         self._away: dict[str, dict[str, tuple[float, frozenset[str]]]] = {}
         self._told: dict[str, dict[str, Any]] = dict(store.get_meta(KEY) or {})
         self._soon = threading.Event()
+        #: applications that are asked to wake, and those of which somebody waits for that
+        self._wakes: set[str] = set()
+        self._waking: set[str] = set()
 
     def heard(self, model: str, router: str, counts: Mapping[str, int], away: Sequence[str]) -> dict[str, Any] | None:
         """Take what a router tells; the routes that hold (`Routes.to_json`), None: not decided yet.
@@ -102,6 +121,7 @@ class TrafficPlanner:
         rooms, replicas = (self._view.rooms(), self._view.replicas()) if models else ((), {})
         ways = self._store.get_meta("rtt_ms") or {}
         told: dict[str, dict[str, Any]] = {}
+        wakes: set[str] = set()
         for one, request_s in models:
             kept = self._told.get(one.model)
             before = Routes.from_json(kept["routes"]) if kept else None
@@ -114,6 +134,10 @@ class TrafficPlanner:
                 told |= {one.model: kept} if kept else {}
                 continue
             told[one.model] = _as_told(now, plan, state)
+            for part in one.in_zones():
+                if part.zone in plan.wakes:
+                    wakes.add(app_name(part))
+                    self._wake(part)
             self._decisions.note(
                 TrafficRecord(one.model, now, ways, before, held, self._config, plan), plan.routes.shares
             )
@@ -122,7 +146,7 @@ class TrafficPlanner:
         if told != self._told:
             self._store.put_meta(KEY, told)
         with self._lock:
-            self._told = told
+            self._told, self._wakes = told, wakes
             self._arrivals = {model: one for model, one in self._arrivals.items() if model in told}
             self._away = {model: one for model, one in self._away.items() if model in told}
 
@@ -134,9 +158,24 @@ class TrafficPlanner:
             self._soon.clear()
             try:
                 self.plan_once()
-                period_s = max(_LEAST_PERIOD_S, _PERIOD_S / self._clock().speed)
+                # a zone that wakes gets its share as soon as it is up
+                period_s = _LEAST_PERIOD_S if self._wakes else max(_LEAST_PERIOD_S, _PERIOD_S / self._clock().speed)
             except Exception:  # whatever it was, the last shares hold, and the next look may go well
                 log.exception("requests could not be split between zones")
+
+    def _wake(self, part: Deployment) -> None:
+        """Ask for a replica, in the background, where nobody does so already."""
+        app = app_name(part)
+
+        def ask() -> None:
+            try:
+                self._view.wake(part)
+            finally:
+                self._waking.discard(app)
+
+        if app not in self._waking:
+            self._waking.add(app)
+            threading.Thread(target=ask, name=f"wake {app}", daemon=True).start()
 
     def _clock(self) -> Clock:
         return Clock(**(self._store.get_meta("clock") or {}))
@@ -167,8 +206,15 @@ class TrafficPlanner:
             home or zones[0],
             {origin: per_s.get(origin, 0.0) for origin in known - {UNKNOWN_ZONE, ""}},
             tuple(
-                ZoneNow(part.zone, self._own_rooms(part, rooms, replicas.get(app_name(part), 0)), part.zone in away)
+                ZoneNow(
+                    part.zone,
+                    self._own_rooms(part, rooms, count),
+                    part.zone in away,
+                    runs=count > 0 or one.min_replicas > 0,  # one that may not sleep is away, if anything
+                    work_s=self._books.work_s(part) if self._books else None,
+                )
                 for part in one.in_zones()
+                for count in (replicas.get(app_name(part), 0),)
             ),
             one.demand,
             one.max_replicas,
@@ -177,8 +223,8 @@ class TrafficPlanner:
         )
 
     def _own_rooms(self, part: Deployment, rooms: Sequence[Room], replicas: int) -> tuple[Room, ...]:
-        """The nodes of a zone that are there, without what the replicas of the model hold."""
-        there = self._where(part)
+        """The nodes of a zone that are there or asleep, without what the replicas of the model hold."""
+        there: Mapping[str, int] = self._books.nodes(part) if self._books else {}
         if sum(there.values()) != replicas:  # by the plan, the first ones
             there = Counter(
                 part.places[number % len(part.places)].node for number in range(replicas * bool(part.places))
@@ -224,7 +270,9 @@ def traffic_row(told: Mapping[str, Any] | None) -> dict[str, Any] | None:
     }
 
 
-_UNDECIDED = dict.fromkeys(("share", "requests_per_s", "capacity_per_s", "intensity_g_per_kwh", "away"))
+_UNDECIDED = dict.fromkeys(
+    ("share", "requests_per_s", "capacity_per_s", "capacity_nature", "intensity_g_per_kwh", "away")
+)
 
 
 def _as_told(now: ModelNow, plan: ZonePlan, state: TrafficState | None) -> dict[str, Any]:
@@ -239,6 +287,7 @@ def _as_told(now: ModelNow, plan: ZonePlan, state: TrafficState | None) -> dict[
                 "share": load / total if total else None,
                 "requests_per_s": load,
                 "capacity_per_s": capacity,
+                "capacity_nature": str(zone.nature),
                 "intensity_g_per_kwh": next((room.intensity_g_per_kwh for room in zone.rooms), None),
                 "away": zone.away,
             }
