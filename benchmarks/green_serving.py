@@ -89,7 +89,7 @@ def solved(
 
 def casper() -> bool:
     """168 h of six regions: what is saved against serving locally [%], by the published MILP (HiGHS) and by ours."""
-    given, rows, holds = week(), [], True
+    given, rows, holds, worst = week(), [], True, np.zeros(3)
     regions = given.requests.shape[1]
     published = json.loads((SHARED / "reference" / "casper.json").read_text())["rows"][1]["saved_pct"]
     capacity = np.full(regions, REGION)
@@ -111,7 +111,9 @@ def casper() -> bool:
         saved = 100 * (1 - sums[::2] / given.local)
         apart = abs(saved[1] - saved[0])
         said = f"{published:.2f}" if limit_ms == LIMITS_MS[0] else ""
-        good = apart <= POINTS and took_s[1] < took_s[0] and (not said or abs(saved[1] - published) <= POINTS)
+        off = abs(saved[1] - published) if said else 0.0
+        worst = np.maximum(worst, (off, apart, took_s[1] / took_s[0]))
+        good = apart <= POINTS and took_s[1] < took_s[0] and off <= POINTS
         holds &= good
         rows.append(
             [
@@ -128,7 +130,11 @@ def casper() -> bool:
         ["way at most", "published", "MILP", "ours", "points apart", "ms, MILP", "ms, ours", "CPU-s, MILP", "ours", ""],
         rows,
     )
-    print(f"\nbars: within {POINTS} points of both, in less CPU time than the MILP; published: 3.7 s")
+    print()
+    verdict("ours beside the published saving", worst[0], POINTS, " points")
+    verdict("ours beside the MILP, of all rows the most", worst[1], POINTS, " points")
+    verdict("CPU time of ours / that of the MILP, of all rows the most", worst[2], 1.0)
+    print("published: 3.7 s")
     return holds
 
 
@@ -144,7 +150,7 @@ def node_curve(intensity: float) -> Curve:
 
 def nodes() -> bool:
     """The same week on ten nodes a region, 100 W as soon as one is on, 200 W busy: by a MILP of nodes, and ours."""
-    given, rows, holds, all_s = week(), [], True, np.zeros(2)
+    given, rows, holds, all_s, worst = week(), [], True, np.zeros(2), 0.0
     regions = given.requests.shape[1]
     rtt_ms = tuple(map(tuple, given.rtt_ms.tolist()))
     for limit_ms in LIMITS_MS:
@@ -167,13 +173,14 @@ def nodes() -> bool:
             by_servers += sum(curve.grams(load) for curve, load in zip(curves, loads, strict=True))
         saved = 100 * (1 - np.array([by_servers, *sums[1:]]) / sums[0])
         apart = saved[1] - saved[2]
-        good = apart <= POINTS
+        good, worst = apart <= POINTS, max(worst, apart)
         holds &= good
         all_s += took_s
         cells = [*(f"{one:.2f}" for one in saved), f"{apart:.3f}", *(f"{one:.3f}" for one in took_s)]
         rows.append([f"{limit_ms:.0f} ms", *cells, "ok" if good else "MISSED"])
     table(["way at most", "grams of requests", "MILP", "ours", "points apart", "CPU-s, MILP", "ours", ""], rows)
     print()
+    holds &= verdict("ours beside the MILP, of all rows the most", worst, POINTS, " points")
     holds &= verdict("CPU time of ours for all rows / that of the MILP", all_s[1] / all_s[0], 1.0)
     print("grams of requests: what the plan of the table above saves here; it does not know that a node has to wake")
     return holds

@@ -2,7 +2,7 @@
 
 python benchmarks/training.py                            # the parts
 python benchmarks/training.py session --only overhead    # one of them, with its own options
-python benchmarks/training.py all                        # one after the other; about an hour and a half
+python benchmarks/training.py all                        # one after the other, as benchmarks/all.py --issue 11 does
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+
+from all import main as run_in_turn
 
 HERE = Path(__file__).parent
 #: part -> what it shows; each is the script training_PART.py, but for the last
@@ -34,10 +36,9 @@ def main() -> int:
     parser.add_argument("part", choices=[*PARTS, "all"], help="what stands behind it goes to the part")
     first, *options = sys.argv[1:] or ["--help"]
     args = parser.parse_args([first])
-    codes = []
-    for part in PARTS if args.part == "all" else [args.part]:
-        codes.append(subprocess.run([sys.executable, SCRIPTS[part], *options], check=False).returncode)
-    return max(codes)
+    if args.part == "all":
+        return run_in_turn(["--issue", "11", *options])
+    return subprocess.run([sys.executable, SCRIPTS[args.part], *options], check=False).returncode
 
 
 if __name__ == "__main__":
