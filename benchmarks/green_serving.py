@@ -131,9 +131,9 @@ def casper() -> bool:
         rows,
     )
     print()
-    verdict("ours beside the published saving", worst[0], POINTS, " points")
-    verdict("ours beside the MILP, of all rows the most", worst[1], POINTS, " points")
-    verdict("CPU time of ours / that of the MILP, of all rows the most", worst[2], 1.0)
+    verdict("casper: ours beside the published saving", worst[0], POINTS, " points")
+    verdict("casper: ours beside the MILP, of all rows the most", worst[1], POINTS, " points")
+    verdict("casper: CPU time of ours / that of the MILP, of all rows the most", worst[2], 1.0)
     print("published: 3.7 s")
     return holds
 
@@ -180,8 +180,8 @@ def nodes() -> bool:
         rows.append([f"{limit_ms:.0f} ms", *cells, "ok" if good else "MISSED"])
     table(["way at most", "grams of requests", "MILP", "ours", "points apart", "CPU-s, MILP", "ours", ""], rows)
     print()
-    holds &= verdict("ours beside the MILP, of all rows the most", worst, POINTS, " points")
-    holds &= verdict("CPU time of ours for all rows / that of the MILP", all_s[1] / all_s[0], 1.0)
+    holds &= verdict("nodes: ours beside the MILP, of all rows the most", worst, POINTS, " points")
+    holds &= verdict("nodes: CPU time of ours for all rows / that of the MILP", all_s[1] / all_s[0], 1.0)
     print("grams of requests: what the plan of the table above saves here; it does not know that a node has to wake")
     return holds
 

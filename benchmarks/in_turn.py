@@ -34,6 +34,7 @@ LEFT_S = 10.0
 _LOOK_S = 0.2
 _SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER, linux/prctl.h
 _BEGIN, _END = "$ python ", "-- "
+_NOT_RUN = "not run"
 _TRACEBACK = "\nTraceback (most recent call last):\n"
 _SKIPPED = re.compile(r"^skipped: (.+)$", re.MULTILINE)
 
@@ -63,7 +64,7 @@ class Result:
 
     bars: tuple[Bar, ...] = ()
     #: "": it has shown all that it shows here
-    missing: str = "not run"
+    missing: str = _NOT_RUN
 
     @classmethod
     def of(cls, path: Path) -> Result:
@@ -77,7 +78,7 @@ class Result:
         end = last.removeprefix(_END) if last.startswith(_END) else "it was interrupted"
         missed = not all(bar.holds for bar in found) and _TRACEBACK not in told  # Python's own exit code is 1, too
         if skipped := _SKIPPED.search(told):
-            end = f"not run: {skipped[1]}"
+            end = f"{_NOT_RUN}: {skipped[1]}"
         elif end.startswith("exit code 0 ") or (end.startswith("exit code 1 ") and missed):
             end = ""
         return cls(found, end)
@@ -110,7 +111,7 @@ def run_all(
             if asked.signal:
                 break
             if busy:
-                why[part.name] = f"not run: {busy}"
+                why[part.name] = f"{_NOT_RUN}: {busy}"
                 print(f"{part.name}: {why[part.name]}", flush=True)
                 continue
             print(f"{part.name}: {datetime.now(UTC):%H:%M} UTC, {part.limit_min:g} min at most", flush=True)
@@ -128,12 +129,13 @@ def show(results: dict[str, Result], why: dict[str, str]) -> None:
     """A row for each bar, and for each part that has none or is not complete. `why`: instead of what its file says."""
     rows = []
     for name, one in results.items():
-        rows += [[name, bar.what, bar.value, bar.limit, "met" if bar.holds else "MISSED"] for bar in one.bars]
+        for bar in one.bars:
+            rows.append([f"{name}: {bar.what}", bar.value, bar.limit, "met" if bar.holds else "MISSED"])
         if missing := why.get(name, one.missing):
-            rows.append([name, "", "", "", missing])
+            rows.append([f"{name}: {missing}", "", "", "not run" if missing.startswith(_NOT_RUN) else "not complete"])
         elif not one.bars:
-            rows.append([name, "", "", "", "has run; it has no bar"])
-    table(["", "bar", "figure", "limit", ""], rows)
+            rows.append([name, "", "", "no bar"])
+    table(["bar", "figure", "limit", ""], rows)
 
 
 def _busy(load: float, wait_s: float, load_now: Callable[[], float], asked: Asked) -> str:

@@ -98,15 +98,18 @@ def test_each_bar_has_a_row_and_each_part_that_shows_none(tmp_path):
     done, out = run(tmp_path, parts)
     assert done == 1
     assert rows(out)[:4] == [
-        ["good", "lost steps", "0", "<= 0", "met"],
-        ["missed", "memory", "1.547 GB", "<= 1 GB", "MISSED"],
-        ["missed", "lost", "0", "<= 0", "met"],
-        ["plain", "has run; it has no bar"],
+        ["good: lost steps", "0", "<= 0", "met"],
+        ["missed: memory", "1.547 GB", "<= 1 GB", "MISSED"],
+        ["missed: lost", "0", "<= 0", "met"],
+        ["plain", "no bar"],
     ]
-    assert rows(out)[4:6] == [["skipped", "not run: MiniLM is missing"], ["broken", "lost steps", "0", "<= 0", "met"]]
-    told = [" ".join(row) for row in rows(out)[6:]]
-    assert re.fullmatch(r"broken exit code 1 after \d+ s", told[0])
-    assert re.fullmatch(r"ended ended by SIGKILL after \d+ s", told[1])
+    assert rows(out)[4:6] == [
+        ["skipped: not run: MiniLM is missing", "not run"],
+        ["broken: lost steps", "0", "<= 0", "met"],
+    ]
+    told = [" | ".join(row) for row in rows(out)[6:]]
+    assert re.fullmatch(r"broken: exit code 1 after \d+ s \| not complete", told[0])
+    assert re.fullmatch(r"ended: ended by SIGKILL after \d+ s \| not complete", told[1])
     assert "ZeroDivisionError" in kept(tmp_path, "broken")
     assert f"{datetime.now(UTC):%Y-%m-%d}" in kept(tmp_path, "good").splitlines()[2]
     assert "cores" in kept(tmp_path, "good")
@@ -120,7 +123,7 @@ def test_a_crash_after_a_missed_bar_is_no_result(tmp_path):
     parts = {"broken": "print('MISSED  memory: 2 GB (bar: <= 1 GB)'); 1 / 0"}
     for _ in range(2):
         done, out = run(tmp_path, parts)
-        assert (done, "has a result" in out, "exit code 1" in rows(out)[-1][-1]) == (1, False, True)
+        assert (done, "has a result" in out, "exit code 1" in rows(out)[-1][0]) == (1, False, True)
 
 
 def test_what_has_a_result_of_today_is_run_again_only_if_asked(tmp_path):
@@ -129,7 +132,7 @@ def test_what_has_a_result_of_today_is_run_again_only_if_asked(tmp_path):
     for again, times in ((False, 3), (False, 4), (True, 7)):
         _, out = run(tmp_path, parts, again=again)
         assert len((tmp_path / "count").read_text()) == times
-        assert [row[0] for row in rows(out)] == ["good", "missed", "missed", "broken"]
+        assert [row[0].partition(":")[0] for row in rows(out)] == ["good", "missed", "missed", "broken"]
     assert kept(tmp_path, "good").count("exit code 0") == 2  # nothing that was there is lost
 
 
@@ -138,17 +141,17 @@ def test_a_result_that_a_benchmark_has_written_by_itself_is_kept_and_none_of_thi
     file.write_text("by hand\nok      lost: 9 (bar: <= 9)\n")
     assert Result.of(file) == Result()
     _, out = run(tmp_path, {"good": GOOD})
-    assert rows(out) == [["good", "lost steps", "0", "<= 0", "met"]]
+    assert rows(out) == [["good: lost steps", "0", "<= 0", "met"]]
     assert kept(tmp_path, "good").startswith("by hand\nok      lost: 9")
 
 
 def test_a_part_ends_at_its_limit_and_the_next_one_runs(tmp_path):
     done, out = run(tmp_path, {"stubborn": (STUBBORN, 0.005), "good": GOOD}, grace_s=0.5)
     assert done == 1
-    (_, how), good = rows(out)
-    assert re.fullmatch(r"ended at its limit of 0\.005 min after \d+ s", how)
-    assert good == ["good", "lost steps", "0", "<= 0", "met"]
-    assert kept(tmp_path, "stubborn").splitlines()[-1] == f"-- {how}"
+    (how, result), good = rows(out)
+    assert re.fullmatch(r"stubborn: ended at its limit of 0\.005 min after \d+ s", how)
+    assert (result, good) == ("not complete", ["good: lost steps", "0", "<= 0", "met"])
+    assert kept(tmp_path, "stubborn").splitlines()[-1] == f"-- {how.removeprefix('stubborn: ')}"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -169,9 +172,8 @@ def test_a_signal_ends_the_part_and_keeps_what_is_done(tmp_path, number, monkeyp
     assert "takes its cluster down" in text
     assert re.fullmatch(rf"-- stopped by {number.name} after \d+ s", text.splitlines()[-1])
     assert not list(tmp_path.glob("never-*"))
-    assert [row[0] for row in rows(out)] == ["good", "waits", "waits", "never"]
-    assert rows(out)[1] == ["waits", "first", "2", "<= 1", "MISSED"]
-    assert rows(out)[3] == ["never", "not run"]
+    assert [row[-1] for row in rows(out)] == ["met", "MISSED", "not complete", "not run"]
+    assert rows(out)[1] == ["waits: first", "2", "<= 1", "MISSED"]
     # it goes on where it was
     done, out = run(tmp_path, {**parts, "waits": GOOD})
     assert (done, "good: has a result of today" in out) == (0, True)
@@ -186,7 +188,7 @@ def test_a_part_waits_until_the_machine_is_idle_and_that_is_told(tmp_path):
 def test_a_machine_that_is_never_idle_is_told_instead_of_wrong_figures(tmp_path):
     done, out = run(tmp_path, {"good": GOOD}, loads=(3.0,), wait_s=0.3)
     assert done == 1
-    assert rows(out) == [["good", "not run: load average 3.0, not below 0.7 within 0.005 min"]]
+    assert rows(out) == [["good: not run: load average 3.0, not below 0.7 within 0.005 min", "not run"]]
     assert not list(tmp_path.glob("good-*"))
 
 
@@ -196,7 +198,7 @@ def test_what_a_part_leaves_behind_is_ended_and_told(tmp_path):
     pid = int(re.search(r"left (\d+)", kept(tmp_path, "leaves"))[1])
     assert f"it left sleep ({pid}), killed" in kept(tmp_path, "leaves")
     assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    assert rows(out) == [["leaves", "has run; it has no bar"]]
+    assert rows(out) == [["leaves", "no bar"]]
 
 
 @given(
