@@ -67,7 +67,14 @@ class ClusterControl:
     """service.control.port.Control of one cluster."""
 
     def __init__(
-        self, store: Store, acts: Acts, events: EventLog, clock: Clock, state_dir: Path, wall_s: Callable[[], float]
+        self,
+        store: Store,
+        acts: Acts,
+        events: EventLog,
+        clock: Clock,
+        state_dir: Path,
+        *,
+        wall_s: Callable[[], float] = time.time,
     ) -> None:
         """`wall_s()`: the time of day [s since epoch]."""
         self._store, self._acts, self._clock, self._state_dir, self._wall_s = store, acts, clock, state_dir, wall_s

@@ -57,16 +57,38 @@ class LogOfAll:
 
 
 class Acting:
-    """The controller as `on_ray.client.Client` calls it; `output` is what attempts have written, by their id."""
+    """The controller as `on_ray.client.Client` calls it, begun when it is first asked."""
 
-    def __init__(self, controller: Controller) -> None:
-        self._controller = controller
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+        self._controller: Controller | None = None
+        #: what attempts have written, by their id
         self.output: dict[str, bytes] = {}
-        self.plan, self.cancel, self.suspend = controller.plan, controller.cancel, controller.suspend
-        self.resume = controller.resume
+
+    @property
+    def controller(self) -> Controller:
+        if self._controller is None:
+            self._controller = self._cluster.controller()
+        return self._controller
+
+    def restart(self) -> None:
+        self.controller.stop()
+        self._controller = None
 
     def submit(self, job: JobFile, job_id: str, nonce: str) -> str:
-        return self._controller.submit(job_id, job, None, nonce)
+        return self.controller.submit(job_id, job, None, nonce)
+
+    def plan(self, job: JobFile) -> dict[str, Any]:
+        return self.controller.plan(job)
+
+    def cancel(self, job_id: str) -> None:
+        self.controller.cancel(job_id)
+
+    def suspend(self, job_id: str) -> None:
+        self.controller.suspend(job_id)
+
+    def resume(self, job_id: str, budget_g: float | None, budget_j: float | None) -> None:
+        self.controller.resume(job_id, budget_g, budget_j)
 
     def read_log(self, attempt: Attempt, offset: int) -> tuple[int, bytes]:
         return offset, self.output.get(attempt.submission_id, b"")[offset:]
@@ -79,8 +101,7 @@ class Case:
         self.folder = folder
         self.cluster = Cluster(folder)
         self.store = self.cluster.store
-        self.controller = self.cluster.controller()
-        self.acts = Acting(self.controller)
+        self.acts = Acting(self.cluster)
         self.grid = ModelledProfile()
         self.control = ClusterControl(self.store, self.acts, LogOfAll(self.store), Clock(1.0, 0.0, 0.0), folder)
         self.app = ControlApp(self.control, self.grid, limits=limits, **more)

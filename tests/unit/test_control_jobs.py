@@ -97,8 +97,7 @@ def test_who_is_slower_with_a_key_gets_the_job_of_the_faster_or_is_refused(api: 
 def test_a_key_outlives_the_controller_and_the_app(tmp_path: Path) -> None:
     with case(tmp_path) as api:
         first = api.ask("POST", f"{BASE}/jobs", JOB, Idempotency_Key="k")
-        api.controller.stop()
-        api.acts.__init__(api.cluster.controller())  # type: ignore[misc]
+        api.acts.restart()
         again = api.ask("POST", f"{BASE}/jobs", JOB, Idempotency_Key="k")
         assert (again.status, again.json["id"]) == (200, first.json["id"])
         assert api.ask("POST", f"{BASE}/jobs", {**JOB, "run": "b"}, Idempotency_Key="k").status == 409
@@ -222,7 +221,9 @@ def test_a_job_belongs_to_its_tenant(tmp_path: Path) -> None:
 def test_of_others_jobs_a_plan_tells_only_how_many_would_move(tmp_path: Path) -> None:
     with with_keys(tmp_path) as api:
         api.put("mine"), api.put("theirs", tenant="text")
-        ways = [{"id": job_id, "name": "secret", "state": "queued", "from": [], "to": []} for job_id in ("mine", "theirs")]
+        ways = [
+            {"id": job_id, "name": "secret", "state": "queued", "from": [], "to": []} for job_id in ("mine", "theirs")
+        ]
         api.control.plan = lambda job: {"reason": "r", "message": "m", "segments": [], "gives_way": ways}
         got = api.ask("POST", f"{BASE}/plan", JOB, Authorization=bearer("a"))
         assert ([one["id"] for one in got.json["gives_way"]], got.json["gives_way_others"]) == (["mine"], 1)
@@ -318,8 +319,8 @@ def test_a_cursor_of_another_list_or_form_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "query",
     [
-        "stat=queued", "state=qeued", "limit=0", "limit=501", "limit=1e3", "limit=1&limit=2", "limit=-1", "limit=%C2%B2",
-        "cursor=x", "limit", "state=%ff", "&".join(["state=queued"] * 51), "state=" + "q" * 5000, "limit=" + "9" * 100,
+        "stat=queued", "state=qeued", "limit=0", "limit=501", "limit=1e3", "limit=1&limit=2", "limit=-1",
+        "limit=%C2%B2", "cursor=x", "limit", "state=%ff", "&".join(["state=queued"] * 51), "state=" + "q" * 5000, "limit=" + "9" * 100,
     ],
 )  # fmt: skip
 def test_a_wrong_query_is_refused(api: Case, query: str) -> None:
@@ -381,11 +382,11 @@ def test_paths_and_methods(api: Case) -> None:
 
 
 def test_what_a_program_told_is_json_whatever_it_is(api: Case) -> None:
-    api.put("odd", metrics={"loss": float("nan"), "all": [1.0, float("inf")]}, attempts=(attempt(1, AttemptState.FAILED),))
+    api.put(
+        "odd", metrics={"loss": float("nan"), "all": [1.0, float("inf")]}, attempts=(attempt(1, AttemptState.FAILED),)
+    )
     got = api.ask("GET", f"{BASE}/jobs/odd")
-    assert got.status in (200, 503)
-    if got.status == 200:
-        assert json.loads(got.body, parse_constant=pytest.fail)["metrics"] == {"loss": None, "all": [1.0, None]}
+    assert json.loads(got.body, parse_constant=pytest.fail)["metrics"] == {"loss": None, "all": [1.0, None]}
 
 
 def test_only_so_many_calls_at_once(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from eco_ray.service.control.local import loopback_gate
 from eco_ray.service.control.port import Control
 from eco_ray.service.control.query import read_query
 from eco_ray.service.control.route import Ask, Route
+from eco_ray.service.control.streams import Streams
 from eco_ray.service.control.work import Work
 from eco_ray.service.gate import Gate
 from eco_ray.service.http import Answer, Headers, Receive, Scope, Send
@@ -52,9 +53,10 @@ class ControlApp:
         self._held = Held()
         work = Work(limits.calls, limits.calls_of_one, limits.call_s)
         jobs = Jobs(control, work)
+        self._streams = Streams(limits)
         routes = [
             *jobs.routes(),
-            *Following(control, jobs, work, limits).routes(),
+            *Following(control, jobs, work, self._streams, limits).routes(),
             *Energy(control, grid, work).routes(),
         ]
         beside = {} if usage is None else others.usage(USAGE, describe.OPENAPI)["paths"]
@@ -66,6 +68,11 @@ class ControlApp:
         self._paths: list[tuple[re.Pattern[str], dict[str, Route]]] = [
             (next(iter(methods.values())).pattern, methods) for _, methods in sorted(by_path.items())
         ]
+
+    @property
+    def open_streams(self) -> int:
+        """How many streams are open."""
+        return self._streams.open
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -22,7 +22,7 @@ JOB_SCHEMA: Example = {
         "name": {"type": "string", "pattern": "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"},
         "run": {"type": "string", "minLength": 1},
         "tenant": {"type": "string"},
-        "priority": {"type": "integer", "minimum": 0, "maximum": 1000},
+        "priority": {},
         **{name: {"type": "object"} for name in ("runtime_env", "resources", "workers", "carbon", "retries")},
     },
     "additionalProperties": False,

@@ -41,9 +41,8 @@ class _Reader:
 class Following:
     """Streams of jobs."""
 
-    def __init__(self, control: Control, jobs: Jobs, work: Work, limits: Limits) -> None:
-        self._control, self._jobs, self._work, self._limits = control, jobs, work, limits
-        self._streams = Streams(limits)
+    def __init__(self, control: Control, jobs: Jobs, work: Work, streams: Streams, limits: Limits) -> None:
+        self._control, self._jobs, self._work, self._streams, self._limits = control, jobs, work, streams, limits
         # apart from other calls: those who only look must not keep others from acting
         self._polls = Work(limits.streams, limits.streams_of_one, limits.call_s)
 

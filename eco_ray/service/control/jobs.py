@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from eco_ray.api_model import (
     BASE,
@@ -48,11 +50,15 @@ _PAGE = (
 _NEXT = {"Link": "The next page, rel=next; missing on the last one"}
 
 
+#: a number: a job file may have one in quotes, JSON says which it is
+_Budget = Annotated[Amount, Field(strict=True, gt=0)]
+
+
 class Budgets(Strict):
     """What a job may use from now on, in all."""
 
-    budget_g: Amount | None = None
-    budget_kwh: Amount | None = None
+    budget_g: _Budget | None = None
+    budget_kwh: _Budget | None = None
 
 
 _BUDGETS = Body(
@@ -189,9 +195,6 @@ class Jobs:
             budgets = check(Budgets, ask.body, "body")
         except UsageError as error:
             raise Problem(400, "wrong request", str(error)[:1000]) from None
-        for name, value in budgets:
-            if value is not None and value <= 0:
-                raise Problem(400, "wrong request", f"{name} is {value:g}; give one above 0, or leave it out")
         budget_j = None if budgets.budget_kwh is None else budgets.budget_kwh * J_PER_KWH
 
         def resume(job_id: str) -> None:

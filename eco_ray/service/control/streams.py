@@ -55,6 +55,11 @@ class Streams:
         self._limits = limits
         self._open: Counter[str] = Counter()
 
+    @property
+    def open(self) -> int:
+        """How many are open."""
+        return self._open.total()
+
     def answer(self, tenant: str, receive: Receive, look: Look, begins: str) -> Answer:
         """A stream of what `look` finds; `begins`: the id of what came before it. Raises Problem where it is one too
         many.
