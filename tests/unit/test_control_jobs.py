@@ -320,7 +320,8 @@ def test_a_cursor_of_another_list_or_form_is_refused(text: str) -> None:
     "query",
     [
         "stat=queued", "state=qeued", "limit=0", "limit=501", "limit=1e3", "limit=1&limit=2", "limit=-1",
-        "limit=%C2%B2", "cursor=x", "limit", "state=%ff", "&".join(["state=queued"] * 51), "state=" + "q" * 5000, "limit=" + "9" * 100,
+        "limit=%C2%B2",
+        "cursor=x", "limit", "state=%ff", "&".join(["state=queued"] * 51), "state=" + "q" * 5000, "limit=" + "9" * 100,
     ],
 )  # fmt: skip
 def test_a_wrong_query_is_refused(api: Case, query: str) -> None:
