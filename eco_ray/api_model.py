@@ -6,9 +6,9 @@ is not known here is kept, in `model_extra`. `None` means unknown, never zero.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, WithJsonSchema
 
 #: where all paths of the API begin
 BASE = "/api/v1"
@@ -20,6 +20,8 @@ IDEMPOTENCY_KEY = "Idempotency-Key"
 IDEMPOTENCY_PATTERN = r"[!-~]{1,255}"
 #: name of the event with which a stream of output ends; also its id, so that who comes again with it is told to stop
 END = "end"
+#: names of all events of streams
+EVENTS = ("job", "log", "problem", END)
 
 State = Literal["queued", "running", "suspended", "succeeded", "failed", "cancelled"]
 
@@ -184,6 +186,10 @@ class GridNow(Document):
     source: str
 
 
+#: validators of older dialects of JSON Schema know no `prefixItems`
+_Step = Annotated[tuple[str, float], WithJsonSchema({"type": "array", "minItems": 2, "maxItems": 2})]
+
+
 class GridForecast(Document):
     """`grid forecast`."""
 
@@ -195,7 +201,7 @@ class GridForecast(Document):
     age_s: float | None
     step_s: float
     #: [time, g/kWh]
-    series: list[tuple[str, float]]
+    series: list[_Step]
     quantiles: dict[str, list[float]]
 
 

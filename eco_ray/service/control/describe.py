@@ -7,7 +7,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from eco_ray.api_model import BASE
+from eco_ray.api_model import BASE, EVENTS
 from eco_ray.service import openapi
 from eco_ray.service.control.route import Good, Route, is_model
 
@@ -19,7 +19,6 @@ _MEANINGS: Mapping[int, str] = {
     422: "No plan can meet what the job asks for: deadline, capacity, zones or budget",
 }
 _REF = "#/components/schemas/{model}"
-_RESPONSES = "#/components/responses/Problem"
 
 
 def document(routes: Iterable[Route], others: Mapping[str, Any]) -> dict[str, Any]:
@@ -73,9 +72,21 @@ def _good(one: Good, each: Mapping[str, Any], schemas: dict[str, Any]) -> dict[s
     if one.model is None:
         return found
     schema = _schema(one.model, schemas)
-    if one.media != "application/json":  # what a stream's events are; a validator of JSON takes it for the whole body
-        return {**found, "content": {one.media: {"schema": {"type": "string"}, "x-event-data": schema}}}
+    if one.media != "application/json":
+        return {**found, "content": {one.media: {"schema": _event(schema)}}}
     return {**found, "content": {one.media: {"schema": schema, "example": one.example}}}
+
+
+def _event(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Of each event of a stream; one named `problem` has a problem as its data."""
+    either = {"anyOf": [data, {"$ref": "#/components/schemas/Problem"}, {"type": "object"}]}
+    text = {"type": "string"}
+    content = {"contentMediaType": "application/json", "contentSchema": either}
+    return {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {"id": text, "event": {"enum": list(EVENTS)}, "data": {**text, **content}},
+    }
 
 
 def _schema(model: Any, schemas: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _LAST = b"last-event-id"
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _PLACE = re.compile(r"([0-9]{1,9})\.([0-9]{1,15})")
 _STREAM = "text/event-stream"
-_AGAIN = "Where the stream goes on: the id of the last event that came; wins over `after`"
+_AGAIN = "Where the stream goes on: the id of the last event that came; wins over `after`, and empty counts as none"
 #: first bytes of a UTF-8 character of so many bytes
 _LENGTHS = ((0xF0, 0xF8, 4), (0xE0, 0xF0, 3), (0xC0, 0xE0, 2))
 
@@ -54,14 +54,14 @@ class Following:
                   {200: Good("A stream of JobEvent, each with its number as id", JobEvent, examples.EVENT,
                              media=_STREAM)},
                   (_after(_NUMBER, f"{after}what comes from now on; 0: all that is kept"),), problems=(503,),
-                  reads=(("Last-Event-ID", _AGAIN, f"^{_NUMBER.pattern}$"),)),
+                  reads=(("Last-Event-ID", _AGAIN, f"^({_NUMBER.pattern})?$"),)),
             Route("GET", f"{BASE}/jobs/{{job_id}}/logs", "Output of a job, attempt after attempt", self._logs, READ,
                   {200: Good("A stream of LogText; the last event is named `end`", LogText, examples.LOG,
                              media=_STREAM),
                    204: Good("Last-Event-ID is `end`: nothing comes any more")},
                   (_after(_PLACE, f"{after}all that is kept"),
                    flag("follow", True, "Whether to wait for more until the job has ended")),
-                  problems=(404, 503), reads=(("Last-Event-ID", _AGAIN, f"^({_PLACE.pattern}|{END})$"),)),
+                  problems=(404, 503), reads=(("Last-Event-ID", _AGAIN, f"^({_PLACE.pattern}|{END})?$"),)),
         ]  # fmt: skip
 
     async def _events(self, ask: Ask) -> Answer:
