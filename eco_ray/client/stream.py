@@ -39,7 +39,7 @@ class Place:
         self._in_vain = 0
         #: the last event has come
         self.ended = False
-        self._begin()
+        self._kind, self._data, self._rest, self._size = "", list[str](), b"", 0
 
     @property
     def request(self) -> dict[str, Any]:
