@@ -307,7 +307,7 @@ def test_what_is_no_cursor_is_refused(text: str) -> None:
         cursor.write((float("nan"), "a"), "x"),
         cursor.write((True, "a"), "x"),
         CURSOR + "\n",
-        "A" * 5000,
+        cursor.write((1.0, "a" * 2000), "x"),
     ],
 )
 def test_a_cursor_of_another_list_or_form_is_refused(text: str) -> None:
