@@ -245,13 +245,13 @@ def test_who_has_left_is_not_looked_for_any_more(api: Case) -> None:
         return []
 
     api.control.events = none  # type: ignore[method-assign]
-    server = Server(ControlApp(api.control, api.grid, limits=QUICK))  # for 5 s
+    server = Server(ControlApp(api.control, api.grid, limits=replace(QUICK, stream_s=60.0)))
     try:
         connection = server.connect()
         connection.sendall(b"GET /api/v1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert b"200 OK" in connection.recv(4096)
         connection.close()
-        for _ in range(100):
+        for _ in range(40):
             time.sleep(0.02)
             before = looks
             time.sleep(0.1)
