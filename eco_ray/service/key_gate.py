@@ -32,14 +32,17 @@ class KeyGate:
         audit: Callable[[str, Verdict], None] = lambda key_id, verdict: None,
         now: Callable[[], float] = time.time,
         of: str = "",
+        infer_reads: bool = True,
     ) -> None:
         """`audit(id, why)` is told of refused keys: of each that is kept, and of all others as one, once a minute.
 
         It gets no secret, and no id that nobody has. `now`: of the wall clock [s since epoch].
-        `of`: what rates are of, where several gates have one limiter.
+        `of`: what rates are of, where several gates have one limiter. `infer_reads`: whether what may be read is told
+        to keys that infer, too; it is where it describes a model.
         """
         self._pepper, self._limiter, self._audit, self._now = pepper, limiter, audit, now
         self._of = of or rates.REQUESTS
+        self._infer_reads = infer_reads
         self._keys: Mapping[str, ApiKey] = {}
         self._told_s: dict[str, float] = {}
         self._estimate = Spend()
@@ -56,7 +59,7 @@ class KeyGate:
         key = self._keys.get(shown.id) if shown else None
         verdict = decide(key, shown, self._pepper, scope, now_s)
         if verdict is Verdict.NO_SCOPE and scope is Scope.READ and key is not None and Scope.INFER in key.scopes:
-            verdict = Verdict.ALLOWED
+            verdict = Verdict.ALLOWED if self._infer_reads else verdict
         if not verdict:
             self._refused(key, verdict, now_s)
             raise _no_scope(scope) if verdict is Verdict.NO_SCOPE else _no_key()
