@@ -32,6 +32,9 @@ from eco_ray.core.limits import Limiter, Limits
 from eco_ray.errors import EcoRayError, InfeasibleError, NotAllowedError, NotFoundError, UnreachableError, UsageError
 from eco_ray.service.key_gate import KeyGate
 
+#: until they have been seen to be stable where everything else runs, too
+pytestmark = pytest.mark.slow
+
 
 class Waiting:
     """The asynchronous client as one that waits: what one does, the other does."""

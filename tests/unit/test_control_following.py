@@ -25,6 +25,9 @@ from eco_ray.service.control.following import whole_characters
 from eco_ray.service.control.port import NumberedEntry
 from eco_ray.service.control.streams import Event, Streams
 
+#: until they have been seen to be stable where everything else runs, too
+pytestmark = pytest.mark.slow
+
 LOGS = f"{BASE}/jobs/j/logs"
 TEXT = "Straße № 1\nΩ und 🌍 … fertig\n" * 3
 
