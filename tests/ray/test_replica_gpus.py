@@ -115,5 +115,5 @@ def test_no_job_is_planned_on_parts_of_gpus_that_replicas_hold(run: Run) -> None
     deadline = time.monotonic() + 60
     while planned(full, 0.25):
         assert time.monotonic() < deadline
-    assert planned(other, 1.5) == [other]  # one whole GPU, and the half that the replica leaves
-    assert planned(other, 1.75) == []
+    assert planned(other, 1) == [other]  # the replica is on the other one
+    assert planned(other, 2) == []
