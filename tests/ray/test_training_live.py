@@ -48,7 +48,8 @@ def test_an_attempt_is_told_what_its_job_has_used_and_what_lies_ahead(cluster: C
 
 def test_a_job_above_its_budget_stops_with_a_checkpoint_and_goes_on_with_a_larger_one(cluster: Cluster) -> None:
     steps = cluster.folder / "steps-budget"
-    # it says that it takes 1 s, so that a slow start is no reason to refuse it, and takes 15; a second of this node is 60 kJ or less
+    # it says that it takes 1 s, so that a slow start is no reason to refuse it, and takes 15; a second of this node is
+    # 60 kJ or less
     job = cluster.script(
         "counts.py", str(steps), "150", policy="eco", zones="CC", expected_duration="1s", max_delay="20h",
         budget_kwh="0.1", name="budget",
