@@ -95,6 +95,7 @@ def now(
     """Intensity now, or of the last hours."""
     from eco_ray.core.ports import LiveGridSource
     from eco_ray.errors import EcoRayError, UsageError
+    from eco_ray.service.control.documents import intensity_now
 
     opened = open_chosen(cluster, chosen_options(source=source, url=url, kind=kind), settings)
     if not zones and isinstance(opened, LiveGridSource):
@@ -113,9 +114,9 @@ def now(
         except EcoRayError:
             if not facts:
                 raise
-            rows.append(_row(zone, None, now_s, facts))
+            rows.append(intensity_now(zone, None, now_s, facts))
         else:
-            rows.append(_row(zone, series, now_s, facts))
+            rows.append(intensity_now(zone, series, now_s, facts))
     emit(settings, rows, [{key: row[key] for key in row if key not in ("why", "planned_with")} for row in rows])
     if settings.output == "table":
         for row in rows:
@@ -131,24 +132,6 @@ def _show_past(source: GridSource, zone: str, hours: int, settings: Settings) ->
         print_facts({"zone": zone, "source": series.source, "kind": f"{series.kind}, {series.nature}"})
         click.echo()
     emit(settings, _document(series, facts, now_s), _plot(series))
-
-
-def _row(zone: str, series: IntensitySeries | None, now_s: float, facts: dict[str, Any]) -> dict[str, Any]:
-    if series is None:
-        known: dict[str, Any] = dict.fromkeys(("intensity_g_per_kwh", "kind", "nature", "age_s"))
-        return {"zone": zone, **known, "source": "unknown", **facts}
-    # the step that runs is as old as its begin; a model is computed for every moment
-    published = series.issued_s is None and facts.get("rung") not in (None, "last-resort", "nothing")
-    issued_s = now_s - (now_s - series.start_s) % series.step_s if published else series.issued_s
-    return {
-        "zone": zone,
-        "intensity_g_per_kwh": round(series.at(now_s), 1),
-        "kind": str(series.kind),
-        "nature": str(series.nature),
-        "age_s": None if issued_s is None else round(max(0.0, now_s - issued_s)),
-        "source": series.source,
-        **facts,
-    }
 
 
 @grid.command()

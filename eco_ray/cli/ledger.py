@@ -18,7 +18,7 @@ from eco_ray.core.avoided import AVOIDED_BY, avoided_sums
 from eco_ray.core.clock import Clock
 from eco_ray.core.intensity import SignalKind
 from eco_ray.core.ledger import Correction
-from eco_ray.core.ledger_sums import BY, PLACES, LedgerSum, ledger_sums
+from eco_ray.core.ledger_sums import BY, ledger_sums
 from eco_ray.core.units import MJ_PER_J, Nature
 from eco_ray.errors import NotFoundError, UsageError
 from eco_ray.times import iso_utc, parse_instant
@@ -61,30 +61,14 @@ def query(
     by: str, start_s: float | None, end_s: float | None, tenant: str | None, zone: str | None, settings: Settings
 ) -> None:
     """Energy and operational carbon (location-based), summed; by zone, day, node and kind with what is nobody's."""
+    from eco_ray.service.control.documents import ledger_line
     from eco_ray.store import open_store
 
     _check_span(start_s, end_s)
     store = open_store(settings.store_url, create=False)
     sums = ledger_sums(store.hourly(start_s, end_s), by, tenant=tenant, zone=zone)
-    rows = [_line(by, line) for line in sums]
+    rows = [ledger_line(by, line) for line in sums]
     emit(settings, rows, [_shown(row) for row in rows], "the ledger holds nothing of this")
-
-
-def _line(by: str, line: LedgerSum) -> dict[str, Any]:
-    part = {"part": "unallocated" if line.unallocated else "attributed"} if by in PLACES else {}
-    return {
-        by: line.key,
-        **part,
-        "energy_j": line.energy_mj / MJ_PER_J,
-        "operational_g": line.operational_g,
-        "nature": line.nature.value,
-        "carbon_nature": line.carbon_nature.value,
-        "error_pct": 100 * line.error_rel,
-        "intensity_kinds": list(line.intensity_kinds),
-        "intensity_age_s": line.intensity_age_s,
-        "sources": list(line.sources),
-        "requests": line.requests,
-    }
 
 
 def _shown(row: dict[str, Any]) -> dict[str, Any]:

@@ -96,6 +96,13 @@ def grid_now(source: GridSource, zone: str, now_s: float) -> dict[str, Any]:
     except EcoRayError:
         if not facts:
             raise
+        return intensity_now(zone, None, now_s, facts)
+    return intensity_now(zone, series, now_s, facts)
+
+
+def intensity_now(zone: str, series: IntensitySeries | None, now_s: float, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The intensity of a zone now [g/kWh], how old and of what nature it is, and from where; None: unknown."""
+    if series is None:
         unknown: dict[str, Any] = dict.fromkeys(("intensity_g_per_kwh", "kind", "nature", "age_s"))
         return {"zone": zone, **unknown, "source": "unknown", **facts}
     # the step that runs is as old as its begin; a model is computed for every moment
